@@ -1,0 +1,84 @@
+//! An allocated ResourceClaim and its `VfConfig` to a validated request. Pure.
+//!
+//! In: a ResourceClaim as the API server holds it, this driver's and node's name. Out: [`ClaimSpec`], or one sentence
+//! that names object, field, what is wrong and what would be right. Never here: the kernel, whether a device exists
+//! on this node, files.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::device::{IfName, PciAddress};
+
+/// A claim's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ClaimId {
+    /// `metadata.uid`
+    pub uid: String,
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+}
+
+/// The pod a claim is reserved for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PodRef {
+    /// `metadata.uid`
+    pub uid: String,
+    /// `metadata.name`
+    pub name: String,
+}
+
+/// What this driver has to do for one claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimSpec {
+    /// Which claim.
+    pub id: ClaimId,
+    /// The claim's name inside the pod (`resource.kubernetes.io/pod-claim-name`), else its own.
+    pub pod_claim_name: String,
+    /// The one pod it is reserved for; `None` only where every result is for admin access.
+    pub pod: Option<PodRef>,
+    /// This driver's results, in the order of the allocation.
+    pub results: Vec<ResultSpec>,
+}
+
+/// One allocated VF and what the claim wants of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultSpec {
+    /// `req` or `req/sub`.
+    pub request: String,
+    /// Pool name.
+    pub pool: String,
+    /// Device name.
+    pub device: String,
+    /// The device's address.
+    pub pci: PciAddress,
+    /// `shareID`
+    pub share_id: Option<String>,
+    /// Metadata only: no ownership, no move, no settings.
+    pub admin_access: bool,
+    /// Some `interface.*` field was set by class or claim.
+    pub interface_asked: bool,
+    /// Wanted name of the interface in the pod.
+    pub name: NameSpec,
+    /// Bytes.
+    pub mtu: Option<u32>,
+    /// With prefix length, in the order given.
+    pub addresses: Vec<IpNet>,
+}
+
+/// How the interface in the pod gets its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameSpec {
+    /// Exactly this; taken is an error.
+    Explicit(IfName),
+    /// `net{n}` and the like; a name that is taken gives way to the next free one.
+    Template(String),
+}
+
+impl ResultSpec {
+    /// `req` of `req/sub`: what the kubelet and containers call the request.
+    pub fn top_level_request(&self) -> &str {
+        self.request.split('/').next().unwrap_or(&self.request)
+    }
+}

@@ -1,0 +1,7 @@
+//! Keeps the node's ResourceSlices as the policy says they are.
+//!
+//! In: offered devices on a watch channel, the API server's slices of this driver and node. Out: creates, updates and
+//! deletes of slices. An error backs off and is tried again; nothing here ends the process, and no Prepare ever
+//! reaches this room. Never here: reading the kernel, claims.
+
+pub mod slices;

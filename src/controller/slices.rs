@@ -1,0 +1,1 @@
+//! Offered devices to ResourceSlices, and the difference to what exists. Pure.

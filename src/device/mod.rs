@@ -1,0 +1,12 @@
+//! The nouns every room shares: PCI addresses, links, PFs, VFs.
+//!
+//! In: nothing. Out: plain data with validated construction. Never here: I/O of any kind, Kubernetes types,
+//! opinions about what is offered (that is `policy`).
+
+mod function;
+mod link;
+mod pci;
+
+pub use function::{CleanFacts, EswitchMode, Incarnation, LinkType, Netdev, Pf, Place, RdmaDevice, RdmaNetnsMode, Snapshot, Vf};
+pub use link::{HwAddr, IfName, IfNameError};
+pub use pci::{PciAddress, PciAddressError};

@@ -1,0 +1,42 @@
+//! sriov-dra: a Kubernetes DRA driver for SR-IOV virtual functions.
+//!
+//! Two flows run through this crate, and the list of rooms below is their order:
+//!
+//! ```text
+//!  advertise   host ──► inventory ──► policy ──► controller ──► ResourceSlices
+//!  serve       kubelet ──► claim ──► prepare (plan ► apply ► ledger, CDI) ──► attach (NRI) ──► status
+//!                                         │                                      │
+//!                                         └───────────────► host ◄───────────────┘
+//! ```
+//!
+//! - [`device`]: the nouns every room shares (PF, VF, PCI address, link). No I/O.
+//! - [`host`]: the only room that touches the kernel: sysfs, netlink, network namespaces.
+//! - [`inventory`]: what the kernel shows, as one snapshot of PFs and VFs.
+//! - [`policy`]: which VFs are offered and with which attributes, which are withheld and why. Pure.
+//! - [`controller`]: keeps the node's ResourceSlices as the policy says they are.
+//! - [`kubelet`]: registration and the DRA gRPC services. Wire only.
+//! - [`claim`]: an allocated ResourceClaim and its `VfConfig` to a validated request. Pure.
+//! - [`prepare`]: compiles a request to a plan, applies or reverts it, keeps the ledger and the CDI files.
+//! - [`attach`]: moves VFs into a pod's network namespace and back; the NRI plugin; claim status.
+//! - [`observe`]: logging.
+//! - [`app`]: the one composition root. [`cli`]: the commands.
+//! - [`demo`]: the embedded API server, for machines without a cluster.
+//!
+//! Who may import whom is tested by `tests/layers.rs`; `docs/design.md` says why.
+
+pub mod app;
+pub mod attach;
+pub mod claim;
+pub mod cli;
+pub mod controller;
+pub mod demo;
+pub mod device;
+pub mod host;
+pub mod inventory;
+pub mod kubelet;
+pub mod observe;
+pub mod policy;
+pub mod prepare;
+
+/// Driver name and API group unless `--driver-name` says otherwise.
+pub const DEFAULT_DRIVER_NAME: &str = "sriov-dra.io";

@@ -1,0 +1,5 @@
+//! Compiles a claim to a plan, applies or reverts it, keeps the ledger and the CDI files.
+//!
+//! In: a `ClaimSpec` (prepare) or a claim UID (unprepare). Out: CDI names, a durable entry per claim, VFs ready to be
+//! attached or returned exactly as they were. Every call is level-triggered: it trusts nothing it did before, re-reads
+//! the kernel and repairs what differs. Never here: gRPC, the API server, network namespaces of pods.
