@@ -3,3 +3,7 @@
 //! In: a `ClaimSpec` (prepare) or a claim UID (unprepare). Out: CDI names, a durable entry per claim, VFs ready to be
 //! attached or returned exactly as they were. Every call is level-triggered: it trusts nothing it did before, re-reads
 //! the kernel and repairs what differs. Never here: gRPC, the API server, network namespaces of pods.
+
+pub mod cdi;
+pub mod cdi_file;
+mod cdi_spec;
