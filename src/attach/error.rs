@@ -104,6 +104,9 @@ pub enum AttachError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] PrepareError),
+    /// The CDI file.
+    #[error(transparent)]
+    Cdi(#[from] crate::prepare::cdi::CdiError),
     /// A lock.
     #[error(transparent)]
     Host(#[from] HostError),

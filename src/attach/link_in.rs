@@ -2,7 +2,7 @@
 
 use crate::device::IfName;
 use crate::host::{HostError, Link, Links, Netns};
-use crate::prepare::plan::expand;
+use crate::claim::{NameFacts, NameSpec};
 use crate::prepare::records::VfEntry;
 
 use super::AttachError;
@@ -40,10 +40,10 @@ fn free_name(pod: &mut dyn Links, vf: &mut VfEntry) -> Result<IfName, AttachErro
         return Ok(vf.name.clone());
     }
     let refuse = || AttachError::NameTaken { vf: vf.pci, name: vf.name.clone() };
-    let template = vf.template.clone().filter(|template| template.contains("{n}")).ok_or_else(refuse)?;
-    let request = vf.top_level_request().to_owned();
+    let template = vf.template.clone().map(NameSpec::Template).filter(NameSpec::counts).ok_or_else(refuse)?;
     let next = (vf.index..=999).find_map(|index| {
-        expand(&template, index, &request, None).ok().filter(is_free).map(|name| (index, name))
+        let facts = NameFacts { n: index.into(), ..NameFacts::default() };
+        template.render(facts).ok().filter(is_free).map(|name| (index, name))
     });
     let (index, name) = next.ok_or_else(refuse)?;
     vf.index = index;

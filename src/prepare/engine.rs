@@ -255,7 +255,7 @@ impl Engine {
         };
         let deadline = Instant::now() + Duration::from_secs(5);
         if done.cdi && !had_entry {
-            note(super::cdi_file::remove(&self.cdi_dir, &self.driver, &entry.claim.uid));
+            note(super::cdi_file::remove(&self.cdi_dir, &self.driver, &entry.claim.uid).map(drop).map_err(PrepareError::from));
         }
         for step in done.steps.iter().rev() {
             note(self.apply(&step.inverse(), deadline));

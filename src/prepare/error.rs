@@ -60,6 +60,9 @@ pub enum PrepareError {
         /// Why.
         source: io::Error,
     },
+    /// The CDI file.
+    #[error(transparent)]
+    Cdi(#[from] super::cdi::CdiError),
     /// A newer agent wrote the entry.
     #[error(
         "the ledger entry {} was written by a newer version of this driver (it wants reader {min_reader}, this is \

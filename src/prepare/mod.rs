@@ -7,6 +7,9 @@
 //! [`plan`] is pure; [`engine`] executes it; [`ledger`] is the only memory; [`locks`] keeps agent, second agent and
 //! hook apart.
 
+pub mod cdi;
+pub mod cdi_file;
+mod cdi_spec;
 pub mod engine;
 mod error;
 pub mod functions;

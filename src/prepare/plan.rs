@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::functions::Facts;
 use super::records::{Entry, Progress, VfEntry};
-use crate::claim::{ClaimSpec, NameSpec, ResultSpec};
+use crate::claim::{ClaimSpec, NameFacts, NameSpec, ResultSpec};
 use crate::device::{IfName, LinkType, PciAddress, Place};
 
 /// Interface numbers of one pod end here; `net{n}` and routing tables count on three digits.
@@ -139,14 +139,12 @@ pub enum PlanError {
         other: String,
     },
     /// No name can be made.
-    #[error("{claim}: request {request}: no interface name can be made of the template {template:?}: {why}")]
+    #[error("{claim}: request {request}: no interface name can be made: {why}")]
     NoName {
         /// `ResourceClaim ns/name`
         claim: String,
         /// Request.
         request: String,
-        /// The template.
-        template: String,
         /// Why.
         why: String,
     },
@@ -222,7 +220,6 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
             None => names.choose(&spec.id.name, result, facts).map_err(|why| PlanError::NoName {
                 claim: claim.clone(),
                 request: request(),
-                template: format!("{:?}", result.name),
                 why,
             })?,
         };
@@ -308,19 +305,25 @@ impl Names {
     ) -> Result<(u16, IfName, Option<String>), String> {
         let free = |indexes: &BTreeSet<u16>| (1..=MAX_INDEX).find(|n| !indexes.contains(n));
         let none = || format!("all numbers up to {MAX_INDEX} are taken");
+        let pf = facts.pf.as_ref().and_then(|pf| pf.netdev.as_ref()).map(|netdev| netdev.name.as_str());
         let template = match &result.name {
             NameSpec::Explicit(name) => {
                 let index = free(&self.indexes).ok_or_else(none)?;
                 self.indexes.insert(index);
                 return Ok((index, name.clone(), None));
             }
-            NameSpec::Template(template) => template,
+            // Only {n} is left open: it is what counts on when a name turns out to be taken in the pod.
+            NameSpec::Template(template) => match pf {
+                Some(pf) => template.replace("{pf}", pf),
+                None => template.clone(),
+            },
         };
-        let pf = facts.pf.as_ref().and_then(|pf| pf.netdev.as_ref()).map(|netdev| netdev.name.as_str());
+        let spec = NameSpec::Template(template.clone());
         for index in (1..=MAX_INDEX).filter(|n| !self.indexes.contains(n)) {
-            let name = expand(template, index, result.top_level_request(), pf)?;
+            let facts = NameFacts { n: index.into(), pf, rail: None };
+            let name = spec.render(facts).map_err(|error| error.to_string())?;
             if self.taken.contains_key(name.as_str()) {
-                if template.contains("{n}") {
+                if spec.counts() {
                     continue;
                 }
                 return Err(format!("{name} is taken and the template has no {{n}} to count on with"));
@@ -331,19 +334,4 @@ impl Names {
         }
         Err(none())
     }
-}
-
-/// A name from a template. `pf` is the PF's name on the host.
-///
-/// # Errors
-/// When a placeholder has no value here, or the result is no interface name.
-pub fn expand(template: &str, index: u16, request: &str, pf: Option<&str>) -> Result<IfName, String> {
-    let mut name = template.replace("{n}", &index.to_string()).replace("{request}", request);
-    if name.contains("{pf}") {
-        name = name.replace("{pf}", pf.ok_or("the VF's PF has no network interface on this node, so {pf} has no value")?);
-    }
-    if name.contains("{rail}") {
-        return Err("this node has no rails, so {rail} has no value".to_owned());
-    }
-    IfName::new(name).map_err(|error| error.to_string())
 }
