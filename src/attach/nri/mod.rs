@@ -3,6 +3,8 @@
 //! In: a runtime's NRI socket. Out: calls of [`PodEvents`], each answered within 60 % of the request timeout the
 //! runtime gave in Configure: an error fails closed, a timeout fails open. Never here: what a pod's VFs are.
 
+pub mod proto;
+
 use std::future::Future;
 use std::path::PathBuf;
 
@@ -57,7 +59,15 @@ pub trait PodEvents: Send + Sync + 'static {
     /// RemovePodSandbox: return what is left.
     fn remove(&self, sandbox: Sandbox) -> impl Future<Output = Result<(), String>> + Send;
     /// CreateContainer: refuse a container whose VFs are not there.
-    fn create_container(&self, sandbox: Sandbox, container: Container) -> impl Future<Output = Result<Adjustment, String>> + Send;
+    fn create_container(
+        &self,
+        sandbox: Sandbox,
+        container: Container,
+    ) -> impl Future<Output = Result<Adjustment, String>> + Send;
     /// Synchronize: everything the runtime knows, stopped sandboxes included.
-    fn synchronize(&self, sandboxes: Vec<Sandbox>, containers: Vec<Container>) -> impl Future<Output = ()> + Send;
+    fn synchronize(
+        &self,
+        sandboxes: Vec<Sandbox>,
+        containers: Vec<Container>,
+    ) -> impl Future<Output = ()> + Send;
 }
