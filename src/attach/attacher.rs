@@ -40,8 +40,6 @@ pub struct Attacher {
     pub driver: String,
     /// Where CDI files are: a name that had to give way is written there.
     pub cdi_dir: PathBuf,
-    /// The boot this process lives in.
-    pub boot_id: String,
     /// What became of claims, for their status. Dropped when nobody keeps up.
     pub reports: mpsc::Sender<Report>,
 }
@@ -70,7 +68,7 @@ impl Attacher {
         self.attach_claims(&claims, &pod, epoch, deadline)
     }
 
-    fn attach_claims(
+    pub(super) fn attach_claims(
         &self,
         claims: &[String],
         pod: &PodSandbox,
@@ -95,7 +93,7 @@ impl Attacher {
 
     /// Notes the sandbox as the pod's current one and returns its epoch. A second agent that is told of the same
     /// sandbox gets the same epoch.
-    fn make_current(&self, pod: &PodSandbox, deadline: Instant) -> Result<u64, AttachError> {
+    pub(super) fn make_current(&self, pod: &PodSandbox, deadline: Instant) -> Result<u64, AttachError> {
         let _record = self.locks.sandbox_record(&pod.pod_uid, deadline)?;
         let current = self.ledger.current_sandbox(&pod.pod_uid)?;
         if let Some(current) = current.as_ref().filter(|current| current.sandbox == pod.id) {

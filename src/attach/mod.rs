@@ -13,6 +13,8 @@ mod link_out;
 pub mod nri;
 mod report;
 mod sandbox;
+#[cfg(test)]
+mod tests;
 
 pub use attacher::Attacher;
 pub use error::AttachError;

@@ -12,6 +12,8 @@ pub mod cdi_file;
 mod cdi_spec;
 pub mod engine;
 mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
 pub mod functions;
 pub mod ledger;
 pub mod locks;
