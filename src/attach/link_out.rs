@@ -21,7 +21,13 @@ pub(super) fn move_out(
     }
     if let Some(name) = &clean.name {
         match pod.move_to(link, kernel.host(), name) {
-            Err(error) if error.errno() == Some(nix::libc::EEXIST) => {}
+            Err(error) if error.errno() == Some(nix::libc::EEXIST) => {
+                // The kernel renames after the move unless it has to rename for it (__dev_change_net_namespace,
+                // net/core/dev.c): a name that is taken may mean that the link is on the host under its pod name.
+                if pod.by_name(&link.name)?.is_none_or(|still| still.index != link.index) {
+                    return Ok(());
+                }
+            }
             other => return other,
         }
     }
@@ -32,7 +38,7 @@ pub(super) fn move_out(
     pod.move_to(link, kernel.host(), &unique)
 }
 
-/// Makes a VF on the host what it was, then looks whether it is.
+/// Makes a VF on the host what it was, then looks whether it is. Its name is the one thing that another link may hold.
 pub(super) fn restore(kernel: &dyn Kernel, vf: PciAddress, clean: &CleanFacts) -> Result<(), AttachError> {
     let failed = |source| AttachError::Vf { vf, source };
     let handle = VfHandle { pci: vf, hw_addr: clean.hw_addr.as_ref() };
@@ -58,7 +64,13 @@ fn repair(host: &mut dyn Links, link: &Link, clean: &CleanFacts) -> Result<(), H
         host.set_up(link, false)?;
     }
     if let Some(name) = rename {
-        host.rename(link, name)?;
+        match host.rename(link, name) {
+            // The VF is known by its address; that another link took its name must not keep it from the next pod.
+            Err(error) if error.errno() == Some(nix::libc::EEXIST) => {
+                tracing::warn!(name = %name, now = %link.name, "a returned VF keeps another name: its own is taken on the host");
+            }
+            other => other?,
+        }
     }
     if let Some(address) = address {
         host.set_hw_addr(link, address)?;
@@ -92,9 +104,6 @@ fn repair(host: &mut dyn Links, link: &Link, clean: &CleanFacts) -> Result<(), H
 
 fn verify(vf: PciAddress, link: &Link, clean: &CleanFacts) -> Result<(), AttachError> {
     let differs = |is: String, was: String| Err(AttachError::NotAsBefore { vf, is, was });
-    if let Some(name) = clean.name.as_ref().filter(|name| name.as_str() != link.name) {
-        return differs(format!("name {}", link.name), format!("name {name}"));
-    }
     if let Some(mtu) = clean.mtu.filter(|mtu| *mtu != link.mtu) {
         return differs(format!("MTU {}", link.mtu), format!("MTU {mtu}"));
     }

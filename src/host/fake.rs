@@ -237,24 +237,28 @@ impl Links for FakeLinks {
 
     fn move_to(&mut self, link: &Link, target: &Netns, name: &IfName) -> Result<(), HostError> {
         let target = target.id();
-        {
+        let what = format!("move link {}", link.name);
+        let (arrives_as, then) = {
             let state = self.kernel.state();
-            let there = state.namespaces.get(&target).ok_or_else(|| refused("move link", Errno::EBADF))?;
-            let names = link.alt_names.iter().map(String::as_str).chain([name.as_str()]);
-            if target != self.id && names.into_iter().any(|name| name_taken(there, name, None)) {
-                return Err(refused(&format!("move link {}", link.name), Errno::EEXIST));
+            let there = state.namespaces.get(&target).ok_or_else(|| refused(&what, Errno::EBADF))?;
+            let taken = |name: &str| name_taken(there, name, None);
+            if link.alt_names.iter().any(|alt| taken(alt)) {
+                return Err(refused(&what, Errno::EEXIST));
             }
-        }
-        let (mut moved, _) = self.change(&format!("move link {}", link.name), link, |namespace, at| {
-            Ok(namespace.links.remove(at))
-        })?;
-        moved.name = name.to_string();
+            match (taken(&link.name), taken(name.as_str())) {
+                (true, true) => return Err(refused(&what, Errno::EEXIST)),
+                // The move goes through, the renaming after it does not.
+                (false, true) => (link.name.clone(), Err(refused(&what, Errno::EEXIST))),
+                (_, false) => (name.to_string(), Ok(())),
+            }
+        };
+        let (mut moved, _) = self.change(&what, link, |namespace, at| Ok(namespace.links.remove(at)))?;
+        moved.name = arrives_as;
         moved.up = false;
-        let mut state = self.kernel.state();
-        if let Some(there) = state.namespaces.get_mut(&target) {
+        if let Some(there) = self.kernel.state().namespaces.get_mut(&target) {
             there.links.push((moved, Vec::new()));
         }
-        Ok(())
+        then
     }
 
     fn set_up(&mut self, link: &Link, up: bool) -> Result<(), HostError> {
