@@ -5,3 +5,4 @@
 //! sandbox. Never here: slow settings (that is `prepare`), fsync, waiting for the API server.
 
 pub mod nri;
+pub mod status_body;
