@@ -1,6 +1,6 @@
 //! Everything under `manifests/` and `examples/` is what the API server takes, and what this driver understands.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::admissionregistration::v1::{
@@ -152,7 +152,12 @@ fn every_document_is_of_a_known_kind_and_has_no_field_that_the_api_does_not_know
             }
             // No types of these in k8s-openapi; their own tests are below.
             "Kustomization" => assert_eq!(value["apiVersion"], "kustomize.config.k8s.io/v1beta1", "{place}"),
-            "NodeSet" => assert_eq!(value["apiVersion"], "slinky.slurm.net/v1beta1", "{place}"),
+            "NodeSet" => {
+                assert_eq!(value["apiVersion"], "slinky.slurm.net/v1beta1", "{place}");
+                let known = ["controllerRef", "replicas", "partition", "slurmd", "template"];
+                let spec = value["spec"].as_object().unwrap();
+                assert!(spec.keys().all(|key| known.contains(&key.as_str())), "{place}");
+            }
             other => panic!("{place}: nobody checks a {other}"),
         }
     }
@@ -231,6 +236,83 @@ fn every_expression_of_the_admission_policy_compiles() {
     for expression in expressions {
         let expression = expression.as_str().unwrap();
         cel::Program::compile(expression).unwrap_or_else(|e| panic!("{expression}: {e}"));
+    }
+}
+
+/// The messages of the admission policy for a request, evaluated as the API server does.
+fn refusals(policy: &Value, request: &Value) -> Vec<String> {
+    let spec = &policy["spec"];
+    let list = |field: &str| spec[field].as_array().unwrap().iter();
+    let evaluate = |expression: &Value, variables: &HashMap<String, cel::Value>| {
+        let mut context = cel::Context::default();
+        context.add_variable("request", request).unwrap();
+        context.add_variable("object", &request["object"]).unwrap();
+        context.add_variable("oldObject", &request["oldObject"]).unwrap();
+        context.add_variable_from_value("variables", variables.clone());
+        let expression = expression.as_str().unwrap();
+        let program = cel::Program::compile(expression).unwrap();
+        program
+            .execute(&context)
+            .unwrap_or_else(|e| panic!("{expression}: {e}"))
+    };
+    let mut variables = HashMap::new();
+    if list("matchConditions").any(|c| evaluate(&c["expression"], &variables) != cel::Value::Bool(true)) {
+        return Vec::new();
+    }
+    for variable in list("variables") {
+        let value = evaluate(&variable["expression"], &variables);
+        variables.insert(variable["name"].as_str().unwrap().to_owned(), value);
+    }
+    let broken =
+        list("validations").filter(|v| evaluate(&v["expression"], &variables) == cel::Value::Bool(false));
+    broken
+        .map(|validation| match validation.get("messageExpression") {
+            Some(expression) => match evaluate(expression, &variables) {
+                cel::Value::String(message) => message.to_string(),
+                other => panic!("{expression} is {other:?}"),
+            },
+            None => validation["message"].as_str().unwrap().to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn the_admission_policy_lets_an_agent_write_slices_of_its_own_node_only() {
+    let all = documents("manifests");
+    let policy = &all
+        .iter()
+        .find(|d| d.kind == "ValidatingAdmissionPolicy")
+        .unwrap()
+        .value;
+    let agent = "system:serviceaccount:sriov-dra:sriov-dra";
+    let extra = json!({"authentication.kubernetes.io/node-name": ["node-a"]});
+    let slice = |node: &str| json!({"spec": {"nodeName": node, "driver": "sriov-dra.io"}});
+    let create = |user: &str, extra: &Value, slice: Value| json!({"operation": "CREATE", "userInfo": {"username": user, "extra": extra}, "object": slice, "oldObject": null});
+
+    let other_node = ["the agent of node node-a may not write a slice of node node-b"];
+    assert_eq!(refusals(policy, &create(agent, &extra, slice("node-a"))), [""; 0]);
+    assert_eq!(
+        refusals(policy, &create(agent, &extra, slice("node-b"))),
+        other_node
+    );
+    assert_eq!(
+        refusals(policy, &create("system:node:node-b", &json!({}), slice("node-b"))),
+        [""; 0]
+    );
+
+    let everywhere = json!({"spec": {"allNodes": true, "driver": "sriov-dra.io"}});
+    assert_eq!(refusals(policy, &create(agent, &extra, everywhere)).len(), 1);
+    let unbound = refusals(policy, &create(agent, &json!({}), slice("node-a")));
+    assert!(unbound[0].contains("names no node"), "{unbound:?}");
+    let mut no_extra = create(agent, &extra, slice("node-a"));
+    no_extra["userInfo"].as_object_mut().unwrap().remove("extra");
+    assert_eq!(refusals(policy, &no_extra).len(), 1);
+
+    for (node, expected) in [("node-a", &[][..]), ("node-b", &other_node[..])] {
+        let mut delete = create(agent, &extra, Value::Null);
+        delete["operation"] = json!("DELETE");
+        delete["oldObject"] = slice(node);
+        assert_eq!(refusals(policy, &delete), expected);
     }
 }
 
