@@ -157,3 +157,127 @@ pub fn claim_uid_of_file_name<'n>(driver: &str, name: &'n str) -> Option<&'n str
         .strip_prefix('_')?
         .strip_suffix(".json")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DRIVER: &str = "sriov-dra.io";
+    const UID: &str = "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa";
+
+    fn request(name: &str, vfs: &[(&str, &str)]) -> RequestEnv {
+        RequestEnv {
+            request: name.into(),
+            pci_addresses: vfs.iter().map(|(pci, _)| pci.parse().unwrap()).collect(),
+            interfaces: vfs
+                .iter()
+                .filter_map(|(_, name)| IfName::new(*name).ok())
+                .collect(),
+        }
+    }
+
+    fn spec(uid: &str, requests: &[RequestEnv]) -> Spec {
+        let claim = ClaimId {
+            uid: uid.into(),
+            namespace: "team-a".into(),
+            name: "worker-0-vf-x7".into(),
+        };
+        spec_for(&claim, "my.vf", DRIVER, requests)
+    }
+
+    #[test]
+    fn the_spec_of_a_claim_tells_each_request_its_vfs() {
+        let spec = spec(
+            UID,
+            &[
+                request("main", &[("0000:81:00.2", "net1"), ("0000:81:00.3", "net2")]),
+                request("vfio", &[("0000:82:00.2", "")]),
+            ],
+        );
+        spec.validate().unwrap();
+        insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap(), @r#"
+        {
+          "cdiVersion": "0.5.0",
+          "kind": "sriov-dra.io/vf",
+          "devices": [
+            {
+              "name": "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa-main",
+              "containerEdits": {
+                "env": [
+                  "SRIOV_DRA_MY_VF_MAIN_PCI_ADDRESSES=0000:81:00.2,0000:81:00.3",
+                  "SRIOV_DRA_MY_VF_MAIN_INTERFACES=net1,net2"
+                ]
+              }
+            },
+            {
+              "name": "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa-vfio",
+              "containerEdits": {
+                "env": [
+                  "SRIOV_DRA_MY_VF_VFIO_PCI_ADDRESSES=0000:82:00.2"
+                ]
+              }
+            }
+          ],
+          "containerEdits": {
+            "env": [
+              "SRIOV_DRA_CLAIM_6F3C2F1E_0A57_4F5B_9D61_0D7AD5A3C0AA=team-a/worker-0-vf-x7"
+            ]
+          }
+        }
+        "#);
+        assert_eq!(parse(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);
+        assert_eq!(
+            qualified_name(DRIVER, UID, "main"),
+            format!("{}={}", spec.kind, spec.devices[0].name)
+        );
+    }
+
+    #[test]
+    fn entries_of_one_request_become_one_device_and_the_version_depends_on_the_uid() {
+        let parts = [
+            request("main", &[("0000:81:00.2", "net1")]),
+            request("main", &[("0000:82:00.2", "net2")]),
+        ];
+        let spec = spec("abcdef01-0000-4000-8000-000000000000", &parts);
+        assert_eq!(spec.devices.len(), 1);
+        assert_eq!(
+            spec.devices[0].container_edits.env[1],
+            "SRIOV_DRA_MY_VF_MAIN_INTERFACES=net1,net2"
+        );
+        assert_eq!(spec.cdi_version, "0.3.0", "no device name starts with a digit");
+    }
+
+    #[test]
+    fn only_the_marker_is_taken_for_one() {
+        let spec = spec(UID, &[request("main", &[("0000:81:00.2", "net1")])]);
+        assert_eq!(
+            claim_uid_of_marker(&spec.container_edits.env[0]).as_deref(),
+            Some(UID)
+        );
+        for other in [
+            "SRIOV_DRA_CLAIM_MAIN_PCI_ADDRESSES=0000:81:00.2",
+            "SRIOV_DRA_CLAIM_MAIN_INTERFACES=net1",
+            "SRIOV_DRA_CLAIM_=team-a/vf",
+            "SRIOV_DRA_CLAIM_6F3C=/vf",
+            "SRIOV_DRA_CLAIM_6f3c=team-a/vf",
+            "SRIOV_DRA_CLAIM_6F3C",
+            "PATH=/bin",
+        ] {
+            assert_eq!(claim_uid_of_marker(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn file_names_hold_the_claim_uid() {
+        let name = file_name(DRIVER, UID);
+        assert_eq!(name, format!("sriov-dra.io-vf_{UID}.json"));
+        assert_eq!(claim_uid_of_file_name(DRIVER, &name), Some(UID));
+        for other in [
+            "sriov-dra.io-vf_x.json.tmp",
+            "other-vf_x.json",
+            "sriov-dra.io_metadata_x.json",
+        ] {
+            assert_eq!(claim_uid_of_file_name(DRIVER, other), None, "{other}");
+        }
+    }
+}

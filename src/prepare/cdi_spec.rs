@@ -360,3 +360,133 @@ fn is_name(text: &str, signs: &str, digit_first: bool) -> bool {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn minimal() -> Value {
+        json!({"cdiVersion": "1.1.0", "kind": "v.example/c", "devices": [{"name": "d", "containerEdits": {"env": ["A=1"]}}]})
+    }
+
+    fn refused(change: impl FnOnce(&mut Value)) -> String {
+        let mut spec = minimal();
+        change(&mut spec);
+        parse(&spec.to_string()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_version_is_the_lowest_that_covers_the_content() {
+        let edits: fn(&mut Value) -> &mut Value = |spec| &mut spec["devices"][0]["containerEdits"];
+        let cases: [(&str, &dyn Fn(&mut Value)); 12] = [
+            ("0.3.0", &|_| {}),
+            (
+                "0.3.0",
+                &|s| edits(s)["hooks"] = json!([{"hookName": "createRuntime", "path": "/h", "timeout": 5}]),
+            ),
+            ("0.3.0", &|s| {
+                edits(s)["deviceNodes"] = json!([{"path": "/dev/x", "permissions": "rw"}])
+            }),
+            (
+                "0.4.0",
+                &|s| edits(s)["mounts"] = json!([{"hostPath": "/a", "containerPath": "/b", "type": "bind"}]),
+            ),
+            ("0.5.0", &|s| {
+                edits(s)["deviceNodes"] = json!([{"path": "/dev/x", "hostPath": "/dev/y"}])
+            }),
+            ("0.5.0", &|s| s["devices"][0]["name"] = json!("0d")),
+            ("0.6.0", &|s| s["annotations"] = json!({"a": "b"})),
+            ("0.6.0", &|s| s["devices"][0]["annotations"] = json!({"a": "b"})),
+            ("0.6.0", &|s| s["kind"] = json!("v.example/c.d")),
+            ("0.7.0", &|s| edits(s)["additionalGids"] = json!([7])),
+            ("0.7.0", &|s| {
+                s["containerEdits"] = json!({"intelRdt": {"closID": "x"}})
+            }),
+            ("1.1.0", &|s| {
+                edits(s)["netDevices"] = json!([{"hostInterfaceName": "a", "name": "b"}])
+            }),
+        ];
+        for (version, change) in cases {
+            let mut spec = minimal();
+            change(&mut spec);
+            let parsed = parse(&spec.to_string()).unwrap();
+            assert_eq!(lowest_version(&parsed), version, "{spec}");
+            let written = serde_json::to_value(&parsed).unwrap();
+            assert_eq!(written, spec, "nothing is lost on the way through the model");
+        }
+    }
+
+    #[test]
+    fn what_a_runtime_would_reject_is_rejected() {
+        let edits: fn(&mut Value) -> &mut Value = |spec| &mut spec["devices"][0]["containerEdits"];
+        for (says, refused) in [
+            ("unknown field `extra`", refused(|s| s["extra"] = json!(1))),
+            ("unknown field `extra`", refused(|s| edits(s)["extra"] = json!(1))),
+            (
+                "cdiVersion \"2.0.0\" is unknown",
+                refused(|s| s["cdiVersion"] = json!("2.0.0")),
+            ),
+            (
+                "cdiVersion 0.5.0 is too low for the content, which needs 0.7.0",
+                refused(|s| {
+                    s["cdiVersion"] = json!("0.5.0");
+                    edits(s)["additionalGids"] = json!([7]);
+                }),
+            ),
+            (
+                "kind must be vendor/class",
+                refused(|s| s["kind"] = json!("9.example/c")),
+            ),
+            (
+                "kind must be vendor/class",
+                refused(|s| s["kind"] = json!("v.example-/c")),
+            ),
+            (
+                "kind must be vendor/class",
+                refused(|s| s["kind"] = json!("v.example")),
+            ),
+            ("there is no device", refused(|s| s["devices"] = json!([]))),
+            (
+                "device name \"d-\" must be",
+                refused(|s| s["devices"][0]["name"] = json!("d-")),
+            ),
+            (
+                "device name \"a b\" must be",
+                refused(|s| s["devices"][0]["name"] = json!("a b")),
+            ),
+            (
+                "two devices are named d",
+                refused(|s| s["devices"] = json!([s["devices"][0], s["devices"][0]])),
+            ),
+            ("device d changes nothing", refused(|s| *edits(s) = json!({}))),
+            (
+                "\"=1\" is not NAME=value",
+                refused(|s| edits(s)["env"] = json!(["=1"])),
+            ),
+            (
+                "\"A\" is not NAME=value",
+                refused(|s| s["containerEdits"] = json!({"env": ["A"]})),
+            ),
+            (
+                "hook \"start\" needs",
+                refused(|s| edits(s)["hooks"] = json!([{"hookName": "start", "path": "/h"}])),
+            ),
+            (
+                "device node",
+                refused(|s| edits(s)["deviceNodes"] = json!([{"path": "/d", "permissions": "none of it"}])),
+            ),
+            (
+                "a mount needs",
+                refused(|s| edits(s)["mounts"] = json!([{"hostPath": "", "containerPath": "/b"}])),
+            ),
+            (
+                "both names",
+                refused(|s| edits(s)["netDevices"] = json!([{"hostInterfaceName": "a", "name": ""}])),
+            ),
+        ] {
+            assert!(refused.contains(says), "{refused}");
+        }
+    }
+}
