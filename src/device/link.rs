@@ -42,7 +42,9 @@ impl IfName {
         if name == "." || name == ".." {
             return Err(IfNameError::Reserved(name));
         }
-        let bad = name.chars().find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control() || !c.is_ascii());
+        let bad = name
+            .chars()
+            .find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control() || !c.is_ascii());
         match bad {
             Some(bad) => Err(IfNameError::BadCharacter(name, bad)),
             None => Ok(Self(name)),
@@ -117,7 +119,11 @@ impl FromStr for HwAddr {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split(':')
-            .map(|part| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten())
+            .map(|part| {
+                (part.len() == 2)
+                    .then(|| u8::from_str_radix(part, 16).ok())
+                    .flatten()
+            })
             .collect::<Option<Vec<u8>>>()
             .map(Self)
             .ok_or_else(|| format!("{text:?} is not a hardware address such as 02:00:00:00:00:01"))

@@ -27,7 +27,10 @@ pub struct PciAddressError(pub String);
 impl PciAddress {
     /// The DRA device name: the address as a DNS label, `0000-81-00-2` (KEP-4381: DNS-1123 label, at most 63).
     pub fn device_name(&self) -> String {
-        format!("{:04x}-{:02x}-{:02x}-{:x}", self.domain, self.bus, self.device, self.function)
+        format!(
+            "{:04x}-{:02x}-{:02x}-{:x}",
+            self.domain, self.bus, self.device, self.function
+        )
     }
 
     /// The inverse of [`device_name`](Self::device_name).
@@ -59,7 +62,11 @@ impl PciAddress {
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
+        write!(
+            f,
+            "{:04x}:{:02x}:{:02x}.{:x}",
+            self.domain, self.bus, self.device, self.function
+        )
     }
 }
 
@@ -97,9 +104,11 @@ mod tests {
 
     #[test]
     fn addresses_and_device_names_round_trip_also_with_long_domains() {
-        for (text, name) in
-            [("0000:81:00.2", "0000-81-00-2"), ("10000:01:1f.7", "10000-01-1f-7"), ("abcd:ff:00.0", "abcd-ff-00-0")]
-        {
+        for (text, name) in [
+            ("0000:81:00.2", "0000-81-00-2"),
+            ("10000:01:1f.7", "10000-01-1f-7"),
+            ("abcd:ff:00.0", "abcd-ff-00-0"),
+        ] {
             let address: PciAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
             assert_eq!(address.device_name(), name);
@@ -109,7 +118,18 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for bad in ["", "81:00.2", "0000:81:00", "0000:81:20.0", "0000:81:00.8", "000:81:00.2", "0000:8:00.2", "0000:81:00.2 ", "+000:81:00.2", "0000:81:00.2.3"] {
+        for bad in [
+            "",
+            "81:00.2",
+            "0000:81:00",
+            "0000:81:20.0",
+            "0000:81:00.8",
+            "000:81:00.2",
+            "0000:8:00.2",
+            "0000:81:00.2 ",
+            "+000:81:00.2",
+            "0000:81:00.2.3",
+        ] {
             assert!(bad.parse::<PciAddress>().is_err(), "{bad:?} was accepted");
         }
         for bad in ["0000-81-00-2-3", "0000:81:00.2", "0000-81-00", "ABCD-81-00-2"] {

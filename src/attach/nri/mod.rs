@@ -57,7 +57,15 @@ pub trait PodEvents: Send + Sync + 'static {
     /// RemovePodSandbox: return what is left.
     fn remove(&self, sandbox: Sandbox) -> impl Future<Output = Result<(), String>> + Send;
     /// CreateContainer: refuse a container whose VFs are not there.
-    fn create_container(&self, sandbox: Sandbox, container: Container) -> impl Future<Output = Result<Adjustment, String>> + Send;
+    fn create_container(
+        &self,
+        sandbox: Sandbox,
+        container: Container,
+    ) -> impl Future<Output = Result<Adjustment, String>> + Send;
     /// Synchronize: everything the runtime knows, stopped sandboxes included.
-    fn synchronize(&self, sandboxes: Vec<Sandbox>, containers: Vec<Container>) -> impl Future<Output = ()> + Send;
+    fn synchronize(
+        &self,
+        sandboxes: Vec<Sandbox>,
+        containers: Vec<Container>,
+    ) -> impl Future<Output = ()> + Send;
 }
