@@ -3,6 +3,8 @@
 //! In: gRPC calls on two unix sockets. Out: calls of [`ClaimService`], one task per claim that a retry joins; answers
 //! with an entry for every UID. Never here: what a claim means, the API server, the kernel.
 
+pub mod proto;
+
 use std::future::Future;
 
 /// A claim as the kubelet names it.
