@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2016 # $(RELEASE) and $(REPO_URI) are apt's own variables
 # Packages, without altering the machine's own apt configuration. Sourced by `test` and `tests/guest/build`.
 #
 # The archive's address is asked of apt itself (`indextargets` reads both forms of source entries, deb822 and one-line),
