@@ -1,6 +1,7 @@
 //! Real containerd in the guest: its start, images without a registry, pods over CRI as the kubelet makes them.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -436,27 +437,33 @@ fn busybox() -> Result<Image> {
 /// # Errors
 /// When the namespace does not go.
 pub fn destroy_netns(sandbox: &Sandbox) -> Result<()> {
-    let inode = |path: PathBuf| {
-        fs::metadata(path)
-            .map(|m| std::os::unix::fs::MetadataExt::ino(&m))
-            .ok()
-    };
-    let ours = inode(sandbox.netns.clone()).context("the namespace is there")?;
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let Some(pid) = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .and_then(|n| n.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        if inode(path.join("ns/net")) == Some(ours) {
-            run("kill", &["-9", &pid.to_string()])?;
+    let ours = inode(&sandbox.netns).context("the namespace is not there")?;
+    wait_for(Duration::from_secs(10), "the pod's processes to end", || {
+        let pids = processes_in(ours)?;
+        for pid in &pids {
+            // One may be gone already: the pod's first process takes the others along.
+            let _ = run("kill", &["-9", pid]);
         }
-    }
+        Ok(pids.is_empty())
+    })?;
     run("ip", &["netns", "delete", &sandbox.netns_name()])?;
     wait_for(Duration::from_secs(10), "the namespace's file to go", || {
         Ok(!sandbox.netns.exists())
     })
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::metadata(path).map(|metadata| metadata.ino()).ok()
+}
+
+fn processes_in(netns: u64) -> Result<Vec<String>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        if pid.bytes().all(|b| b.is_ascii_digit()) && inode(&entry.path().join("ns/net")) == Some(netns) {
+            pids.push(pid);
+        }
+    }
+    Ok(pids)
 }

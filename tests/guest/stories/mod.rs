@@ -2,9 +2,9 @@
 
 mod archive;
 mod crash;
+mod ground;
 mod lifecycle;
 mod scale;
-mod switching;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -60,7 +60,9 @@ macro_rules! stories {
 }
 
 stories! {
-    PAIR switching::frames_between_two_vfs_of_one_pf_go_through_the_nic;
+    PAIR ground::frames_between_two_vfs_of_one_pf_go_through_the_nic;
+    PAIR ground::a_vf_whose_namespace_dies_comes_back_under_its_pod_name_or_as_dev_n_on_a_clash;
+    PAIR ground::a_container_gets_what_a_cdi_file_says_and_is_refused_for_a_name_nobody_knows;
     PAIR archive::containerd_imports_the_archive_and_runs_the_binary_in_it;
     PAIR lifecycle::two_pods_with_vfs_of_one_pf_ping_each_other_and_give_them_back_as_they_were;
     PAIR lifecycle::a_late_second_stop_of_an_old_sandbox_takes_nothing_from_the_new_one;
@@ -70,5 +72,6 @@ stories! {
     PAIR crash::an_agent_killed_between_prepare_and_sandbox_attaches_after_its_restart;
     PAIR crash::no_container_starts_without_its_vf_when_the_agent_missed_the_sandbox;
     PAIR crash::a_container_is_refused_when_its_vf_is_gone;
+    FULL ground::four_pfs_with_seven_vfs_each_lie_on_two_numa_nodes;
     FULL scale::all_28_vfs_of_4_pfs_are_in_pods_at_once_and_all_come_back;
 }
