@@ -11,6 +11,7 @@ use super::link_in::{complete, move_in};
 use super::link_out::{move_out, restore};
 use super::nri::{Adjustment, Container, Sandbox};
 use super::report::{DeviceReport, Report};
+use super::status_body::Reason;
 use super::{AttachError, PodSandbox};
 use crate::claim::{ClaimId, PodRef};
 use crate::device::{CleanFacts, PciAddress};
@@ -243,7 +244,7 @@ impl Attacher {
         }
         let devices = entry.vfs.iter().map(|vf| {
             let link = find_vf_on_host(self.kernel.as_ref(), &VfHandle { pci: vf.pci, hw_addr: None }).ok().flatten();
-            DeviceReport { reason: "HostNetwork", ..device(vf, link.map(|(_, link)| link).as_ref()) }
+            DeviceReport { reason: Reason::HostNetwork, ..device(vf, link.map(|(_, link)| link).as_ref()) }
         });
         self.report(Report { claim: entry.claim.clone(), devices: devices.collect() });
         Ok(())
@@ -575,8 +576,7 @@ fn device(vf: &VfEntry, link: Option<&Link>) -> DeviceReport {
         pool: vf.pool.clone(),
         device: vf.device.clone(),
         share_id: vf.share_id.clone(),
-        ready: true,
-        reason: if vf.admin_access { "AdminAccess" } else { "Attached" },
+        reason: if vf.admin_access { Reason::AdminAccess } else { Reason::Attached },
         message: match link {
             _ if vf.admin_access => format!("VF {} is watched, not used", vf.pci),
             Some(_) => format!("VF {} is in the pod as {}", vf.pci, vf.name),
@@ -591,8 +591,7 @@ fn device(vf: &VfEntry, link: Option<&Link>) -> DeviceReport {
 fn failure(entry: &Entry, error: &AttachError) -> Report {
     let message = error.sentence();
     let devices = entry.vfs.iter().map(|vf| DeviceReport {
-        ready: false,
-        reason: "AttachFailed",
+        reason: Reason::AttachFailed,
         message: message.clone(),
         interface: None,
         addresses: Vec::new(),

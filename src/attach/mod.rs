@@ -13,6 +13,7 @@ mod link_out;
 pub mod nri;
 mod report;
 mod sandbox;
+pub mod status;
 pub mod status_body;
 #[cfg(test)]
 mod tests;

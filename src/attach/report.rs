@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use super::status_body::Reason;
 use crate::claim::ClaimId;
 use crate::device::HwAddr;
 
@@ -23,10 +24,8 @@ pub struct DeviceReport {
     pub device: String,
     /// `shareID` of the result.
     pub share_id: Option<String>,
-    /// In the pod, named, addressed and up.
-    pub ready: bool,
-    /// CamelCase, for `conditions[].reason`.
-    pub reason: &'static str,
+    /// Why it is ready or not.
+    pub reason: Reason,
     /// For people.
     pub message: String,
     /// Name in the pod.

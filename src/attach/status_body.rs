@@ -59,12 +59,14 @@ pub enum Reason {
     Detached,
     /// For looking only: there is nothing to attach.
     AdminAccess,
+    /// The pod uses the host's network, where the VF is anyway.
+    HostNetwork,
 }
 
 impl Reason {
     /// `status` of the condition.
     pub fn ready(self) -> bool {
-        matches!(self, Self::Attached | Self::AdminAccess)
+        matches!(self, Self::Attached | Self::AdminAccess | Self::HostNetwork)
     }
 
     /// CamelCase, as the API wants it.
@@ -75,6 +77,7 @@ impl Reason {
             Self::AttachFailed => "AttachFailed",
             Self::Detached => "Detached",
             Self::AdminAccess => "AdminAccess",
+            Self::HostNetwork => "HostNetwork",
         }
     }
 }

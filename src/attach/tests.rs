@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use tokio::sync::mpsc;
 
 use super::nri::{Container, Sandbox};
+use super::status_body::Reason;
 use super::{AttachError, Attacher, Report};
 use crate::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use crate::device::{IfName, PciAddress};
@@ -161,7 +162,7 @@ fn two_vfs_go_into_the_pod_named_addressed_and_up_and_come_back_as_they_were() {
         assert_eq!(addresses, &[format!("10.1.0.{n}/24").parse().unwrap()]);
     }
     let report = lab.reports.try_recv().unwrap();
-    assert!(report.devices.iter().all(|device| device.ready && device.reason == "Attached"));
+    assert!(report.devices.iter().all(|device| device.reason == Reason::Attached));
     assert_eq!(report.devices[0].interface.as_deref(), Some("net1"));
 
     lab.attacher.stop(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();

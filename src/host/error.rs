@@ -47,6 +47,9 @@ pub enum HostError {
         /// The kernel's errno.
         source: io::Error,
     },
+    /// sysfs.
+    #[error(transparent)]
+    Sysfs(#[from] super::sysfs::SysfsError),
     /// Somebody else holds the lock.
     #[error("{} is still locked after {waited_ms} ms", path.display())]
     Locked {
@@ -62,7 +65,7 @@ impl HostError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Netlink { source, .. } | Self::Netns { source, .. } | Self::File { source, .. } => source.raw_os_error(),
-            Self::Protocol { .. } | Self::NotNetns(_) | Self::Locked { .. } => None,
+            Self::Protocol { .. } | Self::NotNetns(_) | Self::Sysfs(_) | Self::Locked { .. } => None,
         }
     }
 

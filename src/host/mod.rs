@@ -6,6 +6,7 @@
 //! [`Kernel`] is the seam: [`Linux`] is the real one, `fake::FakeKernel` holds state and can fail on purpose.
 
 pub mod boot;
+pub mod devlink;
 mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
@@ -15,7 +16,10 @@ mod link;
 mod linux;
 mod netlink;
 mod netns;
+mod raw;
+pub mod rdma;
 pub mod sysfs;
+pub mod uevent;
 
 pub use error::HostError;
 pub use find::{VfHandle, find_vf, find_vf_on_host};
@@ -91,7 +95,7 @@ pub trait Links: Send {
     fn remove_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError>;
     /// Writes `/proc/sys/net/<key>` of this namespace. `false` when the kernel has no such key (IPv6 off).
     fn sysctl(&mut self, key: &str, value: &str) -> Result<bool, HostError>;
-    /// Interfaces (by index) that carry a default route in the main table, IPv4 and IPv6.
+    /// Interfaces (by index) that carry a default route, in any table, IPv4 and IPv6.
     fn default_route_links(&mut self) -> Result<Vec<u32>, HostError>;
     /// Every address of the namespace as (interface index, address).
     fn all_addresses(&mut self) -> Result<Vec<(u32, IpNet)>, HostError>;

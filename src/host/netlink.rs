@@ -21,7 +21,6 @@ use crate::device::{HwAddr, IfName, PciAddress};
 
 /// A dump that a concurrent change interrupts is void (NLM_F_DUMP_INTR); after this many in a row something is wrong.
 const DUMP_TRIES: u32 = 20;
-const RT_TABLE_MAIN: u32 = 254;
 
 /// A session in one namespace.
 #[derive(Debug)]
@@ -185,6 +184,7 @@ fn parse_link(message: LinkMessage) -> Link {
         ..Link::default()
     };
     let mut on_pci = false;
+    let mut lower_elsewhere = false;
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
@@ -193,6 +193,7 @@ fn parse_link(message: LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::Link(index) => link.lower = Some(index),
+            LinkAttribute::LinkNetNsId(_) => lower_elsewhere = true,
             LinkAttribute::ParentDevName(name) => link.pci = name.parse::<PciAddress>().ok(),
             LinkAttribute::ParentDevBusName(bus) => on_pci = bus == "pci",
             LinkAttribute::PropList(list) => {
@@ -216,6 +217,10 @@ fn parse_link(message: LinkMessage) -> Link {
     }
     if !on_pci {
         link.pci = None;
+    }
+    // An index of another namespace says nothing here; a veth's "lower" is its peer.
+    if lower_elsewhere || link.kind.as_deref() == Some("veth") {
+        link.lower = None;
     }
     link
 }
@@ -337,18 +342,16 @@ impl Links for Session {
             message.header.address_family = family;
             for answer in self.dump("list routes", RouteNetlinkMessage::GetRoute(message))? {
                 let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
-                let mut table = u32::from(route.header.table);
                 let mut outputs = Vec::new();
                 for attribute in &route.attributes {
                     match attribute {
-                        RouteAttribute::Table(number) => table = *number,
                         RouteAttribute::Oif(index) => outputs.push(*index),
                         RouteAttribute::MultiPath(hops) => outputs.extend(hops.iter().map(|hop| hop.interface_index)),
                         _ => {}
                     }
                 }
                 let default = route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast;
-                if default && table == RT_TABLE_MAIN {
+                if default {
                     links.extend(outputs);
                 }
             }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
+use crate::host::{HostError, Links};
+
 /// Addresses, default routes and the stacking of the links in the host's network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostLinks {
@@ -18,6 +20,24 @@ pub struct HostLinks {
 }
 
 impl HostLinks {
+    /// Reads them all in one session.
+    ///
+    /// # Errors
+    /// The kernel refuses a list.
+    pub fn read(links: &mut dyn Links) -> Result<Self, HostError> {
+        let mut read = Self {
+            addresses: links.all_addresses()?,
+            default_route_ifindexes: links.default_route_links()?,
+            ..Self::default()
+        };
+        for link in links.all()? {
+            read.lowers.extend(link.master.map(|master| (master, link.index)));
+            read.lowers.extend(link.lower.map(|lower| (link.index, lower)));
+            read.names.insert(link.index, link.name);
+        }
+        Ok(read)
+    }
+
     /// Every interface that a default route goes through: its own, and all those below it.
     pub fn uplinks(&self) -> BTreeSet<u32> {
         let mut carrying = BTreeSet::new();

@@ -16,6 +16,8 @@ use crate::claim::{ClaimId, ClaimSpec};
 use crate::device::{CleanFacts, IfName, PciAddress, Place};
 use crate::host::{Kernel, VfHandle, find_vf_on_host};
 
+/// How long a VF that nobody owns may be on its way back.
+const SETTLE: Duration = Duration::from_secs(5);
 /// How often a VF that is not there yet is looked for again.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -54,10 +56,10 @@ impl Engine {
         let mut facts = BTreeMap::new();
         let mut own = BTreeSet::new();
         for result in &spec.results {
-            if let Some(found) = self.read(result.pci)? {
-                facts.insert(result.pci, found);
-            }
-            if self.ledger.ownership(result.pci)?.is_some_and(|owner| owner.claim.uid == spec.id.uid) {
+            let ours = self.ledger.ownership(result.pci)?.is_some_and(|owner| owner.claim.uid == spec.id.uid);
+            let found = if ours || result.admin_access { self.read(result.pci)? } else { self.read_settled(result.pci)? };
+            facts.extend(found.map(|found| (result.pci, found)));
+            if ours {
                 own.insert(result.pci);
             }
         }
@@ -83,6 +85,19 @@ impl Engine {
 
     fn read(&self, vf: PciAddress) -> Result<Option<Facts>, PrepareError> {
         self.functions.facts(vf).map_err(|source| PrepareError::Vf { vf, source })
+    }
+
+    /// The namespace of a former pod may end some seconds after the pod: a VF that nobody owns and that is elsewhere is
+    /// given the time to come back.
+    fn read_settled(&self, vf: PciAddress) -> Result<Option<Facts>, PrepareError> {
+        let until = Instant::now() + SETTLE;
+        loop {
+            let facts = self.read(vf)?;
+            if facts.as_ref().is_none_or(|facts| facts.vf.place != Place::Elsewhere) || Instant::now() >= until {
+                return Ok(facts);
+            }
+            thread::sleep(POLL);
+        }
     }
 
     fn siblings(&self, pod_uid: &str, but: &str) -> Result<Vec<Entry>, PrepareError> {
