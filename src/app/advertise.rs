@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::functions::NodeFunctions;
+use crate::controller::Controller;
 use crate::device::{CleanFacts, PciAddress};
 use crate::host::HostError;
 use crate::policy::{self, OfferedDevice};
@@ -22,7 +23,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub async fn run(
     functions: NodeFunctions,
     ledger: Ledger,
-    offers: watch::Sender<Vec<OfferedDevice>>,
+    offers: watch::Sender<Option<Vec<OfferedDevice>>>,
     mut news: mpsc::Receiver<()>,
     stop: CancellationToken,
 ) {
@@ -40,10 +41,10 @@ pub async fn run(
                     last_withheld = withheld;
                 }
                 offers.send_if_modified(|now| {
-                    let changed = *now != offered;
+                    let changed = now.as_ref() != Some(&offered);
                     if changed {
                         tracing::info!(devices = offered.len(), withheld = last_withheld.len(), "offering VFs");
-                        *now = offered;
+                        *now = Some(offered);
                     }
                     changed
                 });
@@ -64,6 +65,34 @@ pub async fn run(
                 while news.try_recv().is_ok() {}
             }
         }
+    }
+}
+
+/// Starts the controller with the first offer: before the first scan nothing is known, and an empty slice would take
+/// the node's VFs from the scheduler.
+pub async fn publish(
+    controller: Controller,
+    mut offers: watch::Receiver<Option<Vec<OfferedDevice>>>,
+    stop: CancellationToken,
+) {
+    let first = tokio::select! {
+        () = stop.cancelled() => return,
+        first = offers.wait_for(Option::is_some) => first.ok().and_then(|offer| offer.clone()),
+    };
+    let Some(first) = first else { return };
+    let (sender, receiver) = watch::channel(first);
+    let forward = async {
+        while offers.changed().await.is_ok() {
+            if let Some(offer) = offers.borrow_and_update().clone() {
+                sender.send_replace(offer);
+            }
+        }
+        // A closed channel is a last offer that stands.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = controller.run(receiver, stop) => {}
+        () = forward => {}
     }
 }
 

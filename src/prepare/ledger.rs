@@ -77,6 +77,12 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// A ledger that an agent keeps on this node, for looking only.
+    pub fn existing(durable: impl Into<PathBuf>) -> Option<Self> {
+        let durable = durable.into();
+        durable.join("vf").is_dir().then(|| Self { boot: durable.clone(), durable })
+    }
+
     /// The folder of the lock files.
     pub fn lock_folder(&self) -> PathBuf {
         self.boot.join("lock")
