@@ -1,1 +1,4 @@
 //! demo: to be written.
+
+#[cfg(any(test, feature = "testing"))]
+pub mod cri;

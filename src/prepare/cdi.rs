@@ -9,6 +9,7 @@ pub use super::cdi_spec::{
     CdiError, ContainerEdits, Device, DeviceNode, Hook, Mount, NetDevice, Spec, VERSIONS, lowest_version,
     parse,
 };
+use super::records::Entry;
 use crate::claim::ClaimId;
 use crate::device::{IfName, PciAddress};
 
@@ -84,6 +85,23 @@ pub fn spec_for(claim: &ClaimId, pod_claim_name: &str, driver: &str, requests: &
     };
     spec.cdi_version = lowest_version(&spec).to_owned();
     spec
+}
+
+/// The spec for a claim as the ledger holds it.
+pub fn spec_of(driver: &str, entry: &Entry) -> Spec {
+    let requests = entry.vfs.iter().map(|vf| RequestEnv {
+        request: vf.top_level_request().to_owned(),
+        pci_addresses: vec![vf.pci],
+        interfaces: if vf.admin_access { Vec::new() } else { vec![vf.name.clone()] },
+    });
+    spec_for(&entry.claim, &entry.pod_claim_name, driver, &requests.collect::<Vec<_>>())
+}
+
+/// Every variable of [`spec_of`] as key and value.
+pub fn variables_of(entry: &Entry) -> Vec<(String, String)> {
+    let spec = spec_of("v", entry);
+    let lines = spec.devices.into_iter().flat_map(|device| device.container_edits.env);
+    lines.filter_map(|line| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))).collect()
 }
 
 /// The claim UID, if this environment entry (`NAME=value`) is the marker of one of our claims.

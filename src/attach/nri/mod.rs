@@ -3,6 +3,8 @@
 //! In: a runtime's NRI socket. Out: calls of [`PodEvents`], each answered within 60 % of the request timeout the
 //! runtime gave in Configure: an error fails closed, a timeout fails open. Never here: what a pod's VFs are.
 
+pub mod proto;
+
 use std::future::Future;
 use std::path::PathBuf;
 
