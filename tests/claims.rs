@@ -1,4 +1,5 @@
 //! Claims as the API server holds them, and what becomes of them: a request, or one sentence.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use serde_json::{Value, json};
 use sriov_dra::claim::{ClaimError, ClaimSpec, NameFacts, NameSpec, PodRef, compile, decode_parameters};

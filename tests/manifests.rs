@@ -1,4 +1,5 @@
 //! Everything under `manifests/` and `examples/` is what the API server takes, and what this driver understands.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
