@@ -33,7 +33,8 @@ const MARKER: &str = "SRIOV_DRA_CLAIM_";
 /// which the NRI plugin knows the claim again.
 ///
 /// Keys are `SRIOV_DRA_<CLAIM>_<REQUEST>_PCI_ADDRESSES` and `…_INTERFACES` (left out without interfaces), where the
-/// claim is called as the pod calls it; values are comma-separated.
+/// claim is called as the pod calls it; values are comma-separated. Claim and request are joined by the sign that
+/// stands for their dashes too, so claim `a-b` with request `c` and claim `a` with request `b-c` share a key in one pod.
 pub fn spec_for(claim: &ClaimId, pod_claim_name: &str, driver: &str, requests: &[RequestEnv]) -> Spec {
     let mut joined: Vec<(&str, Vec<String>, Vec<String>)> = Vec::new();
     for RequestEnv {
@@ -92,16 +93,33 @@ pub fn spec_of(driver: &str, entry: &Entry) -> Spec {
     let requests = entry.vfs.iter().map(|vf| RequestEnv {
         request: vf.top_level_request().to_owned(),
         pci_addresses: vec![vf.pci],
-        interfaces: if vf.admin_access { Vec::new() } else { vec![vf.name.clone()] },
+        interfaces: if vf.admin_access {
+            Vec::new()
+        } else {
+            vec![vf.name.clone()]
+        },
     });
-    spec_for(&entry.claim, &entry.pod_claim_name, driver, &requests.collect::<Vec<_>>())
+    spec_for(
+        &entry.claim,
+        &entry.pod_claim_name,
+        driver,
+        &requests.collect::<Vec<_>>(),
+    )
 }
 
 /// Every variable of [`spec_of`] as key and value.
 pub fn variables_of(entry: &Entry) -> Vec<(String, String)> {
     let spec = spec_of("v", entry);
-    let lines = spec.devices.into_iter().flat_map(|device| device.container_edits.env);
-    lines.filter_map(|line| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))).collect()
+    let lines = spec
+        .devices
+        .into_iter()
+        .flat_map(|device| device.container_edits.env);
+    lines
+        .filter_map(|line| {
+            line.split_once('=')
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        })
+        .collect()
 }
 
 /// The claim UID, if this environment entry (`NAME=value`) is the marker of one of our claims.

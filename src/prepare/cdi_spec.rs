@@ -380,7 +380,8 @@ mod tests {
     #[test]
     fn the_version_is_the_lowest_that_covers_the_content() {
         let edits: fn(&mut Value) -> &mut Value = |spec| &mut spec["devices"][0]["containerEdits"];
-        let cases: [(&str, &dyn Fn(&mut Value)); 12] = [
+        type Change<'c> = &'c dyn Fn(&mut Value);
+        let cases: [(&str, Change<'_>); 12] = [
             ("0.3.0", &|_| {}),
             (
                 "0.3.0",
