@@ -38,7 +38,8 @@ impl Assembly<'_> {
             device: function.device,
             driver: function.driver.clone(),
             link_type: link_type(function),
-            eswitch_mode: (self.eswitch)(function.pci).or_else(|| eswitch_from_sysfs(function, netdev.as_ref())),
+            eswitch_mode: (self.eswitch)(function.pci)
+                .or_else(|| eswitch_from_sysfs(function, netdev.as_ref())),
             netdev,
             rdma: function.rdma.clone(),
             total_vfs: sriov.total_vfs,
@@ -70,7 +71,10 @@ impl Assembly<'_> {
             netdev: self.own_netdev(function),
             rdma: function.rdma.clone(),
             numa_node: function.numa_node.or_else(|| pf.and_then(|pf| pf.numa_node)),
-            pcie_root: function.pcie_root.clone().or_else(|| pf.and_then(|pf| pf.pcie_root.clone())),
+            pcie_root: function
+                .pcie_root
+                .clone()
+                .or_else(|| pf.and_then(|pf| pf.pcie_root.clone())),
             pcie_switch: pf.unwrap_or(function).upstream_bridge,
             iommu_group: function.iommu_group,
             vfio_open: place == Place::Userspace && self.is_open(function),
@@ -80,13 +84,20 @@ impl Assembly<'_> {
     }
 
     fn place(&self, function: &Function, link_type: Option<LinkType>) -> Place {
-        let Some(driver) = function.driver.as_deref() else { return Place::Unbound };
+        let Some(driver) = function.driver.as_deref() else {
+            return Place::Unbound;
+        };
         if is_userspace(driver) {
             return Place::Userspace;
         }
         // Without IPoIB an InfiniBand function has no netdev anywhere: its RDMA device says where it is.
-        let needs_no_netdev = link_type == Some(LinkType::Infiniband) && !self.ipoib && !function.rdma.is_empty();
-        if function.netdevs.is_empty() && !needs_no_netdev { Place::Elsewhere } else { Place::Host }
+        let needs_no_netdev =
+            link_type == Some(LinkType::Infiniband) && !self.ipoib && !function.rdma.is_empty();
+        if function.netdevs.is_empty() && !needs_no_netdev {
+            Place::Elsewhere
+        } else {
+            Place::Host
+        }
     }
 
     /// The function's netdev with what netlink knows. Whatever else the function has on the host counts as stacked on
@@ -116,14 +127,17 @@ impl Assembly<'_> {
         if self.links.has(&netdev.name, netdev.ifindex) {
             netdev.addresses = self.links.addresses_of(netdev.ifindex);
             netdev.uplink = self.uplinks.contains(&netdev.ifindex);
-            netdev.uppers.extend(self.links.uppers_of(netdev.ifindex).map(str::to_owned));
+            netdev
+                .uppers
+                .extend(self.links.uppers_of(netdev.ifindex).map(str::to_owned));
         }
         netdev
     }
 
     fn is_open(&self, function: &Function) -> bool {
         let group = function.iommu_group.is_some_and(|group| {
-            self.open_vfio.contains(&group.to_string()) || self.open_vfio.contains(&format!("noiommu-{group}"))
+            self.open_vfio.contains(&group.to_string())
+                || self.open_vfio.contains(&format!("noiommu-{group}"))
         });
         let device = function.vfio_device.as_ref();
         group || device.is_some_and(|device| self.open_vfio.contains(&format!("devices/{device}")))
@@ -132,7 +146,10 @@ impl Assembly<'_> {
 
 /// Whether some process could hold the function through vfio.
 pub(super) fn is_on_vfio(function: &Function) -> bool {
-    function.driver.as_deref().is_some_and(|driver| driver.contains("vfio"))
+    function
+        .driver
+        .as_deref()
+        .is_some_and(|driver| driver.contains("vfio"))
 }
 
 fn is_userspace(driver: &str) -> bool {
@@ -141,7 +158,9 @@ fn is_userspace(driver: &str) -> bool {
 }
 
 fn link_type(function: &Function) -> Option<LinkType> {
-    by_netdev(function).or_else(|| by_rdma(function)).or_else(|| by_class(function))
+    by_netdev(function)
+        .or_else(|| by_rdma(function))
+        .or_else(|| by_class(function))
 }
 
 fn by_netdev(function: &Function) -> Option<LinkType> {
@@ -168,7 +187,9 @@ fn by_class(function: &Function) -> Option<LinkType> {
 /// PF without switch ID has no such switch. In between, and without netdev, it can't be told: some drivers in legacy
 /// mode have a switch ID too.
 fn eswitch_from_sysfs(function: &Function, own: Option<&Netdev>) -> Option<EswitchMode> {
-    let Kind::Physical(_) = function.kind else { return None };
+    let Kind::Physical(_) = function.kind else {
+        return None;
+    };
     let own = own.filter(|own| own.arphrd == ARPHRD_ETHER && function.driver.is_some())?;
     match &own.phys_switch_id {
         None => Some(EswitchMode::Legacy),

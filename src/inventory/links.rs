@@ -24,7 +24,12 @@ impl HostLinks {
         let mut pending = self.default_route_ifindexes.clone();
         while let Some(ifindex) = pending.pop() {
             if carrying.insert(ifindex) {
-                pending.extend(self.lowers.iter().filter(|(upper, _)| *upper == ifindex).map(|(_, lower)| *lower));
+                pending.extend(
+                    self.lowers
+                        .iter()
+                        .filter(|(upper, _)| *upper == ifindex)
+                        .map(|(_, lower)| *lower),
+                );
             }
         }
         carrying
@@ -39,13 +44,18 @@ impl HostLinks {
     /// Addresses of an interface, link-local ones left out: any link that is up has those.
     pub fn addresses_of(&self, ifindex: u32) -> Vec<IpNet> {
         let of_it = self.addresses.iter().filter(|(owner, _)| *owner == ifindex);
-        of_it.map(|(_, address)| *address).filter(|address| !is_link_local(address)).collect()
+        of_it
+            .map(|(_, address)| *address)
+            .filter(|address| !is_link_local(address))
+            .collect()
     }
 
     /// Names of the links stacked on an interface.
     pub fn uppers_of(&self, ifindex: u32) -> impl Iterator<Item = &str> {
         let uppers = self.lowers.iter().filter(move |(_, lower)| *lower == ifindex);
-        uppers.filter_map(|(upper, _)| self.names.get(upper)).map(String::as_str)
+        uppers
+            .filter_map(|(upper, _)| self.names.get(upper))
+            .map(String::as_str)
     }
 }
 
@@ -68,7 +78,10 @@ mod tests {
             lowers: vec![(40, 30), (30, 20), (20, 10), (20, 11), (30, 40), (50, 12)],
             ..HostLinks::default()
         };
-        assert_eq!(links.uplinks().into_iter().collect::<Vec<_>>(), [10, 11, 20, 30, 40]);
+        assert_eq!(
+            links.uplinks().into_iter().collect::<Vec<_>>(),
+            [10, 11, 20, 30, 40]
+        );
         assert!(HostLinks::default().uplinks().is_empty());
     }
 

@@ -33,7 +33,9 @@ pub enum CelError {
         message: String,
     },
     /// A name that nothing has.
-    #[error("CEL expression {expression:?} refers to {name:?}; the only variable is device, as in device.attributes[\"{domain}\"].pfName")]
+    #[error(
+        "CEL expression {expression:?} refers to {name:?}; the only variable is device, as in device.attributes[\"{domain}\"].pfName"
+    )]
     UnknownVariable {
         /// The expression.
         expression: String,
@@ -68,8 +70,22 @@ impl fmt::Debug for Selector {
 
 /// Identifiers that are no variables: types (CEL specification, "Standard Definitions") and namespaces of functions.
 const NOT_VARIABLES: [&str; 16] = [
-    "bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type", "dyn", "math", "strings",
-    "lists", "optional", "base64",
+    "bool",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+    "type",
+    "dyn",
+    "math",
+    "strings",
+    "lists",
+    "optional",
+    "base64",
 ];
 
 impl Selector {
@@ -80,7 +96,9 @@ impl Selector {
     pub fn compile(expression: &str) -> Result<Self, CelError> {
         let mut environment = Env::stdlib();
         for extension in [extensions::strings, extensions::lists, extensions::math] {
-            environment.add_extension(extension).map_err(|e| CelError::Failed(e.to_string()))?;
+            environment
+                .add_extension(extension)
+                .map_err(|e| CelError::Failed(e.to_string()))?;
         }
         let program = environment.compile(expression).map_err(|errors| {
             // The first is the cause, the others follow from it.
@@ -88,13 +106,26 @@ impl Selector {
                 Some(error) => (error.pos.0, error.pos.1, one_line(&error.msg)),
                 None => (1, 1, "it can't be parsed".to_owned()),
             };
-            CelError::Syntax { expression: expression.to_owned(), line, column, message }
+            CelError::Syntax {
+                expression: expression.to_owned(),
+                line,
+                column,
+                message,
+            }
         })?;
         if let Some(name) = undeclared(program.expression(), &mut Vec::new()) {
             let domain = crate::DEFAULT_DRIVER_NAME;
-            return Err(CelError::UnknownVariable { expression: expression.to_owned(), name, domain });
+            return Err(CelError::UnknownVariable {
+                expression: expression.to_owned(),
+                name,
+                domain,
+            });
         }
-        Ok(Self { program, environment: Arc::new(environment), expression: expression.to_owned() })
+        Ok(Self {
+            program,
+            environment: Arc::new(environment),
+            expression: expression.to_owned(),
+        })
     }
 
     /// The expression as it was given.
@@ -106,12 +137,18 @@ impl Selector {
     ///
     /// # Errors
     /// The expression asks for what the device lacks, mixes types, or its result is no bool.
-    pub fn matches(&self, driver: &str, attributes: &BTreeMap<String, AttributeValue>) -> Result<bool, CelError> {
+    pub fn matches(
+        &self,
+        driver: &str,
+        attributes: &BTreeMap<String, AttributeValue>,
+    ) -> Result<bool, CelError> {
         let mut context = Context::with_env(Arc::clone(&self.environment));
         context.add_variable_as_val("device", Box::new(device(driver, attributes)));
         match self.program.execute(&context) {
             Ok(Value::Bool(answer)) => Ok(answer),
-            Ok(other) => Err(CelError::NotBool(format!("a {:?}", other.type_of()).to_lowercase())),
+            Ok(other) => Err(CelError::NotBool(
+                format!("a {:?}", other.type_of()).to_lowercase(),
+            )),
             Err(ExecutionError::NoSuchKey(key)) => Err(CelError::NoSuchKey(key.to_string())),
             Err(error) => Err(CelError::Failed(one_line(&error.to_string()))),
         }
@@ -133,10 +170,16 @@ fn undeclared(expression: &IdedExpr, bound: &mut Vec<String>) -> Option<String> 
             (!known).then(|| name.clone())
         }
         Expr::Select(select) => undeclared(&select.operand, bound),
-        Expr::Call(call) => {
-            call.target.iter().map(AsRef::as_ref).chain(&call.args).find_map(|part| undeclared(part, bound))
-        }
-        Expr::List(list) => list.elements.iter().find_map(|element| undeclared(element, bound)),
+        Expr::Call(call) => call
+            .target
+            .iter()
+            .map(AsRef::as_ref)
+            .chain(&call.args)
+            .find_map(|part| undeclared(part, bound)),
+        Expr::List(list) => list
+            .elements
+            .iter()
+            .find_map(|element| undeclared(element, bound)),
         Expr::Map(map) => entries(map.entries.iter().map(|entry| &entry.expr), bound),
         Expr::Struct(object) => entries(object.entries.iter().map(|entry| &entry.expr), bound),
         Expr::Comprehension(comprehension) => {
@@ -147,7 +190,11 @@ fn undeclared(expression: &IdedExpr, bound: &mut Vec<String>) -> Option<String> 
             let depth = bound.len();
             bound.extend([comprehension.iter_var.clone(), comprehension.accu_var.clone()]);
             bound.extend(comprehension.iter_var2.clone());
-            let inside = [&comprehension.loop_cond, &comprehension.loop_step, &comprehension.result];
+            let inside = [
+                &comprehension.loop_cond,
+                &comprehension.loop_step,
+                &comprehension.result,
+            ];
             let found = inside.into_iter().find_map(|part| undeclared(part, bound));
             bound.truncate(depth);
             found
@@ -159,7 +206,9 @@ fn undeclared(expression: &IdedExpr, bound: &mut Vec<String>) -> Option<String> 
 fn entries<'a>(mut entries: impl Iterator<Item = &'a EntryExpr>, bound: &mut Vec<String>) -> Option<String> {
     entries.find_map(|entry| match entry {
         EntryExpr::StructField(field) => undeclared(&field.value, bound),
-        EntryExpr::MapEntry(entry) => undeclared(&entry.key, bound).or_else(|| undeclared(&entry.value, bound)),
+        EntryExpr::MapEntry(entry) => {
+            undeclared(&entry.key, bound).or_else(|| undeclared(&entry.value, bound))
+        }
     })
 }
 
@@ -170,18 +219,32 @@ fn device(driver: &str, attributes: &BTreeMap<String, AttributeValue>) -> CelMap
         let value: Box<dyn Val> = match value {
             AttributeValue::Bool(flag) => Box::new(CelBool::from(*flag)),
             AttributeValue::Int(number) => Box::new(CelInt::from(*number)),
-            AttributeValue::String(text) | AttributeValue::Version(text) => Box::new(CelString::from(text.clone())),
+            AttributeValue::String(text) | AttributeValue::Version(text) => {
+                Box::new(CelString::from(text.clone()))
+            }
         };
-        domains.entry(domain.to_owned()).or_default().insert(CelMapKey::from(name.to_owned()), value);
+        domains
+            .entry(domain.to_owned())
+            .or_default()
+            .insert(CelMapKey::from(name.to_owned()), value);
     }
-    let attributes = Domains(domains.into_iter().map(|(domain, values)| (domain, values.into())).collect());
+    let attributes = Domains(
+        domains
+            .into_iter()
+            .map(|(domain, values)| (domain, values.into()))
+            .collect(),
+    );
     let fields: [(&str, Box<dyn Val>); 4] = [
         ("driver", Box::new(CelString::from(driver.to_owned()))),
         ("attributes", Box::new(attributes)),
         ("capacity", Box::new(Domains(BTreeMap::new()))),
         ("allowMultipleAllocations", Box::new(CelBool::from(false))),
     ];
-    fields.into_iter().map(|(name, value)| (CelMapKey::from(name.to_owned()), value)).collect::<HashMap<_, _>>().into()
+    fields
+        .into_iter()
+        .map(|(name, value)| (CelMapKey::from(name.to_owned()), value))
+        .collect::<HashMap<_, _>>()
+        .into()
 }
 
 /// Maps by domain. One that is not there reads as an empty map, but `in` says it is not there.
@@ -194,7 +257,10 @@ impl Domains {
             Some(domain) => Ok(self.0.get(domain.inner())),
             None => {
                 let got = index.get_type().name().to_owned();
-                Err(ExecutionError::UnexpectedType { got, want: "string".to_owned() })
+                Err(ExecutionError::UnexpectedType {
+                    got,
+                    want: "string".to_owned(),
+                })
             }
         }
     }
@@ -269,11 +335,19 @@ mod tests {
             ("sriov-dra.io/pfName", AttributeValue::String("ens1f0".into())),
             ("sriov-dra.io/vfIndex", AttributeValue::Int(3)),
             ("sriov-dra.io/rdma", AttributeValue::Bool(true)),
-            ("resource.kubernetes.io/pcieRoot", AttributeValue::String("pci0000:80".into())),
+            (
+                "resource.kubernetes.io/pcieRoot",
+                AttributeValue::String("pci0000:80".into()),
+            ),
         ];
-        let attributes = attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let attributes = attributes
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
         let selector = Selector::compile(expression).map_err(|e| e.to_string())?;
-        selector.matches("sriov-dra.io", &attributes).map_err(|e| e.to_string())
+        selector
+            .matches("sriov-dra.io", &attributes)
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -281,18 +355,33 @@ mod tests {
         for (expression, answer) in [
             (r#"device.driver == "sriov-dra.io""#, true),
             (r#"device.attributes["sriov-dra.io"].pfName == "ens1f0""#, true),
-            (r#"device.attributes["sriov-dra.io"].pfName in ["ens1f1", "ens2f0"]"#, false),
-            (r#"device.attributes["sriov-dra.io"].vfIndex >= 2 && device.attributes["sriov-dra.io"].vfIndex < 4"#, true),
+            (
+                r#"device.attributes["sriov-dra.io"].pfName in ["ens1f1", "ens2f0"]"#,
+                false,
+            ),
+            (
+                r#"device.attributes["sriov-dra.io"].vfIndex >= 2 && device.attributes["sriov-dra.io"].vfIndex < 4"#,
+                true,
+            ),
             (r#"device.attributes["sriov-dra.io"].rdma"#, true),
-            (r#"device.attributes["resource.kubernetes.io"].pcieRoot.startsWith("pci0000")"#, true),
+            (
+                r#"device.attributes["resource.kubernetes.io"].pcieRoot.startsWith("pci0000")"#,
+                true,
+            ),
             (r#"has(device.attributes["sriov-dra.io"].numaNode)"#, false),
             (r#""pfName" in device.attributes["sriov-dra.io"]"#, true),
             (r#""numaNode" in device.attributes["nobody.example"]"#, false),
             (r#""nobody.example" in device.attributes"#, false),
             (r#""sriov-dra.io" in device.attributes"#, true),
-            (r#"["ens1f0", "ens1f1"].exists(name, device.attributes["sriov-dra.io"].pfName == name)"#, true),
+            (
+                r#"["ens1f0", "ens1f1"].exists(name, device.attributes["sriov-dra.io"].pfName == name)"#,
+                true,
+            ),
             (r#"has(device.capacity["sriov-dra.io"].bandwidth)"#, false),
-            (r#"device.attributes["sriov-dra.io"].pfName.matches("^ens1f[01]$")"#, true),
+            (
+                r#"device.attributes["sriov-dra.io"].pfName.matches("^ens1f[01]$")"#,
+                true,
+            ),
             ("device.allowMultipleAllocations", false),
         ] {
             assert_eq!(run(expression), Ok(answer), "{expression}");
@@ -303,19 +392,34 @@ mod tests {
     fn what_does_not_compile_is_said_in_one_sentence_with_its_place() {
         let error = run("device.driver == ").unwrap_err();
         assert!(error.contains("line 1, column 1"), "{error}");
-        assert!(error.starts_with("CEL expression \"device.driver == \" is wrong"), "{error}");
+        assert!(
+            error.starts_with("CEL expression \"device.driver == \" is wrong"),
+            "{error}"
+        );
         assert!(!error.contains('\n'), "{error}");
         let error = run("pfName == \"ens1f0\"").unwrap_err();
-        assert!(error.contains("refers to \"pfName\"; the only variable is device"), "{error}");
-        assert!(run("[1].exists(x, x == y)").unwrap_err().contains("\"y\""), "y is bound nowhere");
+        assert!(
+            error.contains("refers to \"pfName\"; the only variable is device"),
+            "{error}"
+        );
+        assert!(
+            run("[1].exists(x, x == y)").unwrap_err().contains("\"y\""),
+            "y is bound nowhere"
+        );
     }
 
     #[test]
     fn what_can_not_be_answered_for_a_device_is_an_error_and_not_false() {
         for (expression, says) in [
-            (r#"device.attributes["sriov-dra.io"].numaNode == 1"#, "no numaNode"),
+            (
+                r#"device.attributes["sriov-dra.io"].numaNode == 1"#,
+                "no numaNode",
+            ),
             (r#"device.attributes["nobody.example"].x == 1"#, "no x"),
-            (r#"device.attributes["sriov-dra.io"].pfName"#, "must be true or false"),
+            (
+                r#"device.attributes["sriov-dra.io"].pfName"#,
+                "must be true or false",
+            ),
             (r#"device.attributes["sriov-dra.io"].pfName > 3"#, "overload"),
             (r#"device.attributes[3].x == 1"#, "overload"),
             ("device.nosuch == 1", "no nosuch"),

@@ -79,9 +79,14 @@ impl fmt::Display for WithheldReason {
                 write!(f, "its netdev {netdev} has {} on the host", list(addresses))
             }
             Self::Master { netdev, master } => write!(f, "its netdev {netdev} is a port of {master}"),
-            Self::Upper { netdev, uppers } => write!(f, "{} on the host uses its netdev {netdev}", list(uppers)),
+            Self::Upper { netdev, uppers } => {
+                write!(f, "{} on the host uses its netdev {netdev}", list(uppers))
+            }
             Self::ForeignNamespace { driver } => {
-                write!(f, "driver {driver} is bound but the host has no netdev of it: it is in another network namespace")
+                write!(
+                    f,
+                    "driver {driver} is bound but the host has no netdev of it: it is in another network namespace"
+                )
             }
             Self::VfioOpen { group: Some(group) } => write!(f, "a process has its vfio group {group} open"),
             Self::VfioOpen { group: None } => write!(f, "a process has its vfio device open"),
@@ -92,7 +97,11 @@ impl fmt::Display for WithheldReason {
 }
 
 fn list<T: fmt::Display>(items: &[T]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Everything that speaks against offering a VF that no claim owns.
@@ -101,17 +110,28 @@ pub(super) fn reasons(vf: &Vf, device: &OfferedDevice, rules: &Rules) -> Vec<Wit
     if let Some(found) = &vf.netdev {
         let netdev = found.name.clone();
         if found.uplink {
-            reasons.push(WithheldReason::Uplink { netdev: netdev.clone() });
+            reasons.push(WithheldReason::Uplink {
+                netdev: netdev.clone(),
+            });
         }
         if !found.addresses.is_empty() {
             let addresses = found.addresses.clone();
-            reasons.push(WithheldReason::HostAddress { netdev: netdev.clone(), addresses });
+            reasons.push(WithheldReason::HostAddress {
+                netdev: netdev.clone(),
+                addresses,
+            });
         }
         if let Some(master) = found.master.clone() {
-            reasons.push(WithheldReason::Master { netdev: netdev.clone(), master });
+            reasons.push(WithheldReason::Master {
+                netdev: netdev.clone(),
+                master,
+            });
         }
         if !found.uppers.is_empty() {
-            reasons.push(WithheldReason::Upper { netdev, uppers: found.uppers.clone() });
+            reasons.push(WithheldReason::Upper {
+                netdev,
+                uppers: found.uppers.clone(),
+            });
         }
     }
     if vf.place == Place::Elsewhere {
@@ -119,13 +139,17 @@ pub(super) fn reasons(vf: &Vf, device: &OfferedDevice, rules: &Rules) -> Vec<Wit
         reasons.push(WithheldReason::ForeignNamespace { driver });
     }
     if vf.vfio_open {
-        reasons.push(WithheldReason::VfioOpen { group: vf.iommu_group });
+        reasons.push(WithheldReason::VfioOpen {
+            group: vf.iommu_group,
+        });
     }
     if let Some(selector) = &rules.devices {
         match selector.matches(&rules.driver_name, &device.attributes) {
             Ok(true) => {}
             Ok(false) => reasons.push(WithheldReason::Filtered),
-            Err(error) => reasons.push(WithheldReason::FilterFailed { error: error.to_string() }),
+            Err(error) => reasons.push(WithheldReason::FilterFailed {
+                error: error.to_string(),
+            }),
         }
     }
     reasons

@@ -22,12 +22,16 @@ impl Sysfs {
     /// The driver that is forced for the VF; the kernel prints `(null)` for none.
     pub fn driver_override(&self, pci: PciAddress) -> Option<String> {
         let text = fs::read_to_string(self.function_dir(pci).join("driver_override")).ok()?;
-        Some(text.trim()).filter(|name| !name.is_empty() && *name != "(null)").map(str::to_owned)
+        Some(text.trim())
+            .filter(|name| !name.is_empty() && *name != "(null)")
+            .map(str::to_owned)
     }
 
     /// Which life of the VF this is, read now; `None` when there is no such VF.
     pub fn incarnation(&self, pci: PciAddress) -> Option<Incarnation> {
-        fs::metadata(self.function_dir(pci)).ok().map(|m| Incarnation(m.ino()))
+        fs::metadata(self.function_dir(pci))
+            .ok()
+            .map(|m| Incarnation(m.ino()))
     }
 
     /// Forces a driver for the VF, or with `None` leaves it to the IDs of the drivers again. Takes effect with the
@@ -51,9 +55,16 @@ impl Sysfs {
     /// # Errors
     /// The write failed.
     pub fn unbind(&self, pci: PciAddress) -> Result<(), SysfsError> {
-        let Some(driver) = self.driver(pci) else { return Ok(()) };
+        let Some(driver) = self.driver(pci) else {
+            return Ok(());
+        };
         let path = self.function_dir(pci).join("driver/unbind");
-        match self.write(pci, path, &pci.to_string(), format!("unbind it from driver {driver}")) {
+        match self.write(
+            pci,
+            path,
+            &pci.to_string(),
+            format!("unbind it from driver {driver}"),
+        ) {
             // Somebody else was faster; what was wanted holds.
             Err(_) if self.driver(pci).is_none() => Ok(()),
             result => result,
@@ -77,20 +88,31 @@ impl Sysfs {
     pub fn bind(&self, pci: PciAddress, driver: &str) -> Result<(), SysfsError> {
         let path = self.root.join("bus/pci/drivers").join(driver);
         if !path.is_dir() {
-            return Err(SysfsError::NoDriver { pci, driver: driver.to_owned(), path });
+            return Err(SysfsError::NoDriver {
+                pci,
+                driver: driver.to_owned(),
+                path,
+            });
         }
-        self.write(pci, path.join("bind"), &pci.to_string(), format!("bind driver {driver}"))
+        self.write(
+            pci,
+            path.join("bind"),
+            &pci.to_string(),
+            format!("bind driver {driver}"),
+        )
     }
 
     fn write(&self, pci: PciAddress, path: PathBuf, value: &str, action: String) -> Result<(), SysfsError> {
         let written = OpenOptions::new().write(true).truncate(true).open(&path);
-        written.and_then(|mut file| file.write_all(value.as_bytes())).map_err(|source| SysfsError::Write {
-            pci,
-            action,
-            value: value.trim().to_owned(),
-            path,
-            source,
-        })
+        written
+            .and_then(|mut file| file.write_all(value.as_bytes()))
+            .map_err(|source| SysfsError::Write {
+                pci,
+                action,
+                value: value.trim().to_owned(),
+                path,
+                source,
+            })
     }
 }
 
@@ -101,7 +123,13 @@ mod tests {
     #[test]
     fn binding_writes_what_the_kernel_expects_where_it_expects_it() {
         let pf = Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core");
-        let sysfs = Tree::new().card(pf.vfs(1, |_, vf| VfPlan { driver: Some("vfio-pci".into()), ..vf })).build().unwrap();
+        let sysfs = Tree::new()
+            .card(pf.vfs(1, |_, vf| VfPlan {
+                driver: Some("vfio-pci".into()),
+                ..vf
+            }))
+            .build()
+            .unwrap();
         let vf = "0000:81:00.1".parse().unwrap();
         let host = sysfs.sysfs();
         assert_eq!(host.driver(vf).as_deref(), Some("vfio-pci"));
@@ -111,7 +139,11 @@ mod tests {
         host.unbind(vf).unwrap();
         host.probe(vf).unwrap();
         host.bind(vf, "mlx5_core").unwrap();
-        for file in ["drivers/vfio-pci/unbind", "drivers_probe", "drivers/mlx5_core/bind"] {
+        for file in [
+            "drivers/vfio-pci/unbind",
+            "drivers_probe",
+            "drivers/mlx5_core/bind",
+        ] {
             assert_eq!(sysfs.read(&format!("bus/pci/{file}")), "0000:81:00.1", "{file}");
         }
         host.set_driver_override(vf, None).unwrap();
@@ -120,15 +152,34 @@ mod tests {
 
     #[test]
     fn a_refused_write_names_vf_file_and_errno_and_a_missing_driver_is_named() {
-        let tree = Tree::new().card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core")).build().unwrap();
+        let tree = Tree::new()
+            .card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core"))
+            .build()
+            .unwrap();
         let gone = "0000:81:00.7".parse().unwrap();
-        let error = tree.sysfs().set_driver_override(gone, Some("vfio-pci")).unwrap_err().to_string();
-        for part in ["VF 0000:81:00.7", "force driver vfio-pci", "driver_override", "No such file", "os error 2"] {
+        let error = tree
+            .sysfs()
+            .set_driver_override(gone, Some("vfio-pci"))
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "VF 0000:81:00.7",
+            "force driver vfio-pci",
+            "driver_override",
+            "No such file",
+            "os error 2",
+        ] {
             assert!(error.contains(part), "{part:?} is not in: {error}");
         }
         let error = tree.sysfs().bind(gone, "nosuch").unwrap_err().to_string();
-        assert!(error.contains("VF 0000:81:00.7: can't bind driver nosuch"), "{error}");
+        assert!(
+            error.contains("VF 0000:81:00.7: can't bind driver nosuch"),
+            "{error}"
+        );
         assert!(error.contains("module is not loaded"), "{error}");
-        assert!(tree.sysfs().unbind(gone).is_ok(), "nothing is bound, so nothing is to do");
+        assert!(
+            tree.sysfs().unbind(gone).is_ok(),
+            "nothing is bound, so nothing is to do"
+        );
     }
 }

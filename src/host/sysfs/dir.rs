@@ -28,11 +28,20 @@ pub(super) struct Dir {
 
 impl Dir {
     /// Opens `name` below an open folder; `None` when it is gone.
-    pub(super) fn open(parent: impl AsFd, path: &Path, name: &str, pci: PciAddress) -> Result<Option<Self>, SysfsError> {
+    pub(super) fn open(
+        parent: impl AsFd,
+        path: &Path,
+        name: &str,
+        pci: PciAddress,
+    ) -> Result<Option<Self>, SysfsError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let opened = openat(parent, name, flags, Mode::empty());
         let fd = tolerate(opened, pci, name)?;
-        Ok(fd.map(|fd| Self { fd, path: path.join(name), pci }))
+        Ok(fd.map(|fd| Self {
+            fd,
+            path: path.join(name),
+            pci,
+        }))
     }
 
     /// A folder below this one.
@@ -46,7 +55,9 @@ impl Dir {
             let fd = openat(&self.fd, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
             let mut page = [0u8; ATTRIBUTE_MAX];
             let length = nix::unistd::read(&fd, &mut page)?;
-            Ok(String::from_utf8_lossy(page.get(..length).unwrap_or_default()).trim().to_owned())
+            Ok(String::from_utf8_lossy(page.get(..length).unwrap_or_default())
+                .trim()
+                .to_owned())
         };
         Ok(tolerate(read(), self.pci, file)?.filter(|text| !text.is_empty()))
     }
@@ -58,18 +69,29 @@ impl Dir {
 
     /// A hexadecimal attribute, with or without `0x`.
     pub(super) fn hex(&self, file: &str) -> Result<Option<u32>, SysfsError> {
-        Ok(self.text(file)?.and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()))
+        Ok(self
+            .text(file)?
+            .and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()))
     }
 
     /// Last component of a symbolic link's target.
     pub(super) fn link(&self, name: &str) -> Result<Option<String>, SysfsError> {
         let target = tolerate(readlinkat(&self.fd, name), self.pci, name)?;
-        Ok(target.and_then(|t| Path::new(&t).file_name().and_then(OsStr::to_str).map(str::to_owned)))
+        Ok(target.and_then(|t| {
+            Path::new(&t)
+                .file_name()
+                .and_then(OsStr::to_str)
+                .map(str::to_owned)
+        }))
     }
 
     /// Names in a folder below this one (`.` for itself), sorted; none when it is gone.
     pub(super) fn names(&self, folder: &str) -> Result<Vec<String>, SysfsError> {
-        let path = if folder == "." { self.path.clone() } else { self.path.join(folder) };
+        let path = if folder == "." {
+            self.path.clone()
+        } else {
+            self.path.join(folder)
+        };
         let mut names = Vec::new();
         let listed = (|| {
             for entry in std::fs::read_dir(&path)? {
@@ -77,7 +99,11 @@ impl Dir {
             }
             Ok(())
         })();
-        tolerate(listed.map_err(|e: std::io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(0))), self.pci, folder)?;
+        tolerate(
+            listed.map_err(|e: std::io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(0))),
+            self.pci,
+            folder,
+        )?;
         names.sort_unstable();
         Ok(names)
     }
@@ -90,12 +116,18 @@ impl Dir {
 
 /// Missing, gone and refused are answers; being out of descriptors or memory is not, since it says nothing about the
 /// device.
-pub(super) fn tolerate<T>(result: Result<T, Errno>, pci: PciAddress, file: &str) -> Result<Option<T>, SysfsError> {
+pub(super) fn tolerate<T>(
+    result: Result<T, Errno>,
+    pci: PciAddress,
+    file: &str,
+) -> Result<Option<T>, SysfsError> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {
-            Err(SysfsError::Read { pci, file: file.to_owned(), source: errno.into() })
-        }
+        Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => Err(SysfsError::Read {
+            pci,
+            file: file.to_owned(),
+            source: errno.into(),
+        }),
         Err(_) => Ok(None),
     }
 }

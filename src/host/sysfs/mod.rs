@@ -14,6 +14,8 @@ pub mod tree;
 mod vfio;
 
 use std::io;
+use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -22,6 +24,11 @@ use nix::sys::stat::Mode;
 use crate::device::PciAddress;
 pub use function::{Function, Kind, Sriov};
 pub use netdev::FoundNetdev;
+
+/// Threads that read functions; more gain nothing, the kernel's locks are shared.
+const MOST_THREADS: usize = 4;
+/// Functions below which a thread is not worth starting.
+const LEAST_SHARE: usize = 64;
 
 /// Handle on a sysfs mount. Cheap to clone; keeps nothing open.
 #[derive(Debug, Clone)]
@@ -34,7 +41,9 @@ pub struct Sysfs {
 #[derive(Debug, thiserror::Error)]
 pub enum SysfsError {
     /// The folder of PCI devices can't be listed.
-    #[error("can't list the PCI devices in {path}: {source} (is sysfs mounted at the folder given as --sysfs-root?)")]
+    #[error(
+        "can't list the PCI devices in {path}: {source} (is sysfs mounted at the folder given as --sysfs-root?)"
+    )]
     List {
         /// The folder.
         path: PathBuf,
@@ -66,7 +75,9 @@ pub enum SysfsError {
         source: io::Error,
     },
     /// A driver that is not there can't be bound.
-    #[error("VF {pci}: can't bind driver {driver}: {path} does not exist, so the driver's module is not loaded")]
+    #[error(
+        "VF {pci}: can't bind driver {driver}: {path} does not exist, so the driver's module is not loaded"
+    )]
     NoDriver {
         /// The function.
         pci: PciAddress,
@@ -80,12 +91,18 @@ pub enum SysfsError {
 impl Sysfs {
     /// sysfs at a folder, usually `/sys`. Processes are looked up in `/proc`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), proc: PathBuf::from("/proc") }
+        Self {
+            root: root.into(),
+            proc: PathBuf::from("/proc"),
+        }
     }
 
     /// Looks processes up in another folder than `/proc`; only [`open_vfio`](Self::open_vfio) does.
     pub fn with_proc(self, proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into(), ..self }
+        Self {
+            proc: proc.into(),
+            ..self
+        }
     }
 
     /// The folder given to [`at`](Self::at).
@@ -100,10 +117,15 @@ impl Sysfs {
     /// without PCI has no functions; that is no error.
     pub fn functions(&self) -> Result<Vec<Function>, SysfsError> {
         let path = self.root.join("bus/pci/devices");
-        let list = |source| SysfsError::List { path: path.clone(), source };
+        let list = |source| SysfsError::List {
+            path: path.clone(),
+            source,
+        };
         let entries = match std::fs::read_dir(&path) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("bus").is_dir() => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("bus").is_dir() => {
+                return Ok(Vec::new());
+            }
             Err(e) => return Err(list(e)),
         };
         let mut addresses = Vec::new();
@@ -113,13 +135,47 @@ impl Sysfs {
         }
         addresses.sort_unstable();
 
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let devices = open(&path, flags, Mode::empty()).map_err(|errno| list(errno.into()))?;
-        let mut functions = Vec::new();
-        for pci in addresses {
-            functions.extend(function::read(&devices, &path, pci)?);
+        let devices = open_folder(&path).map_err(list)?;
+        // Some seventy system calls for each VF, a millisecond for ten: nodes with a thousand VFs have idle cores.
+        let threads = std::thread::available_parallelism()
+            .map_or(1, NonZero::get)
+            .min(MOST_THREADS);
+        let share = addresses.len().div_ceil(threads).max(LEAST_SHARE);
+        let read = |share: &[PciAddress]| -> Result<Vec<Function>, SysfsError> {
+            let read = share.iter().map(|pci| function::read(&devices, &path, *pci));
+            read.filter_map(Result::transpose).collect()
+        };
+        std::thread::scope(|scope| {
+            let mut shares = addresses.chunks(share);
+            let own = shares.next().unwrap_or_default();
+            let mut others = Vec::new();
+            for share in shares {
+                let reader = std::thread::Builder::new().name("sysfs".to_owned());
+                others.push(reader.spawn_scoped(scope, move || read(share)).map_err(list)?);
+            }
+            let mut functions = read(own)?;
+            for other in others {
+                functions.extend(
+                    other
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+                );
+            }
+            Ok(functions)
+        })
+    }
+
+    /// The network function at one address; `None` when there is none, or another class of device.
+    ///
+    /// # Errors
+    /// As for [`functions`](Self::functions).
+    pub fn function(&self, pci: PciAddress) -> Result<Option<Function>, SysfsError> {
+        let path = self.root.join("bus/pci/devices");
+        match open_folder(&path) {
+            Ok(devices) => function::read(&devices, &path, pci),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("bus").is_dir() => Ok(None),
+            Err(source) => Err(SysfsError::List { path, source }),
         }
-        Ok(functions)
     }
 
     /// Whether a kernel module is loaded or built in with parameters.
@@ -131,4 +187,9 @@ impl Sysfs {
     pub fn function_dir(&self, pci: PciAddress) -> PathBuf {
         self.root.join("bus/pci/devices").join(pci.to_string())
     }
+}
+
+fn open_folder(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(open(path, flags, Mode::empty())?)
 }

@@ -31,7 +31,11 @@ pub struct FoundNetdev {
 }
 
 /// All netdevs of a function, by name.
-pub(super) fn read_all(dir: &Dir, driver: Option<&str>, detail: Detail) -> Result<Vec<FoundNetdev>, SysfsError> {
+pub(super) fn read_all(
+    dir: &Dir,
+    driver: Option<&str>,
+    detail: Detail,
+) -> Result<Vec<FoundNetdev>, SysfsError> {
     let mut found = read_folder(dir, "net", detail)?;
     if found.is_empty() && driver == Some("virtio-pci") {
         for child in dir.names(".")?.iter().filter(|name| is_virtio(name)) {
@@ -42,7 +46,8 @@ pub(super) fn read_all(dir: &Dir, driver: Option<&str>, detail: Detail) -> Resul
 }
 
 fn is_virtio(name: &str) -> bool {
-    name.strip_prefix("virtio").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    name.strip_prefix("virtio")
+        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn read_folder(dir: &Dir, folder: &str, detail: Detail) -> Result<Vec<FoundNetdev>, SysfsError> {
@@ -59,7 +64,9 @@ fn read_folder(dir: &Dir, folder: &str, detail: Detail) -> Result<Vec<FoundNetde
 
 /// `None` when it goes while it is read.
 fn read(dir: &Dir, name: String, detail: Detail, several: bool) -> Result<Option<FoundNetdev>, SysfsError> {
-    let (Some(ifindex), Some(arphrd)) = (dir.number::<u32>("ifindex")?, dir.number("type")?) else { return Ok(None) };
+    let (Some(ifindex), Some(arphrd)) = (dir.number::<u32>("ifindex")?, dir.number("type")?) else {
+        return Ok(None);
+    };
     let full = detail == Detail::Full;
     let mut netdev = Netdev {
         name,
@@ -80,7 +87,9 @@ fn read(dir: &Dir, name: String, detail: Detail, several: bool) -> Result<Option
     if full {
         // -1 as signed or as unsigned number while the link is down; some drivers give EINVAL instead.
         let speed: Option<i64> = dir.number("speed")?;
-        netdev.speed_mbps = speed.and_then(|s| u32::try_from(s).ok()).filter(|s| *s != 0 && *s != u32::MAX);
+        netdev.speed_mbps = speed
+            .and_then(|s| u32::try_from(s).ok())
+            .filter(|s| *s != 0 && *s != u32::MAX);
         netdev.phys_port_name = dir.text("phys_port_name")?;
         netdev.phys_switch_id = dir.text("phys_switch_id")?;
     }
@@ -92,12 +101,21 @@ fn read(dir: &Dir, name: String, detail: Detail, several: bool) -> Result<Option
         }
     }
     // The kernel lists the master among the uppers.
-    netdev.uppers.retain(|upper| Some(upper) != netdev.master.as_ref());
+    netdev
+        .uppers
+        .retain(|upper| Some(upper) != netdev.master.as_ref());
     let (dev_port, is_child) = if several {
         let iflink: Option<u32> = dir.number("iflink")?;
-        (dir.number("dev_port")?.unwrap_or_default(), iflink.is_some_and(|parent| parent != ifindex))
+        (
+            dir.number("dev_port")?.unwrap_or_default(),
+            iflink.is_some_and(|parent| parent != ifindex),
+        )
     } else {
         (0, false)
     };
-    Ok(Some(FoundNetdev { netdev, dev_port, is_child }))
+    Ok(Some(FoundNetdev {
+        netdev,
+        dev_port,
+        is_child,
+    }))
 }

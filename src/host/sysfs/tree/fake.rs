@@ -24,7 +24,9 @@ pub struct FakeSysfs {
 
 impl FakeSysfs {
     pub(super) fn temporary(tree: Tree) -> io::Result<Self> {
-        let temporary = tempfile::tempdir()?;
+        // A thousand VFs are fifty thousand small files: in memory where that is possible.
+        let memory = Path::new("/dev/shm");
+        let temporary = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir())?;
         let mut built = Self::in_folder(tree, temporary.path().to_owned())?;
         built._temporary = Some(temporary);
         Ok(built)
@@ -42,7 +44,13 @@ impl FakeSysfs {
         for nic in &tree.nics {
             write_nic(&mut writer, nic)?;
         }
-        Ok(Self { folder, tree, writer, gone: 0, _temporary: None })
+        Ok(Self {
+            folder,
+            tree,
+            writer,
+            gone: 0,
+            _temporary: None,
+        })
     }
 
     /// The handle to read it with.
@@ -62,7 +70,10 @@ impl FakeSysfs {
 
     /// A file below the root, trimmed; empty when it can't be read.
     pub fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.root().join(path)).unwrap_or_default().trim().to_owned()
+        fs::read_to_string(self.root().join(path))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
     }
 
     /// Path of a PCI function's folder on the bus.
@@ -77,7 +88,11 @@ impl FakeSysfs {
     pub fn set(&self, pci: &str, file: &str, text: &str) -> io::Result<()> {
         let path = self.function_dir(pci).join(file);
         match path.parent() {
-            Some(folder) => line(folder, path.file_name().and_then(|n| n.to_str()).unwrap_or_default(), text),
+            Some(folder) => line(
+                folder,
+                path.file_name().and_then(|n| n.to_str()).unwrap_or_default(),
+                text,
+            ),
             None => Ok(()),
         }
     }
@@ -87,7 +102,11 @@ impl FakeSysfs {
     /// # Errors
     /// The folder can't be changed.
     pub fn lend(&mut self, pci: &str, rdma: bool) -> io::Result<()> {
-        for folder in if rdma { &["net", "infiniband"][..] } else { &["net"] } {
+        for folder in if rdma {
+            &["net", "infiniband"][..]
+        } else {
+            &["net"]
+        } {
             let path = self.function_dir(pci).join(folder);
             if path.exists() {
                 self.discard(&path)?;
@@ -101,8 +120,14 @@ impl FakeSysfs {
     /// # Errors
     /// The folder can't be changed, or there is no such VF.
     pub fn give_back(&mut self, pci: &str) -> io::Result<()> {
-        let Some((card, index)) = self.find(pci) else { return Err(io::ErrorKind::NotFound.into()) };
-        let vf = card.vfs.get(index as usize).cloned().unwrap_or_else(VfPlan::unbound);
+        let Some((card, index)) = self.find(pci) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let vf = card
+            .vfs
+            .get(index as usize)
+            .cloned()
+            .unwrap_or_else(VfPlan::unbound);
         let plan = vf_plan(&card, index, &vf);
         let folder = self.function_dir(pci);
         self.writer.netdevs(&plan, &folder)
@@ -113,7 +138,9 @@ impl FakeSysfs {
     /// # Errors
     /// The folder can't be changed, or there is no such VF.
     pub fn remove_vf(&mut self, pci: &str) -> io::Result<()> {
-        let Some((card, index)) = self.find(pci) else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some((card, index)) = self.find(pci) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
         fs::remove_file(self.function_dir(&card.pci).join(format!("virtfn{index}")))?;
         let place = fs::canonicalize(self.function_dir(pci))?;
         fs::remove_file(place.join("physfn"))?;
@@ -126,8 +153,14 @@ impl FakeSysfs {
     /// # Errors
     /// The folder can't be changed, or the tree never had such a VF.
     pub fn add_vf(&mut self, pci: &str) -> io::Result<()> {
-        let Some((card, index)) = self.find(pci) else { return Err(io::ErrorKind::NotFound.into()) };
-        let vf = card.vfs.get(index as usize).cloned().unwrap_or_else(VfPlan::unbound);
+        let Some((card, index)) = self.find(pci) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let vf = card
+            .vfs
+            .get(index as usize)
+            .cloned()
+            .unwrap_or_else(VfPlan::unbound);
         write_vf(&mut self.writer, &card, index, &vf)
     }
 
@@ -138,7 +171,10 @@ impl FakeSysfs {
     pub fn open_vfio(&self, node: &str) -> io::Result<()> {
         let descriptors = self.folder.join("proc/4711/fd");
         fs::create_dir_all(&descriptors)?;
-        symlink(format!("/dev/vfio/{node}"), descriptors.join(fs::read_dir(&descriptors)?.count().to_string()))
+        symlink(
+            format!("/dev/vfio/{node}"),
+            descriptors.join(fs::read_dir(&descriptors)?.count().to_string()),
+        )
     }
 
     fn find(&self, pci: &str) -> Option<(Card, u32)> {

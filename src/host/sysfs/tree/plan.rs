@@ -114,12 +114,20 @@ impl NetdevPlan {
 
     /// An IPoIB netdev.
     pub fn ipoib(name: &str) -> Self {
-        Self { arphrd: 32, mtu: 2044, ..Self::ethernet(name) }
+        Self {
+            arphrd: 32,
+            mtu: 2044,
+            ..Self::ethernet(name)
+        }
     }
 
     /// A representor as a switchdev PF's `net/` has them.
     pub fn representor(name: &str, port: &str, switch: &str) -> Self {
-        Self { phys_port_name: Some(port.into()), phys_switch_id: Some(switch.into()), ..Self::ethernet(name) }
+        Self {
+            phys_port_name: Some(port.into()),
+            phys_switch_id: Some(switch.into()),
+            ..Self::ethernet(name)
+        }
     }
 }
 
@@ -138,17 +146,23 @@ impl Card {
         let root = if bus >= "80" { "80" } else { "00" };
         Self {
             pci: pci.to_owned(),
-            path: vec![format!("pci{domain}:{root}"), format!("{domain}:{root}:{}.0", slot_for(bus))],
+            path: vec![
+                format!("pci{domain}:{root}"),
+                format!("{domain}:{root}:{}.0", slot_for(bus)),
+            ],
             class: 0x02_0000,
             vendor,
             device,
             vf_device,
             driver: Some(driver.to_owned()),
-            netdevs: vec![NetdevPlan { speed: Some(100_000), ..NetdevPlan::ethernet(netdev) }],
+            netdevs: vec![NetdevPlan {
+                speed: Some(100_000),
+                ..NetdevPlan::ethernet(netdev)
+            }],
             rdma: None,
             infiniband: false,
             numa_node: i32::from(bus >= "80"),
-            iommu_group: Some(100),
+            iommu_group: Some(first_group(pci)),
             total_vfs: 128,
             offset: 1,
             stride: 1,
@@ -158,7 +172,10 @@ impl Card {
 
     /// An InfiniBand PF with IPoIB.
     pub fn infiniband(pci: &str, netdev: &str, rdma: &str) -> Self {
-        let own = NetdevPlan { speed: Some(200_000), ..NetdevPlan::ipoib(netdev) };
+        let own = NetdevPlan {
+            speed: Some(200_000),
+            ..NetdevPlan::ipoib(netdev)
+        };
         Self {
             class: 0x02_0700,
             netdevs: vec![own],
@@ -220,12 +237,20 @@ impl Card {
 impl VfPlan {
     /// On vfio-pci: no netdev, no RDMA device.
     pub fn vfio() -> Self {
-        Self { driver: Some("vfio-pci".to_owned()), netdevs: Vec::new(), rdma: None }
+        Self {
+            driver: Some("vfio-pci".to_owned()),
+            netdevs: Vec::new(),
+            rdma: None,
+        }
     }
 
     /// Without driver.
     pub fn unbound() -> Self {
-        Self { driver: None, netdevs: Vec::new(), rdma: None }
+        Self {
+            driver: None,
+            netdevs: Vec::new(),
+            rdma: None,
+        }
     }
 }
 
@@ -246,6 +271,12 @@ impl Nic {
     pub fn virtio(pci: &str, netdev: &str) -> Self {
         Self::passed_through(pci, netdev, 0x1af4, 0x1041, "virtio-pci")
     }
+}
+
+/// Room for the groups of a PF and its VFs: no two PFs share one.
+fn first_group(pci: &str) -> u32 {
+    let address: Option<PciAddress> = pci.parse().ok();
+    address.map_or(0, |a| u32::from(a.bus) * 8000 + u32::from(a.function) * 1000)
 }
 
 /// A bridge per bus, so that cards have different switches.

@@ -38,19 +38,33 @@ const FIRST_IFINDEX: usize = 10;
 
 impl Writer {
     pub fn new(root: PathBuf) -> io::Result<Self> {
-        for folder in ["bus/pci/devices", "bus/pci/drivers", "class/net", "class/infiniband", "devices", "module"] {
+        for folder in [
+            "bus/pci/devices",
+            "bus/pci/drivers",
+            "class/net",
+            "class/infiniband",
+            "devices",
+            "module",
+        ] {
             fs::create_dir_all(root.join(folder))?;
         }
         fs::write(root.join("bus/pci/drivers_probe"), "")?;
-        Ok(Self { root, ifindexes: Vec::new() })
+        Ok(Self {
+            root,
+            ifindexes: Vec::new(),
+        })
     }
 
     /// The number of an interface; the same for a name for ever.
     pub fn ifindex(&mut self, name: &str) -> u32 {
-        let at = self.ifindexes.iter().position(|known| known == name).unwrap_or_else(|| {
-            self.ifindexes.push(name.to_owned());
-            self.ifindexes.len() - 1
-        });
+        let at = self
+            .ifindexes
+            .iter()
+            .position(|known| known == name)
+            .unwrap_or_else(|| {
+                self.ifindexes.push(name.to_owned());
+                self.ifindexes.len() - 1
+            });
         u32::try_from(at + FIRST_IFINDEX).unwrap_or(u32::MAX)
     }
 
@@ -61,7 +75,10 @@ impl Writer {
 
     /// The function's real folder.
     pub fn place(&self, plan: &FunctionPlan<'_>) -> PathBuf {
-        plan.path.iter().fold(self.root.join("devices"), |path, part| path.join(part)).join(&plan.pci)
+        plan.path
+            .iter()
+            .fold(self.root.join("devices"), |path, part| path.join(part))
+            .join(&plan.pci)
     }
 
     /// Writes the folder aside, moves it to its place at once and lists it on the bus.
@@ -95,7 +112,10 @@ impl Writer {
             let devices = self.root.join(format!("kernel/iommu_groups/{group}/devices"));
             fs::create_dir_all(&devices)?;
             relink(&place, &devices.join(&plan.pci))?;
-            symlink(format!("{up}kernel/iommu_groups/{group}"), made.join("iommu_group"))?;
+            symlink(
+                format!("{up}kernel/iommu_groups/{group}"),
+                made.join("iommu_group"),
+            )?;
         }
         self.netdevs(plan, &made)?;
         if let Some(name) = plan.rdma {
@@ -103,22 +123,39 @@ impl Writer {
             let layer = if plan.infiniband { "InfiniBand" } else { "Ethernet" };
             line(&device.join("ports/1"), "link_layer", layer)?;
             let [a, b, c, d] = plan.mac_tail;
-            line(&device, "node_guid", &format!("0200:{a:02x}{b:02x}:00ff:{c:02x}{d:02x}"))?;
+            line(
+                &device,
+                "node_guid",
+                &format!("0200:{a:02x}{b:02x}:00ff:{c:02x}{d:02x}"),
+            )?;
             line(&device, "fw_ver", "22.41.1000")?;
-            relink(&place.join("infiniband").join(name), &self.root.join("class/infiniband").join(name))?;
+            relink(
+                &place.join("infiniband").join(name),
+                &self.root.join("class/infiniband").join(name),
+            )?;
         }
         if let Some(parent) = place.parent() {
             fs::create_dir_all(parent)?;
         }
         fs::rename(&made, &place)?;
-        let target = plan.path.iter().fold(PathBuf::from("../../../devices"), |path, part| path.join(part));
-        symlink(target.join(&plan.pci), self.root.join("bus/pci/devices").join(&plan.pci))?;
+        let target = plan
+            .path
+            .iter()
+            .fold(PathBuf::from("../../../devices"), |path, part| path.join(part));
+        symlink(
+            target.join(&plan.pci),
+            self.root.join("bus/pci/devices").join(&plan.pci),
+        )?;
         Ok(place)
     }
 
     /// `net/` of a function; nothing for a VF that is elsewhere.
     pub fn netdevs(&mut self, plan: &FunctionPlan<'_>, folder: &Path) -> io::Result<()> {
-        let net = if plan.driver == Some("virtio-pci") { "virtio0/net" } else { "net" };
+        let net = if plan.driver == Some("virtio-pci") {
+            "virtio0/net"
+        } else {
+            "net"
+        };
         for netdev in plan.netdevs {
             let dir = folder.join(net).join(&netdev.name);
             let ifindex = self.ifindex(&netdev.name);
@@ -128,7 +165,9 @@ impl Writer {
             };
             let [a, b, c, d] = plan.mac_tail;
             let mac = match netdev.arphrd {
-                32 => format!("00:00:10:29:fe:80:00:00:00:00:00:00:02:00:{a:02x}:{b:02x}:00:ff:{c:02x}:{d:02x}"),
+                32 => {
+                    format!("00:00:10:29:fe:80:00:00:00:00:00:00:02:00:{a:02x}:{b:02x}:00:ff:{c:02x}:{d:02x}")
+                }
                 _ => format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}"),
             };
             for (file, text) in [
@@ -159,7 +198,10 @@ impl Writer {
             for upper in netdev.uppers.iter().chain(&netdev.master) {
                 symlink(format!("../{upper}"), dir.join(format!("upper_{upper}")))?;
             }
-            relink(&self.place(plan).join(net).join(&netdev.name), &self.root.join("class/net").join(&netdev.name))?;
+            relink(
+                &self.place(plan).join(net).join(&netdev.name),
+                &self.root.join("class/net").join(&netdev.name),
+            )?;
         }
         Ok(())
     }
