@@ -81,7 +81,7 @@ impl NodeFunctions {
 impl Functions for NodeFunctions {
     fn facts(&self, vf: PciAddress) -> Result<Option<Facts>, HostError> {
         let mode = rdma::netns_mode(self.kernel.host());
-        let snapshot = inventory::scan(&self.sysfs, &self.links()?, mode, &|pf| self.eswitch(pf))?;
+        let snapshot = inventory::scan_one(&self.sysfs, &self.links()?, mode, &|pf| self.eswitch(pf), vf)?;
         let verdicts = self.judge(&snapshot, &BTreeMap::new());
         let withheld =
             verdicts.iter().find(|verdict| verdict.device.pci == vf).filter(|verdict| !verdict.is_offered());

@@ -4,6 +4,7 @@
 //! beyond its own file.
 
 pub mod image;
+pub mod inventory;
 pub mod node;
 pub mod tar;
 
@@ -23,6 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent of one node: publish its VFs, prepare claims, attach VFs to pods
     Node(Box<node::NodeArgs>),
+    /// Show this machine's PFs and VFs: what is offered, what is withheld and why
+    Inventory(inventory::InventoryArgs),
     /// Write the container image as an archive (OCI layout and Docker archive in one)
     Image(image::ImageArgs),
 }
@@ -35,6 +38,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Node(args) => node::run(*args),
+            Command::Inventory(args) => inventory::run(&args),
             Command::Image(args) => Ok(image::run(&args)?),
         }
     }

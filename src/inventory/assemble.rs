@@ -81,7 +81,9 @@ impl Assembly<'_> {
     }
 
     fn place(&self, function: &Function, link_type: Option<LinkType>) -> Place {
-        let Some(driver) = function.driver.as_deref() else { return Place::Unbound };
+        let Some(driver) = function.driver.as_deref() else {
+            return Place::Unbound;
+        };
         if is_userspace(driver) {
             return Place::Userspace;
         }
@@ -171,7 +173,9 @@ fn by_class(function: &Function) -> Option<LinkType> {
 /// PF without switch ID has no such switch. In between, and without netdev, it can't be told: some drivers in legacy
 /// mode have a switch ID too.
 fn eswitch_from_sysfs(function: &Function, own: Option<&Netdev>) -> Option<EswitchMode> {
-    let Kind::Physical(_) = function.kind else { return None };
+    let Kind::Physical(_) = function.kind else {
+        return None;
+    };
     let own = own.filter(|own| own.arphrd == ARPHRD_ETHER && function.driver.is_some())?;
     match &own.phys_switch_id {
         None => Some(EswitchMode::Legacy),

@@ -33,8 +33,47 @@ pub fn scan(
     rdma: Option<RdmaNetnsMode>,
     eswitch: &dyn Fn(PciAddress) -> Option<EswitchMode>,
 ) -> Result<Snapshot, SysfsError> {
-    let functions: BTreeMap<PciAddress, Function> =
-        sysfs.functions()?.into_iter().map(|function| (function.pci, function)).collect();
+    let functions = sysfs.functions()?.into_iter().map(|function| (function.pci, function)).collect();
+    Ok(assembled(sysfs, links, rdma, eswitch, &functions))
+}
+
+/// Reads one VF and its PF, as [`scan`] would; the snapshot has nothing else, and is empty when there is no such VF.
+///
+/// # Errors
+/// As for [`scan`].
+pub fn scan_one(
+    sysfs: &Sysfs,
+    links: &HostLinks,
+    rdma: Option<RdmaNetnsMode>,
+    eswitch: &dyn Fn(PciAddress) -> Option<EswitchMode>,
+    vf: PciAddress,
+) -> Result<Snapshot, SysfsError> {
+    let Some(function) = sysfs.function(vf)? else {
+        return Ok(Snapshot { rdma_netns: rdma, ..Snapshot::default() });
+    };
+    let functions: BTreeMap<PciAddress, Function> = match function.kind {
+        // The PF's links must be read after the VF, as they are gone before it.
+        Kind::Virtual(pf) => {
+            [Some(function), sysfs.function(pf)?].into_iter().flatten().map(|f| (f.pci, f)).collect()
+        }
+        // Whether it is a VF depends on every PF.
+        Kind::Plain => sysfs.functions()?.into_iter().map(|f| (f.pci, f)).collect(),
+        Kind::Physical(_) => BTreeMap::new(),
+    };
+    let mut snapshot = assembled(sysfs, links, rdma, eswitch, &functions);
+    snapshot.vfs.retain(|found| found.pci == vf);
+    let pf = snapshot.vfs.first().and_then(|found| found.pf);
+    snapshot.pfs.retain(|found| Some(found.pci) == pf);
+    Ok(snapshot)
+}
+
+fn assembled(
+    sysfs: &Sysfs,
+    links: &HostLinks,
+    rdma: Option<RdmaNetnsMode>,
+    eswitch: &dyn Fn(PciAddress) -> Option<EswitchMode>,
+    functions: &BTreeMap<PciAddress, Function>,
+) -> Snapshot {
     let assembly = Assembly {
         uplinks: links.uplinks(),
         links,
@@ -54,8 +93,12 @@ pub fn scan(
             Kind::Physical(sriov) => snapshot.pfs.push(assembly.pf(function, sriov)),
             Kind::Virtual(pf) => {
                 // Without the link back from the PF it is half-made.
-                let Some(Function { kind: Kind::Physical(sriov), .. }) = functions.get(pf) else { continue };
-                let Some(index) = sriov.vfs.get(&function.pci) else { continue };
+                let Some(Function { kind: Kind::Physical(sriov), .. }) = functions.get(pf) else {
+                    continue;
+                };
+                let Some(index) = sriov.vfs.get(&function.pci) else {
+                    continue;
+                };
                 snapshot.vfs.push(assembly.vf(function, functions.get(pf), Some(*index)));
             }
             Kind::Plain if passthrough::is_virtual_function(function) => {
@@ -69,5 +112,5 @@ pub fn scan(
             Kind::Plain => {}
         }
     }
-    Ok(snapshot)
+    snapshot
 }

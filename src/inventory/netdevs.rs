@@ -22,12 +22,16 @@ pub(super) fn choose(found: &[FoundNetdev]) -> (Option<&FoundNetdev>, Vec<&Found
 /// Any netdev of the function speaks for a VF, a PF or a subfunction behind the embedded switch.
 pub(super) fn is_representor(found: &FoundNetdev) -> bool {
     // c1pf0vf3, pf0vf3, pf0sf88, pf0 (the host's PF on a DPU); net/devlink/port.c, devlink_nl_port_phys_name.
-    let Some(port) = found.netdev.phys_port_name.as_deref() else { return false };
+    let Some(port) = found.netdev.phys_port_name.as_deref() else {
+        return false;
+    };
     let port = match port.strip_prefix('c').and_then(after_number) {
         Some(rest) => rest,
         None => port,
     };
-    let Some(rest) = port.strip_prefix("pf").and_then(after_number) else { return false };
+    let Some(rest) = port.strip_prefix("pf").and_then(after_number) else {
+        return false;
+    };
     let function = rest.strip_prefix("vf").or_else(|| rest.strip_prefix("sf"));
     rest.is_empty() || function.and_then(after_number) == Some("")
 }

@@ -51,7 +51,9 @@ impl Sysfs {
     /// # Errors
     /// The write failed.
     pub fn unbind(&self, pci: PciAddress) -> Result<(), SysfsError> {
-        let Some(driver) = self.driver(pci) else { return Ok(()) };
+        let Some(driver) = self.driver(pci) else {
+            return Ok(());
+        };
         let path = self.function_dir(pci).join("driver/unbind");
         match self.write(pci, path, &pci.to_string(), format!("unbind it from driver {driver}")) {
             // Somebody else was faster; what was wanted holds.

@@ -88,7 +88,8 @@ impl Sriov {
         let Some(distance) = rid(address).checked_sub(rid(pf).saturating_add(self.offset)) else {
             return false;
         };
-        let index = if self.stride == 0 { distance } else { distance / self.stride };
+        // A lone VF may have no stride.
+        let index = distance.checked_div(self.stride).unwrap_or_default();
         pf.domain == address.domain && distance == index * self.stride && index < self.total_vfs
     }
 }
@@ -96,17 +97,25 @@ impl Sriov {
 /// Reads the function at an address; `None` for another class of device and for one that goes while it is read.
 pub(super) fn read(devices: impl AsFd, path: &Path, pci: PciAddress) -> Result<Option<Function>, SysfsError> {
     let name = pci.to_string();
-    let Some(dir) = Dir::open(devices.as_fd(), path, &name, pci)? else { return Ok(None) };
-    let Some(class) = dir.hex("class")?.filter(|class| class >> 16 == NETWORK_CLASS) else { return Ok(None) };
-    let (Some(vendor), Some(device)) = (id(&dir, "vendor")?, id(&dir, "device")?) else { return Ok(None) };
+    let Some(dir) = Dir::open(devices.as_fd(), path, &name, pci)? else {
+        return Ok(None);
+    };
+    let Some(class) = dir.hex("class")?.filter(|class| class >> 16 == NETWORK_CLASS) else {
+        return Ok(None);
+    };
+    let (Some(vendor), Some(device)) = (id(&dir, "vendor")?, id(&dir, "device")?) else {
+        return Ok(None);
+    };
     let physfn = dir.link("physfn")?.and_then(|name| name.parse::<PciAddress>().ok());
     let place = tolerate(readlinkat(devices.as_fd(), name.as_str()), pci, &name)?.unwrap_or_default();
     let (pcie_root, upstream_bridge) = position(Path::new(&place));
 
-    let kind = match (physfn, dir.number::<u32>("sriov_totalvfs")?) {
-        (Some(pf), _) => Kind::Virtual(pf),
-        (None, Some(total_vfs)) => Kind::Physical(sriov(&dir, total_vfs)?),
-        (None, None) => Kind::Plain,
+    let kind = match physfn {
+        Some(pf) => Kind::Virtual(pf),
+        None => match dir.number::<u32>("sriov_totalvfs")? {
+            Some(total_vfs) => Kind::Physical(sriov(&dir, total_vfs)?),
+            None => Kind::Plain,
+        },
     };
     // speed and the phys_* attributes take the RTNL lock and may ask the firmware, so they are not read a thousand
     // times over: a VF's speed is its PF's.
@@ -187,7 +196,9 @@ fn position(place: &Path) -> (Option<String>, Option<PciAddress>) {
 fn rdma(dir: &Dir) -> Result<Vec<RdmaDevice>, SysfsError> {
     let mut devices = Vec::new();
     for name in dir.names("infiniband")? {
-        let Some(device) = dir.sub(&format!("infiniband/{name}"))? else { continue };
+        let Some(device) = dir.sub(&format!("infiniband/{name}"))? else {
+            continue;
+        };
         let link_type = match device.text("ports/1/link_layer")?.as_deref() {
             Some("InfiniBand") => Some(LinkType::Infiniband),
             Some("Ethernet") => Some(LinkType::Ethernet),

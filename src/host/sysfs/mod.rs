@@ -14,6 +14,8 @@ pub mod tree;
 mod vfio;
 
 use std::io;
+use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -22,6 +24,11 @@ use nix::sys::stat::Mode;
 use crate::device::PciAddress;
 pub use function::{Function, Kind, Sriov};
 pub use netdev::FoundNetdev;
+
+/// Threads that read functions; more gain nothing, the kernel's locks are shared.
+const MOST_THREADS: usize = 4;
+/// Functions below which a thread is not worth starting.
+const LEAST_SHARE: usize = 64;
 
 /// Handle on a sysfs mount. Cheap to clone; keeps nothing open.
 #[derive(Debug, Clone)]
@@ -119,13 +126,41 @@ impl Sysfs {
         }
         addresses.sort_unstable();
 
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let devices = open(&path, flags, Mode::empty()).map_err(|errno| list(errno.into()))?;
-        let mut functions = Vec::new();
-        for pci in addresses {
-            functions.extend(function::read(&devices, &path, pci)?);
+        let devices = open_folder(&path).map_err(list)?;
+        // Some seventy system calls for each VF, a millisecond for ten: nodes with a thousand VFs have idle cores.
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
+        let share = addresses.len().div_ceil(threads).max(LEAST_SHARE);
+        let read = |share: &[PciAddress]| -> Result<Vec<Function>, SysfsError> {
+            let read = share.iter().map(|pci| function::read(&devices, &path, *pci));
+            read.filter_map(Result::transpose).collect()
+        };
+        std::thread::scope(|scope| {
+            let mut shares = addresses.chunks(share);
+            let own = shares.next().unwrap_or_default();
+            let mut others = Vec::new();
+            for share in shares {
+                let reader = std::thread::Builder::new().name("sysfs".to_owned());
+                others.push(reader.spawn_scoped(scope, move || read(share)).map_err(list)?);
+            }
+            let mut functions = read(own)?;
+            for other in others {
+                functions.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            }
+            Ok(functions)
+        })
+    }
+
+    /// The network function at one address; `None` when there is none, or another class of device.
+    ///
+    /// # Errors
+    /// As for [`functions`](Self::functions).
+    pub fn function(&self, pci: PciAddress) -> Result<Option<Function>, SysfsError> {
+        let path = self.root.join("bus/pci/devices");
+        match open_folder(&path) {
+            Ok(devices) => function::read(&devices, &path, pci),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("bus").is_dir() => Ok(None),
+            Err(source) => Err(SysfsError::List { path, source }),
         }
-        Ok(functions)
     }
 
     /// Whether a kernel module is loaded or built in with parameters.
@@ -137,4 +172,9 @@ impl Sysfs {
     pub fn function_dir(&self, pci: PciAddress) -> PathBuf {
         self.root.join("bus/pci/devices").join(pci.to_string())
     }
+}
+
+fn open_folder(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(open(path, flags, Mode::empty())?)
 }

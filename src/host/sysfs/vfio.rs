@@ -13,14 +13,20 @@ impl Sysfs {
     /// Names below `/dev/vfio` that are open somewhere: `42` or `noiommu-3` for a group, `devices/vfio0` for a device.
     pub fn open_vfio(&self) -> BTreeSet<String> {
         let mut open = BTreeSet::new();
-        let Ok(processes) = fs::read_dir(&self.proc) else { return open };
+        let Ok(processes) = fs::read_dir(&self.proc) else {
+            return open;
+        };
         for process in processes.flatten() {
             if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
                 continue;
             }
-            let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
+            let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else {
+                continue;
+            };
             for descriptor in descriptors.flatten() {
-                let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+                let Ok(target) = fs::read_link(descriptor.path()) else {
+                    continue;
+                };
                 open.extend(target.to_str().and_then(below_dev_vfio).map(str::to_owned));
             }
         }

@@ -24,7 +24,9 @@ pub struct FakeSysfs {
 
 impl FakeSysfs {
     pub(super) fn temporary(tree: Tree) -> io::Result<Self> {
-        let temporary = tempfile::tempdir()?;
+        // A thousand VFs are fifty thousand small files: in memory where that is possible.
+        let memory = Path::new("/dev/shm");
+        let temporary = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir())?;
         let mut built = Self::in_folder(tree, temporary.path().to_owned())?;
         built._temporary = Some(temporary);
         Ok(built)
@@ -101,7 +103,9 @@ impl FakeSysfs {
     /// # Errors
     /// The folder can't be changed, or there is no such VF.
     pub fn give_back(&mut self, pci: &str) -> io::Result<()> {
-        let Some((card, index)) = self.find(pci) else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some((card, index)) = self.find(pci) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
         let vf = card.vfs.get(index as usize).cloned().unwrap_or_else(VfPlan::unbound);
         let plan = vf_plan(&card, index, &vf);
         let folder = self.function_dir(pci);
@@ -113,7 +117,9 @@ impl FakeSysfs {
     /// # Errors
     /// The folder can't be changed, or there is no such VF.
     pub fn remove_vf(&mut self, pci: &str) -> io::Result<()> {
-        let Some((card, index)) = self.find(pci) else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some((card, index)) = self.find(pci) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
         fs::remove_file(self.function_dir(&card.pci).join(format!("virtfn{index}")))?;
         let place = fs::canonicalize(self.function_dir(pci))?;
         fs::remove_file(place.join("physfn"))?;
@@ -126,7 +132,9 @@ impl FakeSysfs {
     /// # Errors
     /// The folder can't be changed, or the tree never had such a VF.
     pub fn add_vf(&mut self, pci: &str) -> io::Result<()> {
-        let Some((card, index)) = self.find(pci) else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some((card, index)) = self.find(pci) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
         let vf = card.vfs.get(index as usize).cloned().unwrap_or_else(VfPlan::unbound);
         write_vf(&mut self.writer, &card, index, &vf)
     }

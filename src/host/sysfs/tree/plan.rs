@@ -152,7 +152,7 @@ impl Card {
             rdma: None,
             infiniband: false,
             numa_node: i32::from(bus >= "80"),
-            iommu_group: Some(100),
+            iommu_group: Some(first_group(pci)),
             total_vfs: 128,
             offset: 1,
             stride: 1,
@@ -250,6 +250,12 @@ impl Nic {
     pub fn virtio(pci: &str, netdev: &str) -> Self {
         Self::passed_through(pci, netdev, 0x1af4, 0x1041, "virtio-pci")
     }
+}
+
+/// Room for the groups of a PF and its VFs: no two PFs share one.
+fn first_group(pci: &str) -> u32 {
+    let address: Option<PciAddress> = pci.parse().ok();
+    address.map_or(0, |a| u32::from(a.bus) * 8000 + u32::from(a.function) * 1000)
 }
 
 /// A bridge per bus, so that cards have different switches.
