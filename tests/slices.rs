@@ -46,7 +46,13 @@ impl Bench {
         let (offers, offered) = watch::channel(devices);
         let stop = CancellationToken::new();
         let task = tokio::spawn(controller.run(offered, stop.clone()));
-        Self { server, offers, published, stop, task }
+        Self {
+            server,
+            offers,
+            published,
+            stop,
+            task,
+        }
     }
 
     fn slices(&self) -> Vec<ResourceSlice> {
@@ -59,7 +65,11 @@ impl Bench {
 
     /// Somebody removes a slice.
     fn lose(&self, slice: &ResourceSlice) {
-        assert!(self.server.store().delete::<ResourceSlice>("", slice.metadata.name.as_deref().unwrap()));
+        assert!(
+            self.server
+                .store()
+                .delete::<ResourceSlice>("", slice.metadata.name.as_deref().unwrap())
+        );
     }
 
     /// Waits for a complete pool with these devices in this order; returns its slices.
@@ -106,14 +116,24 @@ async fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 }
 
 fn node(uid: &str) -> Node {
-    let metadata = ObjectMeta { name: Some(NODE.into()), uid: Some(uid.into()), ..ObjectMeta::default() };
-    Node { metadata, ..Node::default() }
+    let metadata = ObjectMeta {
+        name: Some(NODE.into()),
+        uid: Some(uid.into()),
+        ..ObjectMeta::default()
+    };
+    Node {
+        metadata,
+        ..Node::default()
+    }
 }
 
 /// As a scheduler judges it: one generation, as many slices as they say, and the devices in the order of the names.
 fn is_complete(slices: &[ResourceSlice], names: &[&str]) -> bool {
-    let devices: Vec<&str> =
-        slices.iter().flat_map(|s| s.spec.devices.iter().flatten()).map(|d| d.name.as_str()).collect();
+    let devices: Vec<&str> = slices
+        .iter()
+        .flat_map(|s| s.spec.devices.iter().flatten())
+        .map(|d| d.name.as_str())
+        .collect();
     let generation = slices.first().map(|slice| slice.spec.pool.generation);
     let fits = |slice: &ResourceSlice| {
         Some(slice.spec.pool.generation) == generation
@@ -134,11 +154,18 @@ fn device(index: usize, mtu: i64) -> OfferedDevice {
         function: u8::try_from(index % 8).unwrap(),
     };
     let attributes = [
-        ("sriov-dra.io/pciAddress".to_owned(), AttributeValue::String(pci.to_string())),
+        (
+            "sriov-dra.io/pciAddress".to_owned(),
+            AttributeValue::String(pci.to_string()),
+        ),
         ("sriov-dra.io/mtu".to_owned(), AttributeValue::Int(mtu)),
         ("sriov-dra.io/rdma".to_owned(), AttributeValue::Bool(true)),
     ];
-    OfferedDevice { name: pci.device_name(), pci, attributes: attributes.into() }
+    OfferedDevice {
+        name: pci.device_name(),
+        pci,
+        attributes: attributes.into(),
+    }
 }
 
 fn generation(slices: &[ResourceSlice]) -> i64 {
@@ -146,11 +173,22 @@ fn generation(slices: &[ResourceSlice]) -> i64 {
 }
 
 fn names(slices: &[ResourceSlice]) -> Vec<String> {
-    slices.iter().map(|slice| slice.metadata.name.clone().unwrap()).collect()
+    slices
+        .iter()
+        .map(|slice| slice.metadata.name.clone().unwrap())
+        .collect()
 }
 
 fn mtu(slice: &ResourceSlice, device: usize) -> Option<i64> {
-    slice.spec.devices.as_ref()?.get(device)?.attributes.as_ref()?.get("sriov-dra.io/mtu")?.int
+    slice
+        .spec
+        .devices
+        .as_ref()?
+        .get(device)?
+        .attributes
+        .as_ref()?
+        .get("sriov-dra.io/mtu")?
+        .int
 }
 
 #[tokio::test]
@@ -162,21 +200,34 @@ async fn pools_of_every_size_are_split_as_the_api_wants_and_then_left_alone() {
         assert_eq!(generation(&slices), 1);
         for (index, slice) in slices.iter().enumerate() {
             let name = slice.metadata.name.as_deref().unwrap();
-            assert!(name.starts_with(&format!("{index:05x}-sriov-dra.io-node-1-")), "{name}");
+            assert!(
+                name.starts_with(&format!("{index:05x}-sriov-dra.io-node-1-")),
+                "{name}"
+            );
             assert_eq!(slice.spec.driver, DRIVER);
             assert_eq!(slice.spec.node_name.as_deref(), Some(NODE));
             assert_eq!(slice.spec.pool.name, NODE);
             let owners = slice.metadata.owner_references.as_deref().unwrap();
             assert_eq!(owners.len(), 1);
-            assert_eq!((owners[0].kind.as_str(), owners[0].uid.as_str()), ("Node", "uid-1"));
+            assert_eq!(
+                (owners[0].kind.as_str(), owners[0].uid.as_str()),
+                ("Node", "uid-1")
+            );
             assert_eq!(owners[0].controller, Some(true));
         }
         let told = bench.until_told(|published| published.in_sync).await;
         assert_eq!((told.generation, told.slices, told.devices), (1, expected, count));
-        assert_eq!(bench.server.faults().writes("resourceslices").len(), expected, "one write for each slice");
+        assert_eq!(
+            bench.server.faults().writes("resourceslices").len(),
+            expected,
+            "one write for each slice"
+        );
         bench.is_quiet().await;
         bench.stop.cancel();
-        tokio::time::timeout(SOON, bench.task).await.expect("the controller stops").unwrap();
+        tokio::time::timeout(SOON, bench.task)
+            .await
+            .expect("the controller stops")
+            .unwrap();
     }
 }
 
@@ -237,10 +288,18 @@ async fn growing_past_128_devices_makes_a_new_generation_and_shrinking_removes_t
 async fn a_deleted_slice_comes_back() {
     let bench = Bench::new(devices(300)).await;
     let before = bench.until_published(&devices(300)).await;
-    bench.api().delete(&names(&before)[1], &DeleteParams::default()).await.unwrap();
+    bench
+        .api()
+        .delete(&names(&before)[1], &DeleteParams::default())
+        .await
+        .unwrap();
     let start = Instant::now();
     let slices = bench.until_published(&devices(300)).await;
-    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "took {:?}",
+        start.elapsed()
+    );
     assert_eq!((slices.len(), generation(&slices)), (3, 2));
     bench.is_quiet().await;
 }
@@ -251,13 +310,28 @@ async fn the_kubelets_wipe_is_undone_in_one_round() {
     bench.until_published(&devices(300)).await;
     bench.is_quiet().await;
     let mine = ListParams::default().fields("spec.driver=sriov-dra.io,spec.nodeName=node-1");
-    bench.api().delete_collection(&DeleteParams::default(), &mine).await.unwrap();
+    bench
+        .api()
+        .delete_collection(&DeleteParams::default(), &mine)
+        .await
+        .unwrap();
     let start = Instant::now();
     let slices = bench.until_published(&devices(300)).await;
-    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
-    assert_eq!((slices.len(), generation(&slices)), (3, 1), "a wiped pool starts at generation 1");
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "took {:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        (slices.len(), generation(&slices)),
+        (3, 1),
+        "a wiped pool starts at generation 1"
+    );
     let writes = bench.server.faults().writes("resourceslices");
-    assert_eq!(writes.iter().filter(|request| request.method == "POST").count(), 3);
+    assert_eq!(
+        writes.iter().filter(|request| request.method == "POST").count(),
+        3
+    );
     assert_eq!(writes.len(), 4, "the wipe and three creates");
     bench.is_quiet().await;
 }
@@ -269,7 +343,11 @@ async fn an_edited_slice_is_put_back_and_its_labels_stay() {
     let mut edited = before[0].clone();
     edited.spec.devices.as_mut().unwrap().truncate(1);
     edited.metadata.labels = Some([("team".to_owned(), "a".to_owned())].into());
-    bench.api().replace(&names(&before)[0], &Default::default(), &edited).await.unwrap();
+    bench
+        .api()
+        .replace(&names(&before)[0], &Default::default(), &edited)
+        .await
+        .unwrap();
     let after = bench.until_published(&devices(3)).await;
     assert_eq!(after[0].spec, before[0].spec);
     assert_eq!(after[0].metadata.labels, edited.metadata.labels);
@@ -278,7 +356,11 @@ async fn an_edited_slice_is_put_back_and_its_labels_stay() {
     let mut edited = after[0].clone();
     edited.spec.pool.generation = 7;
     edited.spec.pool.resource_slice_count = 5;
-    bench.api().replace(&names(&before)[0], &Default::default(), &edited).await.unwrap();
+    bench
+        .api()
+        .replace(&names(&before)[0], &Default::default(), &edited)
+        .await
+        .unwrap();
     let after = bench.until_published(&devices(3)).await;
     assert_eq!((after.len(), generation(&after)), (1, 8));
     bench.is_quiet().await;
@@ -290,7 +372,10 @@ async fn slices_with_foreign_names_or_a_second_one_for_an_index_are_removed() {
     let before = bench.until_published(&devices(3)).await;
     for name in ["junk", "00000-zzz", "00007-surplus"] {
         let mut slice = before[0].clone();
-        slice.metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
+        slice.metadata = ObjectMeta {
+            name: Some(name.into()),
+            ..ObjectMeta::default()
+        };
         bench.api().create(&Default::default(), &slice).await.unwrap();
     }
     let after = until("removal of the junk", || {
@@ -324,7 +409,10 @@ async fn slices_of_another_driver_or_node_are_never_touched() {
     bench.is_quiet().await;
     for slice in foreign {
         let name = slice.metadata.name.as_deref().unwrap();
-        assert_eq!(bench.server.store().get::<ResourceSlice>("", name), Some(slice.clone()));
+        assert_eq!(
+            bench.server.store().get::<ResourceSlice>("", name),
+            Some(slice.clone())
+        );
     }
 }
 
@@ -349,7 +437,10 @@ async fn two_agents_beside_each_other_come_to_one_pool() {
     let (_offers, offered) = watch::channel(devices(300));
     let second = tokio::spawn(controller.run(offered, first.stop.clone()));
     for slice in first.until_published(&devices(300)).await {
-        first.server.store().delete::<ResourceSlice>("", slice.metadata.name.as_deref().unwrap());
+        first
+            .server
+            .store()
+            .delete::<ResourceSlice>("", slice.metadata.name.as_deref().unwrap());
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     first.until_published(&devices(300)).await;
@@ -362,11 +453,21 @@ async fn two_agents_beside_each_other_come_to_one_pool() {
 async fn an_outage_of_the_server_is_survived_and_what_changed_in_it_is_published() {
     let bench = Bench::new(devices(3)).await;
     bench.until_published(&devices(3)).await;
-    let Bench { server, offers, published, stop, task } = bench;
+    let Bench {
+        server,
+        offers,
+        published,
+        stop,
+        task,
+    } = bench;
     let address = server.address().unwrap();
     let store = server.stop().await;
     offers.send_replace(devices(200));
-    published.clone().wait_for(|published| published.last_error.is_some()).await.unwrap();
+    published
+        .clone()
+        .wait_for(|published| published.last_error.is_some())
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!task.is_finished(), "the controller lives on");
     // While the server was away, somebody removed everything, and the server forgot that it happened.
@@ -375,20 +476,33 @@ async fn an_outage_of_the_server_is_survived_and_what_changed_in_it_is_published
     }
     store.compact();
     let server = ApiServer::start_with(address, store).await.unwrap();
-    let bench = Bench { server, offers, published, stop, task };
+    let bench = Bench {
+        server,
+        offers,
+        published,
+        stop,
+        task,
+    };
     bench.until_published(&devices(200)).await;
-    bench.until_told(|published| published.last_error.is_none() && published.in_sync).await;
+    bench
+        .until_told(|published| published.last_error.is_none() && published.in_sync)
+        .await;
 }
 
 #[tokio::test]
 async fn a_conflict_is_tried_again_with_the_newer_slice() {
     let bench = Bench::new(devices(3)).await;
     bench.until_published(&devices(3)).await;
-    bench.server.faults().next(2, |request| request.method == "PUT", Fault::Status(409));
+    bench
+        .server
+        .faults()
+        .next(2, |request| request.method == "PUT", Fault::Status(409));
     bench.offers.send_replace(devices(4));
     let slices = bench.until_published(&devices(4)).await;
     assert_eq!(generation(&slices), 1);
-    let told = bench.until_told(|published| published.in_sync && published.devices == 4).await;
+    let told = bench
+        .until_told(|published| published.in_sync && published.devices == 4)
+        .await;
     assert_eq!(told.last_error, None);
 }
 
@@ -397,18 +511,26 @@ async fn a_rejected_slice_names_the_field_and_the_others_are_published() {
     let bench = Bench::new(devices(200)).await;
     bench.until_published(&devices(200)).await;
     let mut offer = devices(200);
-    offer[150].attributes.insert("sriov-dra.io/firmware".into(), AttributeValue::Version("22.41".into()));
+    offer[150].attributes.insert(
+        "sriov-dra.io/firmware".into(),
+        AttributeValue::Version("22.41".into()),
+    );
     offer[1] = device(1, 9000);
     bench.offers.send_replace(offer);
     let told = bench.until_told(|published| published.last_error.is_some()).await;
     let error = told.last_error.unwrap();
     assert!(!told.in_sync);
-    assert!(error.contains("spec.devices[22].attributes[sriov-dra.io/firmware].version"), "{error}");
+    assert!(
+        error.contains("spec.devices[22].attributes[sriov-dra.io/firmware].version"),
+        "{error}"
+    );
     assert!(error.contains("22.41"), "{error}");
     assert_eq!(mtu(&bench.slices()[0], 1), Some(9000));
     bench.offers.send_replace(devices(200));
     bench.until_published(&devices(200)).await;
-    bench.until_told(|published| published.in_sync && published.last_error.is_none()).await;
+    bench
+        .until_told(|published| published.in_sync && published.last_error.is_none())
+        .await;
 }
 
 #[tokio::test]
@@ -421,18 +543,30 @@ async fn a_rewrite_that_failed_midway_is_finished_without_a_further_generation()
     };
     bench.server.faults().next(1, hit, Fault::Status(503));
     bench.server.faults().forget_requests();
-    bench.offers.send_replace((0..300).map(|index| device(index, 1500)).collect());
-    bench.until_told(|published| published.in_sync && published.generation == 2).await;
+    bench
+        .offers
+        .send_replace((0..300).map(|index| device(index, 1500)).collect());
+    bench
+        .until_told(|published| published.in_sync && published.generation == 2)
+        .await;
     let slices = bench.until_published(&devices(300)).await;
     assert_eq!((names(&slices), generation(&slices)), (names(&before), 2));
     assert_eq!(mtu(&slices[1], 0), Some(1500));
-    assert_eq!(bench.server.faults().writes("resourceslices").len(), 4, "three slices, one of them twice");
+    assert_eq!(
+        bench.server.faults().writes("resourceslices").len(),
+        4,
+        "three slices, one of them twice"
+    );
 }
 
 #[tokio::test]
 async fn a_create_whose_answer_is_lost_makes_no_second_slice() {
     let server = server_with_node().await;
-    server.faults().next(1, |r| r.method == "POST" && r.is_about("resourceslices"), Fault::DropAnswer);
+    server.faults().next(
+        1,
+        |r| r.method == "POST" && r.is_about("resourceslices"),
+        Fault::DropAnswer,
+    );
     let bench = Bench::on(server, devices(3));
     bench.until_published(&devices(3)).await;
     bench.until_told(|published| published.in_sync).await;
@@ -467,7 +601,9 @@ async fn fields_that_the_server_drops_are_given_up_until_the_offer_changes() {
     until("field", || {
         let slices = bench.slices();
         let has_it = |d: &k8s_openapi::api::resource::v1::Device| {
-            d.attributes.as_ref().is_some_and(|attributes| attributes.contains_key("sriov-dra.io/rdma"))
+            d.attributes
+                .as_ref()
+                .is_some_and(|attributes| attributes.contains_key("sriov-dra.io/rdma"))
         };
         slices[0].spec.devices.iter().flatten().all(has_it).then_some(())
     })
@@ -488,7 +624,10 @@ async fn a_node_that_is_missing_is_waited_for_and_one_that_was_recreated_becomes
     bench.server.store().create(&node("uid-2")).unwrap();
     bench.lose(&slices[0]);
     let slices = bench.until_published(&devices(3)).await;
-    assert_eq!(slices[0].metadata.owner_references.as_ref().unwrap()[0].uid, "uid-2");
+    assert_eq!(
+        slices[0].metadata.owner_references.as_ref().unwrap()[0].uid,
+        "uid-2"
+    );
 }
 
 #[tokio::test]
@@ -497,10 +636,22 @@ async fn an_unchanged_offer_writes_nothing_and_healing_outlives_the_channel() {
     bench.until_published(&devices(3)).await;
     bench.offers.send_replace(devices(3));
     bench.is_quiet().await;
-    let Bench { server, offers, published, stop, task } = bench;
+    let Bench {
+        server,
+        offers,
+        published,
+        stop,
+        task,
+    } = bench;
     drop(offers);
     let (offers, _) = watch::channel(Vec::new());
-    let bench = Bench { server, offers, published, stop, task };
+    let bench = Bench {
+        server,
+        offers,
+        published,
+        stop,
+        task,
+    };
     bench.lose(&bench.slices()[0]);
     bench.until_published(&devices(3)).await;
 }

@@ -3,19 +3,36 @@ use k8s_openapi::api::resource::v1::DeviceTaint;
 use super::*;
 
 fn pool() -> PoolIdentity {
-    PoolIdentity { driver: "sriov-dra.io".into(), node: "node-1".into(), node_uid: "uid-1".into() }
+    PoolIdentity {
+        driver: "sriov-dra.io".into(),
+        node: "node-1".into(),
+        node_uid: "uid-1".into(),
+    }
 }
 
 fn some(count: usize) -> Vec<Device> {
-    (0..count).map(|index| Device { name: format!("d{index:04}"), ..Device::default() }).collect()
+    (0..count)
+        .map(|index| Device {
+            name: format!("d{index:04}"),
+            ..Device::default()
+        })
+        .collect()
 }
 
 /// What the server has after the actions.
 fn after(existing: &[ResourceSlice], actions: &Actions) -> Vec<ResourceSlice> {
     let mut slices = existing.to_vec();
-    slices.retain(|slice| actions.delete.iter().all(|gone| Some(&gone.name) != slice.metadata.name.as_ref()));
+    slices.retain(|slice| {
+        actions
+            .delete
+            .iter()
+            .all(|gone| Some(&gone.name) != slice.metadata.name.as_ref())
+    });
     for update in &actions.update {
-        let slot = slices.iter_mut().find(|slice| slice.metadata.name == update.metadata.name).unwrap();
+        let slot = slices
+            .iter_mut()
+            .find(|slice| slice.metadata.name == update.metadata.name)
+            .unwrap();
         *slot = update.clone();
     }
     for (number, create) in actions.create.iter().enumerate() {
@@ -38,24 +55,39 @@ fn publish(existing: &[ResourceSlice], desired: &[Device]) -> (Actions, Vec<Reso
 }
 
 fn counts(actions: &Actions) -> (usize, usize, usize, i64) {
-    (actions.delete.len(), actions.update.len(), actions.create.len(), actions.generation)
+    (
+        actions.delete.len(),
+        actions.update.len(),
+        actions.create.len(),
+        actions.generation,
+    )
 }
 
 #[test]
 fn devices_with_taints_go_sixty_four_to_a_slice() {
     let mut devices = some(129);
-    let taint = DeviceTaint { key: "a/b".into(), effect: "NoSchedule".into(), ..DeviceTaint::default() };
+    let taint = DeviceTaint {
+        key: "a/b".into(),
+        effect: "NoSchedule".into(),
+        ..DeviceTaint::default()
+    };
     devices[0].taints = Some(vec![taint]);
     let (actions, slices) = publish(&[], &devices);
     assert_eq!(counts(&actions), (0, 0, 3, 1));
-    let sizes: Vec<usize> = slices.iter().map(|s| s.spec.devices.as_ref().unwrap().len()).collect();
+    let sizes: Vec<usize> = slices
+        .iter()
+        .map(|s| s.spec.devices.as_ref().unwrap().len())
+        .collect();
     assert_eq!(sizes, [64, 64, 1]);
 }
 
 #[test]
 fn list_attributes_count_as_rich_too() {
     let mut devices = some(65);
-    let list = DeviceAttribute { ints: Some(vec![1, 2]), ..DeviceAttribute::default() };
+    let list = DeviceAttribute {
+        ints: Some(vec![1, 2]),
+        ..DeviceAttribute::default()
+    };
     devices[3].attributes = Some([("x".to_owned(), list)].into());
     assert_eq!(counts(&publish(&[], &devices).0), (0, 0, 2, 1));
 }
@@ -110,18 +142,30 @@ fn the_time_of_a_taint_is_the_servers() {
     let mut changed = tainted(None);
     changed[0].all_nodes = Some(false);
     let (actions, _) = publish(&slices, &changed);
-    let taint = &actions.update[0].spec.devices.as_ref().unwrap()[0].taints.as_ref().unwrap()[0];
-    assert!(taint.time_added.is_some(), "a rewrite keeps when the taint was added");
+    let taint = &actions.update[0].spec.devices.as_ref().unwrap()[0]
+        .taints
+        .as_ref()
+        .unwrap()[0];
+    assert!(
+        taint.time_added.is_some(),
+        "a rewrite keeps when the taint was added"
+    );
 }
 
 #[test]
 fn a_new_owner_alone_is_no_new_generation() {
     let (_, slices) = publish(&[], &some(300));
-    let recreated = PoolIdentity { node_uid: "uid-2".into(), ..pool() };
+    let recreated = PoolIdentity {
+        node_uid: "uid-2".into(),
+        ..pool()
+    };
     let actions = plan(&slices, &some(300), &recreated, Limits::default());
     assert_eq!(counts(&actions), (0, 3, 0, 1));
     let owners = actions.update[0].metadata.owner_references.as_ref().unwrap();
-    assert_eq!(owners.iter().map(|o| o.uid.as_str()).collect::<Vec<_>>(), ["uid-2"]);
+    assert_eq!(
+        owners.iter().map(|o| o.uid.as_str()).collect::<Vec<_>>(),
+        ["uid-2"]
+    );
 }
 
 #[test]
@@ -129,7 +173,10 @@ fn of_two_slices_for_one_index_the_same_one_stays_whoever_decides() {
     let (_, slices) = publish(&[], &some(3));
     let mut twin = slices[0].clone();
     twin.metadata.name = Some("00000-sriov-dra.io-node-1-zzzzz".into());
-    for existing in [[slices[0].clone(), twin.clone()], [twin.clone(), slices[0].clone()]] {
+    for existing in [
+        [slices[0].clone(), twin.clone()],
+        [twin.clone(), slices[0].clone()],
+    ] {
         let actions = plan(&existing, &some(3), &pool(), Limits::default());
         assert_eq!(counts(&actions), (1, 0, 0, 1));
         assert_eq!(Some(&actions.delete[0].name), twin.metadata.name.as_ref());
@@ -146,7 +193,12 @@ fn slices_of_another_pool_name_go_and_of_another_driver_stay() {
     let mut foreign = slices[0].clone();
     foreign.metadata.name = Some("00001-foreign".into());
     foreign.spec.driver = "other.example".into();
-    let actions = plan(&[slices[0].clone(), pool_of_old, foreign], &some(3), &pool(), Limits::default());
+    let actions = plan(
+        &[slices[0].clone(), pool_of_old, foreign],
+        &some(3),
+        &pool(),
+        Limits::default(),
+    );
     assert_eq!(counts(&actions), (1, 0, 0, 1));
     assert_eq!(actions.delete[0].name, "00000-old");
 }
@@ -156,7 +208,10 @@ fn the_last_generation_there_is_makes_the_pool_start_afresh() {
     let (_, mut slices) = publish(&[], &some(3));
     slices[0].spec.pool.generation = i64::MAX;
     let actions = plan(&slices, &some(3), &pool(), Limits::default());
-    assert_eq!((actions.delete.len(), actions.update.len(), actions.create.len()), (1, 0, 0));
+    assert_eq!(
+        (actions.delete.len(), actions.update.len(), actions.create.len()),
+        (1, 0, 0)
+    );
 }
 
 #[test]
@@ -171,13 +226,19 @@ fn only_names_with_an_index_of_five_digits_are_ours() {
 #[test]
 fn a_device_that_joins_a_full_slice_moves_the_later_ones() {
     let mut devices = some(256);
-    let newcomer = Device { name: "new".into(), ..Device::default() };
+    let newcomer = Device {
+        name: "new".into(),
+        ..Device::default()
+    };
     let (_, slices) = publish(&[], &devices);
     devices.insert(5, newcomer);
     let (actions, slices) = publish(&slices, &devices);
     assert_eq!(counts(&actions), (0, 2, 1, 2));
-    let names: Vec<&str> =
-        slices.iter().flat_map(|s| s.spec.devices.iter().flatten()).map(|d| d.name.as_str()).collect();
+    let names: Vec<&str> = slices
+        .iter()
+        .flat_map(|s| s.spec.devices.iter().flatten())
+        .map(|d| d.name.as_str())
+        .collect();
     assert_eq!(names, devices.iter().map(|d| d.name.as_str()).collect::<Vec<_>>());
 }
 
@@ -186,7 +247,9 @@ fn a_device_that_joins_a_full_slice_moves_the_later_ones() {
 fn whatever_is_offered_next_two_rounds_never_write_twice_and_the_order_holds() {
     let mut state = 7u64;
     let mut random = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
     };
     let mut slices = Vec::new();
@@ -194,14 +257,23 @@ fn whatever_is_offered_next_two_rounds_never_write_twice_and_the_order_holds() {
     for _ in 0..300 {
         let size = 1 + random(400) as usize;
         let gap = 1 + random(9) as usize;
-        let desired: Vec<Device> = some(size).into_iter().filter(|_| random(10) as usize >= gap).collect();
+        let desired: Vec<Device> = some(size)
+            .into_iter()
+            .filter(|_| random(10) as usize >= gap)
+            .collect();
         let (actions, next) = publish(&slices, &desired);
         assert!(actions.generation >= generation);
-        let names: Vec<&str> =
-            next.iter().flat_map(|s| s.spec.devices.iter().flatten()).map(|d| d.name.as_str()).collect();
+        let names: Vec<&str> = next
+            .iter()
+            .flat_map(|s| s.spec.devices.iter().flatten())
+            .map(|d| d.name.as_str())
+            .collect();
         assert_eq!(names, desired.iter().map(|d| d.name.as_str()).collect::<Vec<_>>());
         assert_eq!(next.len(), desired.len().div_ceil(128).max(1));
-        assert!(next.iter().all(|slice| slice.spec.pool.generation == actions.generation));
+        assert!(
+            next.iter()
+                .all(|slice| slice.spec.pool.generation == actions.generation)
+        );
         generation = actions.generation;
         slices = next;
     }

@@ -15,11 +15,17 @@ fn slice(name: &str, version: &str) -> ResourceSlice {
 }
 
 fn versions(view: &View) -> Vec<(String, String)> {
-    view.slices().iter().map(|slice| (name(slice), version_of(slice))).collect()
+    view.slices()
+        .iter()
+        .map(|slice| (name(slice), version_of(slice)))
+        .collect()
 }
 
 fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
-    expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    expected
+        .iter()
+        .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+        .collect()
 }
 
 fn listed(slices: &[ResourceSlice], now: Instant) -> View {
