@@ -43,8 +43,8 @@ pub fn apply(live: &Value, wanted: &Value, manager: &Manager, force: bool) -> Re
         .flat_map(|(_, (set, _))| set.clone())
         .collect();
     let mut given_up: Vec<&Path> = had.iter().filter(|path| !wants.contains(*path)).collect();
-    // Items come after the fields in them.
-    given_up.sort_by_key(|path| std::cmp::Reverse(path.len()));
+    // An item goes as a whole, before the fields that tell it apart.
+    given_up.sort_by_key(|path| path.len());
     for path in given_up {
         let kept_by_others = others.iter().any(|other| other.starts_with(path));
         if !kept_by_others && !is_key_of_kept_item(path, &wants, &others) {

@@ -141,14 +141,16 @@ impl ApiServer {
         }
     }
 
-    /// A client for this server.
+    /// A client for this server. It doesn't repeat a call by itself, so that the caller sees every 429 and 503.
     pub fn client(&self) -> Result<kube::Client, Error> {
         let url = self.url()?;
         let uri = url.parse::<::http::Uri>().map_err(|source| Error::Client {
             url: url.clone(),
             source: Box::new(kube::Error::HttpError(source.into())),
         })?;
-        let client = kube::Client::try_from(kube::Config::new(uri));
+        let mut config = kube::Config::new(uri);
+        config.default_retry = false;
+        let client = kube::Client::try_from(config);
         client.map_err(|source| Error::Client { url, source: Box::new(source) })
     }
 

@@ -328,7 +328,16 @@ impl Call<'_> {
         self.typed(object)
     }
 
-    fn typed(&self, object: Value) -> Result<Value, ApiError> {
+    fn typed(&self, mut object: Value) -> Result<Value, ApiError> {
+        // Go decodes a missing time to its zero, which validation then rejects with a better sentence than decoding.
+        let devices = object.pointer_mut("/status/devices").and_then(Value::as_array_mut);
+        for condition in
+            devices.into_iter().flatten().flat_map(|device| device["conditions"].as_array_mut()).flatten()
+        {
+            if condition.is_object() && condition["lastTransitionTime"].is_null() {
+                condition["lastTransitionTime"] = json!(validate::NO_TIME);
+            }
+        }
         let kind = self.target.resource.kind;
         let typed = self.target.resource.typed(object);
         typed.map(without_nulls).map_err(|error| {

@@ -13,6 +13,9 @@ use super::object::str_at;
 use super::resources::Resource;
 use super::status::{ApiError, FieldError};
 
+/// What stands for a time that was not sent.
+pub const NO_TIME: &str = "1970-01-01T00:00:00Z";
+
 /// A new object.
 pub fn create(resource: &Resource, object: &Value) -> Result<(), ApiError> {
     let mut errors = Vec::new();
