@@ -92,6 +92,11 @@ pub async fn two_pods_with_vfs_of_one_pf_ping_each_other_and_give_them_back_as_t
             claim.name
         );
     }
+    ensure!(
+        node.slice_writes() == 0,
+        "two claims caused {} writes of slices",
+        node.slice_writes()
+    );
     Ok(())
 }
 
