@@ -2,27 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-
-#[derive(Debug, Parser)]
-#[command(name = "sriov-dra", version, about)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Write the container image as an archive (OCI layout and Docker archive in one)
-    Image(sriov_dra::cli::image::ImageArgs),
-}
+use clap::Parser;
+use sriov_dra::cli::Cli;
 
 fn main() -> ExitCode {
-    let Cli { command } = Cli::parse();
-    let done = match command {
-        Command::Image(args) => sriov_dra::cli::image::run(&args).map_err(anyhow::Error::new),
-    };
-    match done {
+    match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sriov-dra: {error:#}");

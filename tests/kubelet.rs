@@ -1,5 +1,8 @@
 //! The kubelet room over real sockets: registration, both DRA versions, work that outlives its caller, and the way out.
 
+// A test may panic, also in the functions that its #[test] calls.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;

@@ -187,7 +187,7 @@ impl Pending {
 }
 
 /// What `panic!` was given.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

@@ -2,11 +2,25 @@
 //!
 //! In: a runtime's NRI socket. Out: calls of [`PodEvents`], each answered within 60 % of the request timeout the
 //! runtime gave in Configure: an error fails closed, a timeout fails open. Never here: what a pod's VFs are.
+//!
+//! From the socket up: `mux` cuts the stream into two connections, `ttrpc` those into messages, `link` matches answers
+//! to questions in both directions, `session` is one registration with a runtime, `plugin` keeps one alive.
 
+mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+mod link;
+mod mux;
+mod plugin;
 pub mod proto;
+mod session;
+mod ttrpc;
 
 use std::future::Future;
 use std::path::PathBuf;
+
+pub use error::NriError;
+pub use plugin::{Config, Connection, Plugin, Runtime};
 
 /// A pod sandbox as the runtime reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,134 @@
+//! Which driver a VF is bound to, and the writes that change it (Documentation/ABI/testing/sysfs-bus-pci).
+//!
+//! `drivers_probe` succeeds when no driver wants the device, and a driver's own `probe` may fail later than the write
+//! returns: read [`Sysfs::driver`] afterwards. With the PF's `sriov_drivers_autoprobe` off, `drivers_probe` and `bind`
+//! are refused unless the VF's `driver_override` is set.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use super::{Sysfs, SysfsError};
+use crate::device::{Incarnation, PciAddress};
+
+impl Sysfs {
+    /// The bound driver, read now.
+    pub fn driver(&self, pci: PciAddress) -> Option<String> {
+        let target = fs::read_link(self.function_dir(pci).join("driver")).ok()?;
+        Some(target.file_name()?.to_str()?.to_owned())
+    }
+
+    /// The driver that is forced for the VF; the kernel prints `(null)` for none.
+    pub fn driver_override(&self, pci: PciAddress) -> Option<String> {
+        let text = fs::read_to_string(self.function_dir(pci).join("driver_override")).ok()?;
+        Some(text.trim()).filter(|name| !name.is_empty() && *name != "(null)").map(str::to_owned)
+    }
+
+    /// Which life of the VF this is, read now; `None` when there is no such VF.
+    pub fn incarnation(&self, pci: PciAddress) -> Option<Incarnation> {
+        fs::metadata(self.function_dir(pci)).ok().map(|m| Incarnation(m.ino()))
+    }
+
+    /// Forces a driver for the VF, or with `None` leaves it to the IDs of the drivers again. Takes effect with the
+    /// next probe.
+    ///
+    /// # Errors
+    /// The write failed: ENOENT when the VF is gone.
+    pub fn set_driver_override(&self, pci: PciAddress, driver: Option<&str>) -> Result<(), SysfsError> {
+        let action = match driver {
+            Some(driver) => format!("force driver {driver}"),
+            None => "clear the forced driver".to_owned(),
+        };
+        // A line feed alone is what clears it (`driver_set_override`, drivers/base/driver.c).
+        let value = driver.unwrap_or("\n");
+        self.write(pci, self.function_dir(pci).join("driver_override"), value, action)
+    }
+
+    /// Takes the VF from its driver; nothing to do when none is bound. Blocks until the driver let go, for vfio until
+    /// its user closed the device.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn unbind(&self, pci: PciAddress) -> Result<(), SysfsError> {
+        let Some(driver) = self.driver(pci) else { return Ok(()) };
+        let path = self.function_dir(pci).join("driver/unbind");
+        match self.write(pci, path, &pci.to_string(), format!("unbind it from driver {driver}")) {
+            // Somebody else was faster; what was wanted holds.
+            Err(_) if self.driver(pci).is_none() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Lets the kernel look for a driver, as it does for a new device. Finding none is no error.
+    ///
+    /// # Errors
+    /// The write failed: ENODEV when the VF is gone, EINVAL where the driver's probe failed.
+    pub fn probe(&self, pci: PciAddress) -> Result<(), SysfsError> {
+        let path = self.root.join("bus/pci/drivers_probe");
+        self.write(pci, path, &pci.to_string(), "have it probed".to_owned())
+    }
+
+    /// Binds the VF to a driver that knows its ID or is forced for it.
+    ///
+    /// # Errors
+    /// The driver is not loaded, or the write failed: EBUSY when another driver is bound, ENODEV when the driver does
+    /// not take it.
+    pub fn bind(&self, pci: PciAddress, driver: &str) -> Result<(), SysfsError> {
+        let path = self.root.join("bus/pci/drivers").join(driver);
+        if !path.is_dir() {
+            return Err(SysfsError::NoDriver { pci, driver: driver.to_owned(), path });
+        }
+        self.write(pci, path.join("bind"), &pci.to_string(), format!("bind driver {driver}"))
+    }
+
+    fn write(&self, pci: PciAddress, path: PathBuf, value: &str, action: String) -> Result<(), SysfsError> {
+        let written = OpenOptions::new().write(true).truncate(true).open(&path);
+        written.and_then(|mut file| file.write_all(value.as_bytes())).map_err(|source| SysfsError::Write {
+            pci,
+            action,
+            value: value.trim().to_owned(),
+            path,
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::host::sysfs::tree::{Card, Tree, VfPlan};
+
+    #[test]
+    fn binding_writes_what_the_kernel_expects_where_it_expects_it() {
+        let pf = Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core");
+        let sysfs = Tree::new().card(pf.vfs(1, |_, vf| VfPlan { driver: Some("vfio-pci".into()), ..vf })).build().unwrap();
+        let vf = "0000:81:00.1".parse().unwrap();
+        let host = sysfs.sysfs();
+        assert_eq!(host.driver(vf).as_deref(), Some("vfio-pci"));
+        assert_eq!(host.driver_override(vf), None);
+        host.set_driver_override(vf, Some("mlx5_core")).unwrap();
+        assert_eq!(host.driver_override(vf).as_deref(), Some("mlx5_core"));
+        host.unbind(vf).unwrap();
+        host.probe(vf).unwrap();
+        host.bind(vf, "mlx5_core").unwrap();
+        for file in ["drivers/vfio-pci/unbind", "drivers_probe", "drivers/mlx5_core/bind"] {
+            assert_eq!(sysfs.read(&format!("bus/pci/{file}")), "0000:81:00.1", "{file}");
+        }
+        host.set_driver_override(vf, None).unwrap();
+        assert_eq!(host.driver_override(vf), None);
+    }
+
+    #[test]
+    fn a_refused_write_names_vf_file_and_errno_and_a_missing_driver_is_named() {
+        let tree = Tree::new().card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core")).build().unwrap();
+        let gone = "0000:81:00.7".parse().unwrap();
+        let error = tree.sysfs().set_driver_override(gone, Some("vfio-pci")).unwrap_err().to_string();
+        for part in ["VF 0000:81:00.7", "force driver vfio-pci", "driver_override", "No such file", "os error 2"] {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+        let error = tree.sysfs().bind(gone, "nosuch").unwrap_err().to_string();
+        assert!(error.contains("VF 0000:81:00.7: can't bind driver nosuch"), "{error}");
+        assert!(error.contains("module is not loaded"), "{error}");
+        assert!(tree.sysfs().unbind(gone).is_ok(), "nothing is bound, so nothing is to do");
+    }
+}

@@ -1,0 +1,134 @@
+//! sysfs below a root path that is a value, so that a tree in a temporary folder serves as well as `/sys`.
+//!
+//! In: the root, PCI addresses. Out: [`Function`]s with the facts their files state, and the few writes that bind a
+//! VF to a driver. A function that vanishes while it is read is left out; a fact that can't be read is absent. Running
+//! out of files or memory is an error, since it would look like a node that lost its VFs. Never here: what the facts
+//! mean together (`inventory`), caching.
+
+mod bind;
+mod dir;
+mod function;
+mod netdev;
+#[cfg(any(test, feature = "testing"))]
+pub mod tree;
+mod vfio;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
+use crate::device::PciAddress;
+pub use function::{Function, Kind, Sriov};
+pub use netdev::FoundNetdev;
+
+/// Handle on a sysfs mount. Cheap to clone; keeps nothing open.
+#[derive(Debug, Clone)]
+pub struct Sysfs {
+    root: PathBuf,
+    proc: PathBuf,
+}
+
+/// What reading or writing sysfs can fail with; each names the thing and keeps the errno.
+#[derive(Debug, thiserror::Error)]
+pub enum SysfsError {
+    /// The folder of PCI devices can't be listed.
+    #[error("can't list the PCI devices in {path}: {source} (is sysfs mounted at the folder given as --sysfs-root?)")]
+    List {
+        /// The folder.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
+    /// A file of a function can't be read for a reason that is not the function's.
+    #[error("can't read {file} of PCI function {pci}: {source}")]
+    Read {
+        /// The function.
+        pci: PciAddress,
+        /// Path below the function's folder.
+        file: String,
+        /// The errno.
+        source: io::Error,
+    },
+    /// The kernel refused a write.
+    #[error("VF {pci}: can't {action}: writing {value:?} to {path} failed: {source}")]
+    Write {
+        /// The function.
+        pci: PciAddress,
+        /// What the write was for.
+        action: String,
+        /// What was written.
+        value: String,
+        /// The file.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
+    /// A driver that is not there can't be bound.
+    #[error("VF {pci}: can't bind driver {driver}: {path} does not exist, so the driver's module is not loaded")]
+    NoDriver {
+        /// The function.
+        pci: PciAddress,
+        /// The driver.
+        driver: String,
+        /// Its folder.
+        path: PathBuf,
+    },
+}
+
+impl Sysfs {
+    /// sysfs at a folder, usually `/sys`. Processes are looked up in `/proc`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), proc: PathBuf::from("/proc") }
+    }
+
+    /// Looks processes up in another folder than `/proc`; only [`open_vfio`](Self::open_vfio) does.
+    pub fn with_proc(self, proc: impl Into<PathBuf>) -> Self {
+        Self { proc: proc.into(), ..self }
+    }
+
+    /// The folder given to [`at`](Self::at).
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Every PCI function of class 02 (network), by address.
+    ///
+    /// # Errors
+    /// The folder can't be listed, or the process has no file descriptors or memory left. A machine with sysfs but
+    /// without PCI has no functions; that is no error.
+    pub fn functions(&self) -> Result<Vec<Function>, SysfsError> {
+        let path = self.root.join("bus/pci/devices");
+        let list = |source| SysfsError::List { path: path.clone(), source };
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("bus").is_dir() => return Ok(Vec::new()),
+            Err(e) => return Err(list(e)),
+        };
+        let mut addresses = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(list)?.file_name();
+            addresses.extend(name.to_str().and_then(|name| name.parse::<PciAddress>().ok()));
+        }
+        addresses.sort_unstable();
+
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let devices = open(&path, flags, Mode::empty()).map_err(|errno| list(errno.into()))?;
+        let mut functions = Vec::new();
+        for pci in addresses {
+            functions.extend(function::read(&devices, &path, pci)?);
+        }
+        Ok(functions)
+    }
+
+    /// Whether a kernel module is loaded or built in with parameters.
+    pub fn has_module(&self, name: &str) -> bool {
+        self.root.join("module").join(name).is_dir()
+    }
+
+    /// Folder of a PCI function.
+    pub fn function_dir(&self, pci: PciAddress) -> PathBuf {
+        self.root.join("bus/pci/devices").join(pci.to_string())
+    }
+}

@@ -1,0 +1,328 @@
+//! CEL expressions over a device, with the object Kubernetes gives to DRA selectors.
+//!
+//! `device.driver` is the driver name, `device.attributes["domain"].name` an attribute, `device.capacity` is empty
+//! here. As in Kubernetes (k8s.io/dynamic-resource-allocation/cel) a domain the device has nothing of is an empty map,
+//! an attribute it lacks is an error, and the result must be a bool. Of the extension libraries of Kubernetes those for
+//! strings, lists and math are there; semver and quantities are not, and a version attribute is a string.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use ::cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use ::cel::common::traits::{Container, Indexer};
+use ::cel::common::types::{CelBool, CelInt, CelMap, CelMapKey, CelString, MAP_TYPE, Type};
+use ::cel::common::value::{CowVal, Val};
+use ::cel::{Context, Env, ExecutionError, Program, Value, extensions};
+
+use super::AttributeValue;
+
+/// What can be wrong with an expression; each is one sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CelError {
+    /// No CEL.
+    #[error("CEL expression {expression:?} is wrong at line {line}, column {column}: {message}")]
+    Syntax {
+        /// The expression.
+        expression: String,
+        /// From 1.
+        line: isize,
+        /// From 1.
+        column: isize,
+        /// What the parser found.
+        message: String,
+    },
+    /// A name that nothing has.
+    #[error("CEL expression {expression:?} refers to {name:?}; the only variable is device, as in device.attributes[\"{domain}\"].pfName")]
+    UnknownVariable {
+        /// The expression.
+        expression: String,
+        /// The name.
+        name: String,
+        /// A domain for the example.
+        domain: &'static str,
+    },
+    /// The device lacks an attribute or field.
+    #[error("the device has no {0}; guard it with has() or \"in\"")]
+    NoSuchKey(String),
+    /// Something else failed while it ran.
+    #[error("{0}")]
+    Failed(String),
+    /// Ran, but to no bool.
+    #[error("the result is {0}, it must be true or false")]
+    NotBool(String),
+}
+
+/// A compiled expression.
+pub struct Selector {
+    program: Program,
+    environment: Arc<Env>,
+    expression: String,
+}
+
+impl fmt::Debug for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Selector").field(&self.expression).finish()
+    }
+}
+
+/// Identifiers that are no variables: types (CEL specification, "Standard Definitions") and namespaces of functions.
+const NOT_VARIABLES: [&str; 16] = [
+    "bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type", "dyn", "math", "strings",
+    "lists", "optional", "base64",
+];
+
+impl Selector {
+    /// Compiles an expression.
+    ///
+    /// # Errors
+    /// It is no CEL, or refers to another variable than `device`.
+    pub fn compile(expression: &str) -> Result<Self, CelError> {
+        let mut environment = Env::stdlib();
+        for extension in [extensions::strings, extensions::lists, extensions::math] {
+            environment.add_extension(extension).map_err(|e| CelError::Failed(e.to_string()))?;
+        }
+        let program = environment.compile(expression).map_err(|errors| {
+            // The first is the cause, the others follow from it.
+            let (line, column, message) = match errors.errors.first() {
+                Some(error) => (error.pos.0, error.pos.1, one_line(&error.msg)),
+                None => (1, 1, "it can't be parsed".to_owned()),
+            };
+            CelError::Syntax { expression: expression.to_owned(), line, column, message }
+        })?;
+        if let Some(name) = undeclared(program.expression(), &mut Vec::new()) {
+            let domain = crate::DEFAULT_DRIVER_NAME;
+            return Err(CelError::UnknownVariable { expression: expression.to_owned(), name, domain });
+        }
+        Ok(Self { program, environment: Arc::new(environment), expression: expression.to_owned() })
+    }
+
+    /// The expression as it was given.
+    pub fn expression(&self) -> &str {
+        &self.expression
+    }
+
+    /// Runs it for one device. Keys of attributes are `domain/name`, those without domain belong to the driver.
+    ///
+    /// # Errors
+    /// The expression asks for what the device lacks, mixes types, or its result is no bool.
+    pub fn matches(&self, driver: &str, attributes: &BTreeMap<String, AttributeValue>) -> Result<bool, CelError> {
+        let mut context = Context::with_env(Arc::clone(&self.environment));
+        context.add_variable_as_val("device", Box::new(device(driver, attributes)));
+        match self.program.execute(&context) {
+            Ok(Value::Bool(answer)) => Ok(answer),
+            Ok(other) => Err(CelError::NotBool(format!("a {:?}", other.type_of()).to_lowercase())),
+            Err(ExecutionError::NoSuchKey(key)) => Err(CelError::NoSuchKey(key.to_string())),
+            Err(error) => Err(CelError::Failed(one_line(&error.to_string()))),
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The first identifier that is neither `device` nor bound by a macro around it.
+fn undeclared(expression: &IdedExpr, bound: &mut Vec<String>) -> Option<String> {
+    match &expression.expr {
+        Expr::Ident(name) => {
+            let known = name == "device"
+                || name.starts_with('@')
+                || NOT_VARIABLES.contains(&name.as_str())
+                || bound.contains(name);
+            (!known).then(|| name.clone())
+        }
+        Expr::Select(select) => undeclared(&select.operand, bound),
+        Expr::Call(call) => {
+            call.target.iter().map(AsRef::as_ref).chain(&call.args).find_map(|part| undeclared(part, bound))
+        }
+        Expr::List(list) => list.elements.iter().find_map(|element| undeclared(element, bound)),
+        Expr::Map(map) => entries(map.entries.iter().map(|entry| &entry.expr), bound),
+        Expr::Struct(object) => entries(object.entries.iter().map(|entry| &entry.expr), bound),
+        Expr::Comprehension(comprehension) => {
+            let outside = [&comprehension.iter_range, &comprehension.accu_init];
+            if let Some(name) = outside.into_iter().find_map(|part| undeclared(part, bound)) {
+                return Some(name);
+            }
+            let depth = bound.len();
+            bound.extend([comprehension.iter_var.clone(), comprehension.accu_var.clone()]);
+            bound.extend(comprehension.iter_var2.clone());
+            let inside = [&comprehension.loop_cond, &comprehension.loop_step, &comprehension.result];
+            let found = inside.into_iter().find_map(|part| undeclared(part, bound));
+            bound.truncate(depth);
+            found
+        }
+        Expr::Literal(_) | Expr::Unspecified => None,
+    }
+}
+
+fn entries<'a>(mut entries: impl Iterator<Item = &'a EntryExpr>, bound: &mut Vec<String>) -> Option<String> {
+    entries.find_map(|entry| match entry {
+        EntryExpr::StructField(field) => undeclared(&field.value, bound),
+        EntryExpr::MapEntry(entry) => undeclared(&entry.key, bound).or_else(|| undeclared(&entry.value, bound)),
+    })
+}
+
+fn device(driver: &str, attributes: &BTreeMap<String, AttributeValue>) -> CelMap<'static> {
+    let mut domains: BTreeMap<String, HashMap<CelMapKey<'static>, Box<dyn Val>>> = BTreeMap::new();
+    for (key, value) in attributes {
+        let (domain, name) = key.split_once('/').unwrap_or((driver, key));
+        let value: Box<dyn Val> = match value {
+            AttributeValue::Bool(flag) => Box::new(CelBool::from(*flag)),
+            AttributeValue::Int(number) => Box::new(CelInt::from(*number)),
+            AttributeValue::String(text) | AttributeValue::Version(text) => Box::new(CelString::from(text.clone())),
+        };
+        domains.entry(domain.to_owned()).or_default().insert(CelMapKey::from(name.to_owned()), value);
+    }
+    let attributes = Domains(domains.into_iter().map(|(domain, values)| (domain, values.into())).collect());
+    let fields: [(&str, Box<dyn Val>); 4] = [
+        ("driver", Box::new(CelString::from(driver.to_owned()))),
+        ("attributes", Box::new(attributes)),
+        ("capacity", Box::new(Domains(BTreeMap::new()))),
+        ("allowMultipleAllocations", Box::new(CelBool::from(false))),
+    ];
+    fields.into_iter().map(|(name, value)| (CelMapKey::from(name.to_owned()), value)).collect::<HashMap<_, _>>().into()
+}
+
+/// Maps by domain. One that is not there reads as an empty map, but `in` says it is not there.
+#[derive(Debug, Clone)]
+struct Domains(BTreeMap<String, CelMap<'static>>);
+
+impl Domains {
+    fn at(&self, index: &dyn Val) -> Result<Option<&CelMap<'static>>, ExecutionError> {
+        match index.downcast_ref::<CelString<'_>>() {
+            Some(domain) => Ok(self.0.get(domain.inner())),
+            None => {
+                let got = index.get_type().name().to_owned();
+                Err(ExecutionError::UnexpectedType { got, want: "string".to_owned() })
+            }
+        }
+    }
+}
+
+impl Val for Domains {
+    fn get_type(&self) -> &Type {
+        &MAP_TYPE
+    }
+
+    fn cel_type() -> &'static Type {
+        &MAP_TYPE
+    }
+
+    fn as_indexer<'b, 'v>(&'b self) -> Option<&'b (dyn Indexer + 'v)>
+    where
+        Self: 'v,
+    {
+        Some(self)
+    }
+
+    fn into_indexer<'v>(self: Box<Self>) -> Option<Box<dyn Indexer + 'v>>
+    where
+        Self: 'v,
+    {
+        Some(self)
+    }
+
+    fn as_container(&self) -> Option<&dyn Container> {
+        Some(self)
+    }
+
+    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
+    where
+        Self: 'v,
+    {
+        Box::new(self.clone())
+    }
+}
+
+impl Indexer for Domains {
+    fn get<'b, 'v>(&'b self, index: &dyn Val) -> Result<CowVal<'b, 'v>, ExecutionError>
+    where
+        Self: 'v,
+    {
+        Ok(match self.at(index)? {
+            Some(map) => CowVal::Borrowed(map),
+            None => CowVal::owned(CelMap::default()),
+        })
+    }
+
+    fn steal<'v>(self: Box<Self>, index: &dyn Val) -> Result<Box<dyn Val + 'v>, ExecutionError>
+    where
+        Self: 'v,
+    {
+        Ok(Box::new(self.at(index)?.cloned().unwrap_or_default()))
+    }
+}
+
+impl Container for Domains {
+    fn contains(&self, value: &dyn Val) -> Result<bool, ExecutionError> {
+        Ok(self.at(value)?.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(expression: &str) -> Result<bool, String> {
+        let attributes = [
+            ("sriov-dra.io/pfName", AttributeValue::String("ens1f0".into())),
+            ("sriov-dra.io/vfIndex", AttributeValue::Int(3)),
+            ("sriov-dra.io/rdma", AttributeValue::Bool(true)),
+            ("resource.kubernetes.io/pcieRoot", AttributeValue::String("pci0000:80".into())),
+        ];
+        let attributes = attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let selector = Selector::compile(expression).map_err(|e| e.to_string())?;
+        selector.matches("sriov-dra.io", &attributes).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn expressions_see_a_device_as_kubernetes_shows_it() {
+        for (expression, answer) in [
+            (r#"device.driver == "sriov-dra.io""#, true),
+            (r#"device.attributes["sriov-dra.io"].pfName == "ens1f0""#, true),
+            (r#"device.attributes["sriov-dra.io"].pfName in ["ens1f1", "ens2f0"]"#, false),
+            (r#"device.attributes["sriov-dra.io"].vfIndex >= 2 && device.attributes["sriov-dra.io"].vfIndex < 4"#, true),
+            (r#"device.attributes["sriov-dra.io"].rdma"#, true),
+            (r#"device.attributes["resource.kubernetes.io"].pcieRoot.startsWith("pci0000")"#, true),
+            (r#"has(device.attributes["sriov-dra.io"].numaNode)"#, false),
+            (r#""pfName" in device.attributes["sriov-dra.io"]"#, true),
+            (r#""numaNode" in device.attributes["nobody.example"]"#, false),
+            (r#""nobody.example" in device.attributes"#, false),
+            (r#""sriov-dra.io" in device.attributes"#, true),
+            (r#"["ens1f0", "ens1f1"].exists(name, device.attributes["sriov-dra.io"].pfName == name)"#, true),
+            (r#"has(device.capacity["sriov-dra.io"].bandwidth)"#, false),
+            (r#"device.attributes["sriov-dra.io"].pfName.matches("^ens1f[01]$")"#, true),
+            ("device.allowMultipleAllocations", false),
+        ] {
+            assert_eq!(run(expression), Ok(answer), "{expression}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_compile_is_said_in_one_sentence_with_its_place() {
+        let error = run("device.driver == ").unwrap_err();
+        assert!(error.contains("line 1, column 1"), "{error}");
+        assert!(error.starts_with("CEL expression \"device.driver == \" is wrong"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+        let error = run("pfName == \"ens1f0\"").unwrap_err();
+        assert!(error.contains("refers to \"pfName\"; the only variable is device"), "{error}");
+        assert!(run("[1].exists(x, x == y)").unwrap_err().contains("\"y\""), "y is bound nowhere");
+    }
+
+    #[test]
+    fn what_can_not_be_answered_for_a_device_is_an_error_and_not_false() {
+        for (expression, says) in [
+            (r#"device.attributes["sriov-dra.io"].numaNode == 1"#, "no numaNode"),
+            (r#"device.attributes["nobody.example"].x == 1"#, "no x"),
+            (r#"device.attributes["sriov-dra.io"].pfName"#, "must be true or false"),
+            (r#"device.attributes["sriov-dra.io"].pfName > 3"#, "overload"),
+            (r#"device.attributes[3].x == 1"#, "overload"),
+            ("device.nosuch == 1", "no nosuch"),
+        ] {
+            let error = run(expression).unwrap_err();
+            assert!(error.contains(says), "{expression}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+}
