@@ -66,9 +66,7 @@ impl Work {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(SOON, reached)
-            .await
-            .expect("the work did not begin");
+        tokio::time::timeout(SOON, reached).await.expect("the work did not begin");
     }
 }
 
@@ -91,33 +89,20 @@ impl ClaimService for Work {
 
     async fn unprepare(&self, claim: ClaimRef) -> Result<(), String> {
         self.work("unprepare", &claim).await;
-        if claim.name == "bad" {
-            Err("VF 0000:81:00.2 can't be cleaned".into())
-        } else {
-            Ok(())
-        }
+        if claim.name == "bad" { Err("VF 0000:81:00.2 can't be cleaned".into()) } else { Ok(()) }
     }
 }
 
 fn claim(uid: &str, name: &str) -> ClaimRef {
-    ClaimRef {
-        uid: uid.into(),
-        namespace: "team-a".into(),
-        name: name.into(),
-    }
+    ClaimRef { uid: uid.into(), namespace: "team-a".into(), name: name.into() }
 }
 
 async fn start(dir: &Path, work: &Arc<Work>) -> Plugin {
-    Plugin::start(Config::new(DRIVER, dir), Arc::clone(work))
-        .await
-        .expect("plugin starts")
+    Plugin::start(Config::new(DRIVER, dir), Arc::clone(work)).await.expect("plugin starts")
 }
 
 async fn registered(dir: &Path) -> Driver {
-    FakeKubelet::new(dir)
-        .register(DRIVER, SOON)
-        .await
-        .expect("driver registers")
+    FakeKubelet::new(dir).register(DRIVER, SOON).await.expect("driver registers")
 }
 
 async fn state(plugin: &Plugin, wanted: impl Fn(&Registration) -> bool) -> Registration {
@@ -170,9 +155,7 @@ fn raw_get_info(socket: &Path, authority: &str) -> Vec<u8> {
     bytes.extend(frame(0, 1, 1, &[0; 5])); // DATA, END_STREAM: one empty message
     let mut stream = StdUnixStream::connect(socket).expect("connect");
     stream.write_all(&bytes).expect("write");
-    stream
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .expect("timeout");
+    stream.set_read_timeout(Some(Duration::from_millis(500))).expect("timeout");
     let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
     while let Ok(n @ 1..) = stream.read(&mut chunk) {
         answer.extend_from_slice(&chunk[..n]);
@@ -206,22 +189,10 @@ async fn the_kubelet_finds_registers_and_calls_the_driver() {
 
     let driver = registered(dir.path()).await;
     assert_eq!(driver.info.r#type, "DRAPlugin");
-    assert_eq!(
-        driver.info.endpoint,
-        dir.path()
-            .join("plugins/sriov-dra.io/dra.sock")
-            .display()
-            .to_string()
-    );
-    assert_eq!(
-        driver.info.supported_versions,
-        ["v1.DRAPlugin", "v1beta1.DRAPlugin"]
-    );
+    assert_eq!(driver.info.endpoint, dir.path().join("plugins/sriov-dra.io/dra.sock").display().to_string());
+    assert_eq!(driver.info.supported_versions, ["v1.DRAPlugin", "v1beta1.DRAPlugin"]);
     assert_eq!(driver.version, Version::V1);
-    assert_eq!(
-        state(&plugin, |s| *s != Registration::Waiting).await,
-        Registration::Registered
-    );
+    assert_eq!(state(&plugin, |s| *s != Registration::Waiting).await, Registration::Registered);
 
     let answer = driver.prepare(&[claim("u1", "vf")]).await.expect("prepare");
     let device = PreparedDevice {
@@ -246,20 +217,11 @@ async fn a_kubelet_that_knows_only_v1beta1_is_served_without_share_ids() {
     let kubelet = FakeKubelet::knowing(dir.path(), [Version::V1beta1]);
     let driver = kubelet.register(DRIVER, SOON).await.expect("driver registers");
     assert_eq!(driver.version, Version::V1beta1);
-    let answer = driver
-        .prepare(&[claim("u1", "vf"), claim("u2", "bad")])
-        .await
-        .expect("prepare");
+    let answer = driver.prepare(&[claim("u1", "vf"), claim("u2", "bad")]).await.expect("prepare");
     let devices = answer["u1"].as_ref().expect("u1 is fine");
-    assert_eq!(
-        (devices[0].request.as_str(), devices[0].share_id.as_deref()),
-        ("main", None)
-    );
+    assert_eq!((devices[0].request.as_str(), devices[0].share_id.as_deref()), ("main", None));
     assert_eq!(answer["u2"], Err("VF 0000:81:00.2 is gone".into()));
-    let answer = driver
-        .unprepare(&[claim("u1", "vf"), claim("u2", "bad")])
-        .await
-        .expect("unprepare");
+    let answer = driver.unprepare(&[claim("u1", "vf"), claim("u2", "bad")]).await.expect("unprepare");
     assert_eq!(answer["u1"], Ok(()));
     assert_eq!(answer["u2"], Err("VF 0000:81:00.2 can't be cleaned".into()));
     plugin.shutdown().await;
@@ -271,16 +233,10 @@ async fn the_authority_of_a_go_kubelet_is_accepted_because_of_the_at_sign() {
     let plugin = start(dir.path(), &Work::new()).await;
     let socket = plugin.paths().registration.clone();
     let go = authority(&socket);
-    assert!(
-        go.starts_with("%2F") && go.ends_with("plugins_registry%2Fsriov-dra.io@reg.sock"),
-        "{go}"
-    );
+    assert!(go.starts_with("%2F") && go.ends_with("plugins_registry%2Fsriov-dra.io@reg.sock"), "{go}");
 
     let (accepted, refused) = tokio::task::spawn_blocking(move || {
-        (
-            raw_get_info(&socket, &go),
-            raw_get_info(&socket, &go.replace('@', "-")),
-        )
+        (raw_get_info(&socket, &go), raw_get_info(&socket, &go.replace('@', "-")))
     })
     .await
     .unwrap();
@@ -296,10 +252,7 @@ async fn the_authority_of_a_go_kubelet_is_accepted_because_of_the_at_sign() {
 async fn a_refused_registration_is_reported_with_the_kubelets_reason() {
     let dir = tempfile::tempdir().unwrap();
     let plugin = start(dir.path(), &Work::new()).await;
-    FakeKubelet::new(dir.path())
-        .refuse(&plugin.paths().registration, "name is taken")
-        .await
-        .expect("call");
+    FakeKubelet::new(dir.path()).refuse(&plugin.paths().registration, "name is taken").await.expect("call");
     assert_eq!(
         state(&plugin, |s| *s != Registration::Waiting).await,
         Registration::Refused("name is taken".into())
@@ -329,28 +282,12 @@ async fn every_uid_gets_an_entry_and_one_bad_claim_fails_alone() {
     assert_eq!(answer.len(), 7);
     assert!(answer["good"].is_ok());
     assert_eq!(error("bad"), "VF 0000:81:00.2 is gone");
-    assert!(
-        error("mute").contains("team-a/mute failed without saying why"),
-        "{}",
-        error("mute")
-    );
-    assert!(
-        error("defect").contains("index out of bounds in the plan"),
-        "{}",
-        error("defect")
-    );
+    assert!(error("mute").contains("team-a/mute failed without saying why"), "{}", error("mute"));
+    assert!(error("defect").contains("index out of bounds in the plan"), "{}", error("defect"));
     assert!(error("").contains("its uid is empty"), "{}", error(""));
-    assert!(
-        error("unnamed").contains("its name is empty"),
-        "{}",
-        error("unnamed")
-    );
+    assert!(error("unnamed").contains("its name is empty"), "{}", error("unnamed"));
     assert!(error("twice").contains("team-a/one") && error("twice").contains("team-a/two"));
-    let begun = work
-        .lines()
-        .iter()
-        .filter(|l| *l == "prepare good begins")
-        .count();
+    let begun = work.lines().iter().filter(|l| *l == "prepare good begins").count();
     assert_eq!(begun, 1, "a duplicate in one request is one piece of work");
 
     // A panic does not poison the claim: the next call runs again.
@@ -383,14 +320,9 @@ async fn work_outlives_the_deadline_of_its_call_and_the_retry_joins_it() {
     let work = Work::new();
     let plugin = start(dir.path(), &work).await;
     let driver = registered(dir.path()).await;
-    let cut = driver
-        .prepare_within(&[claim("u1", "slow")], Duration::from_millis(150))
-        .await;
+    let cut = driver.prepare_within(&[claim("u1", "slow")], Duration::from_millis(150)).await;
     let code = cut.expect_err("the deadline has passed").code();
-    assert!(
-        matches!(code, tonic::Code::DeadlineExceeded | tonic::Code::Cancelled),
-        "{code:?}"
-    );
+    assert!(matches!(code, tonic::Code::DeadlineExceeded | tonic::Code::Cancelled), "{code:?}");
     assert_eq!(work.running.load(Ordering::SeqCst), 1, "the work was cut in half");
 
     let retry = driver.clone();
@@ -476,18 +408,11 @@ async fn what_stands_in_a_sockets_place_is_reported_and_given_way_to_when_it_goe
     std::fs::remove_file(&plugin.paths().dra).unwrap();
     std::fs::write(&plugin.paths().dra, "not a socket").unwrap();
     let broken = state(&plugin, |s| matches!(s, Registration::Broken(_))).await;
-    let Registration::Broken(why) = broken else {
-        unreachable!()
-    };
+    let Registration::Broken(why) = broken else { unreachable!() };
     assert!(why.contains("dra.sock exists and is not a socket"), "{why}");
     std::fs::remove_file(&plugin.paths().dra).unwrap();
     state(&plugin, |s| *s == Registration::Registered).await;
-    assert!(
-        Driver::at(&plugin.paths().dra, Version::V1)
-            .prepare(&[])
-            .await
-            .is_ok()
-    );
+    assert!(Driver::at(&plugin.paths().dra, Version::V1).prepare(&[]).await.is_ok());
     plugin.shutdown().await;
 }
 
@@ -509,10 +434,7 @@ async fn shutdown_hides_from_the_kubelet_first_and_waits_for_work_under_way() {
     }
     assert!(!ending.is_finished(), "the work under way was not waited for");
     assert!(
-        Driver::at(&paths.dra, Version::V1)
-            .prepare(&[claim("u2", "vf")])
-            .await
-            .is_err(),
+        Driver::at(&paths.dra, Version::V1).prepare(&[claim("u2", "vf")]).await.is_err(),
         "still accepting"
     );
     work.open();
@@ -526,13 +448,8 @@ async fn shutdown_hides_from_the_kubelet_first_and_waits_for_work_under_way() {
 async fn shutdown_does_not_wait_for_ever_and_says_what_it_left() {
     let dir = tempfile::tempdir().unwrap();
     let work = Work::new();
-    let config = Config {
-        drain: Duration::from_millis(200),
-        ..Config::new(DRIVER, dir.path())
-    };
-    let plugin = Plugin::start(config, Arc::clone(&work))
-        .await
-        .expect("plugin starts");
+    let config = Config { drain: Duration::from_millis(200), ..Config::new(DRIVER, dir.path()) };
+    let plugin = Plugin::start(config, Arc::clone(&work)).await.expect("plugin starts");
     let driver = registered(dir.path()).await;
     let paths = plugin.paths().clone();
     let _call = tokio::spawn(async move { driver.prepare(&[claim("u1", "slow")]).await });
@@ -554,23 +471,14 @@ async fn a_second_instance_is_refused_without_a_pod_uid_and_lives_beside_with_on
     assert_eq!(inode(&first.paths().dra), before);
 
     let uid = "7b0b0d9e-3f9d-4a7c-9b6c-0d6c4b1f2a3e";
-    let config = Config {
-        pod_uid: Some(uid.into()),
-        ..Config::new(DRIVER, dir.path())
-    };
+    let config = Config { pod_uid: Some(uid.into()), ..Config::new(DRIVER, dir.path()) };
     let second = Plugin::start(config, Work::new()).await.expect("second instance");
     assert_ne!(second.paths(), first.paths());
     let kubelet = FakeKubelet::new(dir.path());
     assert_eq!(kubelet.registration_sockets().len(), 2);
     first.shutdown().await;
-    assert_eq!(
-        kubelet.registration_sockets(),
-        [second.paths().registration.clone()]
-    );
-    let driver = kubelet
-        .register(DRIVER, SOON)
-        .await
-        .expect("the second is registered");
+    assert_eq!(kubelet.registration_sockets(), [second.paths().registration.clone()]);
+    let driver = kubelet.register(DRIVER, SOON).await.expect("the second is registered");
     assert!(driver.prepare(&[claim("u1", "vf")]).await.expect("prepare")["u1"].is_ok());
     second.shutdown().await;
 }
@@ -578,23 +486,13 @@ async fn a_second_instance_is_refused_without_a_pod_uid_and_lives_beside_with_on
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_that_a_dead_instance_left_are_taken_over() {
     let dir = tempfile::tempdir().unwrap();
-    for path in [
-        "plugins/sriov-dra.io/dra.sock",
-        "plugins_registry/sriov-dra.io@reg.sock",
-    ] {
+    for path in ["plugins/sriov-dra.io/dra.sock", "plugins_registry/sriov-dra.io@reg.sock"] {
         let path = dir.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         drop(std::os::unix::net::UnixListener::bind(path).unwrap());
     }
     let plugin = start(dir.path(), &Work::new()).await;
-    assert!(
-        registered(dir.path())
-            .await
-            .prepare(&[claim("u1", "vf")])
-            .await
-            .expect("prepare")["u1"]
-            .is_ok()
-    );
+    assert!(registered(dir.path()).await.prepare(&[claim("u1", "vf")]).await.expect("prepare")["u1"].is_ok());
     plugin.shutdown().await;
 }
 
@@ -603,15 +501,9 @@ async fn names_at_the_limit_of_a_socket_path_still_register() {
     let dir = tempfile::tempdir().unwrap();
     let driver = format!("{}.io", "d".repeat(50));
     let uid = "7b0b0d9e-3f9d-4a7c-9b6c-0d6c4b1f2a3e";
-    let config = Config {
-        pod_uid: Some(uid.into()),
-        ..Config::new(&driver, dir.path())
-    };
+    let config = Config { pod_uid: Some(uid.into()), ..Config::new(&driver, dir.path()) };
     let plugin = Plugin::start(config, Work::new()).await.expect("plugin starts");
-    let found = FakeKubelet::new(dir.path())
-        .register(&driver, SOON)
-        .await
-        .expect("registers");
+    let found = FakeKubelet::new(dir.path()).register(&driver, SOON).await.expect("registers");
     assert!(found.prepare(&[claim("u1", "vf")]).await.expect("prepare")["u1"].is_ok());
     assert!(
         !plugin.paths().registration.display().to_string().contains(uid),
@@ -620,9 +512,7 @@ async fn names_at_the_limit_of_a_socket_path_still_register() {
     plugin.shutdown().await;
 
     let deep = dir.path().join("x".repeat(100));
-    let error = Plugin::start(Config::new(DRIVER, &deep), Work::new())
-        .await
-        .expect_err("too long")
-        .to_string();
+    let error =
+        Plugin::start(Config::new(DRIVER, &deep), Work::new()).await.expect_err("too long").to_string();
     assert!(error.contains("a unix socket's path may have 107"), "{error}");
 }

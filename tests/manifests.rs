@@ -1,4 +1,5 @@
 //! Everything under `manifests/` and `examples/` is what the API server takes, and what this driver understands.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -26,10 +27,8 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn files(folder_name: &str) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder(folder_name))
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder(folder_name)).unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|ending| ending == "yaml"));
     files.sort();
     files
@@ -47,11 +46,7 @@ fn documents(folder_name: &str) -> Vec<Document> {
                 .unwrap_or_else(|| panic!("{file}: a document without kind"))
                 .to_owned();
             let name = value["metadata"]["name"].as_str().unwrap_or("");
-            all.push(Document {
-                place: format!("{folder_name}/{file}: {kind} {name}"),
-                kind,
-                value,
-            });
+            all.push(Document { place: format!("{folder_name}/{file}: {kind} {name}"), kind, value });
         }
     }
     all
@@ -60,11 +55,7 @@ fn documents(folder_name: &str) -> Vec<Document> {
 fn everything() -> Vec<Document> {
     let mut all = documents("manifests");
     all.extend(documents("examples"));
-    assert!(
-        all.len() > 15,
-        "only {} documents: the folders were not found",
-        all.len()
-    );
+    assert!(all.len() > 15, "only {} documents: the folders were not found", all.len());
     all
 }
 
@@ -83,14 +74,11 @@ fn lost(given: &Value, kept: &Value, path: String) -> Option<String> {
     match (given, kept) {
         (Value::Object(given), Value::Object(kept)) => given.iter().find_map(|(key, value)| {
             let path = format!("{path}.{key}");
-            kept.get(key)
-                .map_or(Some(path.clone()), |kept| lost(value, kept, path))
+            kept.get(key).map_or(Some(path.clone()), |kept| lost(value, kept, path))
         }),
-        (Value::Array(given), Value::Array(kept)) if given.len() == kept.len() => given
-            .iter()
-            .zip(kept)
-            .enumerate()
-            .find_map(|(i, (g, k))| lost(g, k, format!("{path}[{i}]"))),
+        (Value::Array(given), Value::Array(kept)) if given.len() == kept.len() => {
+            given.iter().zip(kept).enumerate().find_map(|(i, (g, k))| lost(g, k, format!("{path}[{i}]")))
+        }
         _ => (given != kept).then_some(path),
     }
 }
@@ -98,17 +86,9 @@ fn lost(given: &Value, kept: &Value, path: String) -> Option<String> {
 /// The claims a document holds, as `spec` of a ResourceClaim.
 fn claim_specs(document: &Document) -> Option<ResourceClaimSpec> {
     match document.kind.as_str() {
-        "ResourceClaim" => Some(
-            strict::<ResourceClaim>(&document.place, &document.value)
-                .spec
-                .unwrap(),
-        ),
+        "ResourceClaim" => Some(strict::<ResourceClaim>(&document.place, &document.value).spec.unwrap()),
         "ResourceClaimTemplate" => Some(
-            strict::<ResourceClaimTemplate>(&document.place, &document.value)
-                .spec
-                .unwrap()
-                .spec
-                .unwrap(),
+            strict::<ResourceClaimTemplate>(&document.place, &document.value).spec.unwrap().spec.unwrap(),
         ),
         _ => None,
     }
@@ -171,10 +151,7 @@ fn a_field_that_the_api_does_not_know_would_be_noticed() {
     pod["spec"]["container"] = json!([]);
     let caught = std::panic::catch_unwind(|| strict::<Pod>("a bad pod", &pod)).unwrap_err();
     let message = caught.downcast_ref::<String>().unwrap();
-    assert!(
-        message.starts_with("a bad pod: .spec.container is no field"),
-        "{message}"
-    );
+    assert!(message.starts_with("a bad pod: .spec.container is no field"), "{message}");
 }
 
 #[test]
@@ -198,9 +175,7 @@ fn every_selector_compiles_and_is_true_of_the_vf_it_describes() {
             let is_true_of = |device: &Value| {
                 let mut context = cel::Context::default();
                 context.add_variable("device", device).unwrap();
-                let value = program
-                    .execute(&context)
-                    .unwrap_or_else(|e| panic!("{}: {e}", document.place));
+                let value = program.execute(&context).unwrap_or_else(|e| panic!("{}: {e}", document.place));
                 value == cel::Value::Bool(true)
             };
             let mut device = vf.clone();
@@ -209,12 +184,7 @@ fn every_selector_compiles_and_is_true_of_the_vf_it_describes() {
             }
             assert!(is_true_of(&device), "{}: {expression}", document.place);
             // An error here would keep the whole pod from being scheduled.
-            assert_eq!(
-                is_true_of(&bare),
-                document.kind == "DeviceClass",
-                "{}: {expression}",
-                document.place
-            );
+            assert_eq!(is_true_of(&bare), document.kind == "DeviceClass", "{}: {expression}", document.place);
             expressions += 1;
         }
     }
@@ -223,10 +193,8 @@ fn every_selector_compiles_and_is_true_of_the_vf_it_describes() {
 
 #[test]
 fn every_expression_of_the_admission_policy_compiles() {
-    let policies: Vec<Document> = documents("manifests")
-        .into_iter()
-        .filter(|d| d.kind == "ValidatingAdmissionPolicy")
-        .collect();
+    let policies: Vec<Document> =
+        documents("manifests").into_iter().filter(|d| d.kind == "ValidatingAdmissionPolicy").collect();
     let mut expressions = Vec::new();
     for policy in &policies {
         collect(&policy.value, "expression", &mut expressions);
@@ -251,9 +219,7 @@ fn refusals(policy: &Value, request: &Value) -> Vec<String> {
         context.add_variable_from_value("variables", variables.clone());
         let expression = expression.as_str().unwrap();
         let program = cel::Program::compile(expression).unwrap();
-        program
-            .execute(&context)
-            .unwrap_or_else(|e| panic!("{expression}: {e}"))
+        program.execute(&context).unwrap_or_else(|e| panic!("{expression}: {e}"))
     };
     let mut variables = HashMap::new();
     if list("matchConditions").any(|c| evaluate(&c["expression"], &variables) != cel::Value::Bool(true)) {
@@ -279,11 +245,7 @@ fn refusals(policy: &Value, request: &Value) -> Vec<String> {
 #[test]
 fn the_admission_policy_lets_an_agent_write_slices_of_its_own_node_only() {
     let all = documents("manifests");
-    let policy = &all
-        .iter()
-        .find(|d| d.kind == "ValidatingAdmissionPolicy")
-        .unwrap()
-        .value;
+    let policy = &all.iter().find(|d| d.kind == "ValidatingAdmissionPolicy").unwrap().value;
     let agent = "system:serviceaccount:sriov-dra:sriov-dra";
     let extra = json!({"authentication.kubernetes.io/node-name": ["node-a"]});
     let slice = |node: &str| json!({"spec": {"nodeName": node, "driver": "sriov-dra.io"}});
@@ -291,14 +253,8 @@ fn the_admission_policy_lets_an_agent_write_slices_of_its_own_node_only() {
 
     let other_node = ["the agent of node node-a may not write a slice of node node-b"];
     assert_eq!(refusals(policy, &create(agent, &extra, slice("node-a"))), [""; 0]);
-    assert_eq!(
-        refusals(policy, &create(agent, &extra, slice("node-b"))),
-        other_node
-    );
-    assert_eq!(
-        refusals(policy, &create("system:node:node-b", &json!({}), slice("node-b"))),
-        [""; 0]
-    );
+    assert_eq!(refusals(policy, &create(agent, &extra, slice("node-b"))), other_node);
+    assert_eq!(refusals(policy, &create("system:node:node-b", &json!({}), slice("node-b"))), [""; 0]);
 
     let everywhere = json!({"spec": {"allNodes": true, "driver": "sriov-dra.io"}});
     assert_eq!(refusals(policy, &create(agent, &extra, everywhere)).len(), 1);
@@ -320,25 +276,13 @@ fn the_admission_policy_lets_an_agent_write_slices_of_its_own_node_only() {
 fn the_parameters_of_every_claim_pass_the_strict_decoder() {
     let mut decoded = 0;
     for document in everything() {
-        let config = claim_specs(&document)
-            .and_then(|spec| spec.devices)
-            .and_then(|devices| devices.config);
+        let config = claim_specs(&document).and_then(|spec| spec.devices).and_then(|devices| devices.config);
         for entry in config.unwrap_or_default() {
             let opaque = entry.opaque.unwrap();
-            assert_eq!(
-                opaque.driver,
-                sriov_dra::DEFAULT_DRIVER_NAME,
-                "{}",
-                document.place
-            );
+            assert_eq!(opaque.driver, sriov_dra::DEFAULT_DRIVER_NAME, "{}", document.place);
             let config = sriov_dra::claim::decode_parameters(&opaque.parameters.0)
                 .unwrap_or_else(|faults| panic!("{}: {faults}", document.place));
-            assert_ne!(
-                config,
-                Default::default(),
-                "{}: an example that sets nothing",
-                document.place
-            );
+            assert_ne!(config, Default::default(), "{}: an example that sets nothing", document.place);
             decoded += 1;
         }
     }
@@ -371,21 +315,12 @@ fn claims_name_requests_classes_and_attributes_that_exist() {
                 exactly.device_class_name
             );
         }
-        for scope in devices
-            .config
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|entry| entry.requests)
-        {
-            assert!(
-                scope.iter().all(|name| names.contains(name.as_str())),
-                "{place}: config for {scope:?}"
-            );
+        for scope in devices.config.unwrap_or_default().into_iter().filter_map(|entry| entry.requests) {
+            assert!(scope.iter().all(|name| names.contains(name.as_str())), "{place}: config for {scope:?}");
         }
         for constraint in devices.constraints.unwrap_or_default() {
-            let attribute = constraint
-                .match_attribute
-                .unwrap_or_else(|| panic!("{place}: works on 1.36 only"));
+            let attribute =
+                constraint.match_attribute.unwrap_or_else(|| panic!("{place}: works on 1.36 only"));
             assert!(attribute.starts_with("sriov-dra.io/"), "{place}: {attribute}");
         }
     }
@@ -412,13 +347,11 @@ fn pods_use_claims_that_their_file_defines_and_images_that_name_no_registry() {
                 .resource_claims
                 .unwrap_or_default()
                 .into_iter()
-                .map(
-                    |claim| match (claim.resource_claim_template_name, claim.resource_claim_name) {
-                        (Some(template), None) => (claim.name, ("ResourceClaimTemplate", template)),
-                        (None, Some(name)) => (claim.name, ("ResourceClaim", name)),
-                        _ => panic!("{place}: claim {} needs exactly one source", claim.name),
-                    },
-                )
+                .map(|claim| match (claim.resource_claim_template_name, claim.resource_claim_name) {
+                    (Some(template), None) => (claim.name, ("ResourceClaimTemplate", template)),
+                    (None, Some(name)) => (claim.name, ("ResourceClaim", name)),
+                    _ => panic!("{place}: claim {} needs exactly one source", claim.name),
+                })
                 .collect();
             assert!(!claims.is_empty(), "{place}: a pod without a claim");
             for (kind, name) in claims.values() {
@@ -428,16 +361,8 @@ fn pods_use_claims_that_their_file_defines_and_images_that_name_no_registry() {
                 );
             }
             for container in &spec.containers {
-                let used = container
-                    .resources
-                    .as_ref()
-                    .and_then(|r| r.claims.clone())
-                    .unwrap_or_default();
-                assert!(
-                    !used.is_empty(),
-                    "{place}: container {} uses no claim",
-                    container.name
-                );
+                let used = container.resources.as_ref().and_then(|r| r.claims.clone()).unwrap_or_default();
+                assert!(!used.is_empty(), "{place}: container {} uses no claim", container.name);
                 assert!(
                     used.iter().all(|claim| claims.contains_key(&claim.name)),
                     "{place}: {}",
@@ -445,11 +370,7 @@ fn pods_use_claims_that_their_file_defines_and_images_that_name_no_registry() {
                 );
                 let image = container.image.as_deref().unwrap();
                 assert!(!image.contains('/'), "{place}: {image}");
-                assert_eq!(
-                    container.image_pull_policy.as_deref(),
-                    Some("IfNotPresent"),
-                    "{place}"
-                );
+                assert_eq!(container.image_pull_policy.as_deref(), Some("IfNotPresent"), "{place}");
             }
         }
         assert!(pods > 0, "{file}: no pod");
@@ -462,24 +383,14 @@ fn the_kustomization_lists_every_manifest() {
     let kustomization = &all.iter().find(|d| d.kind == "Kustomization").unwrap().value;
     let known = ["apiVersion", "kind", "namespace", "resources", "images"];
     assert!(
-        kustomization
-            .as_object()
-            .unwrap()
-            .keys()
-            .all(|key| known.contains(&key.as_str())),
+        kustomization.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())),
         "{kustomization}"
     );
-    let listed: BTreeSet<&str> = kustomization["resources"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|file| file.as_str().unwrap())
-        .collect();
+    let listed: BTreeSet<&str> =
+        kustomization["resources"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
     let paths = files("manifests");
-    let there: BTreeSet<&str> = paths
-        .iter()
-        .map(|path| path.file_name().unwrap().to_str().unwrap())
-        .collect();
+    let there: BTreeSet<&str> =
+        paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(listed, &there - &BTreeSet::from(["kustomization.yaml"]));
     let tag = kustomization["images"][0]["newTag"].as_str().unwrap();
     assert_eq!(tag, env!("CARGO_PKG_VERSION"));
@@ -493,10 +404,7 @@ fn the_agent_runs_with_the_names_paths_and_rights_it_is_built_for() {
     let spec = daemon_set.spec;
     let pod = spec.template.spec.unwrap();
     let agent = &pod.containers[0];
-    assert_eq!(
-        agent.image.as_deref(),
-        Some(concat!("sriov-dra:", env!("CARGO_PKG_VERSION")))
-    );
+    assert_eq!(agent.image.as_deref(), Some(concat!("sriov-dra:", env!("CARGO_PKG_VERSION"))));
     assert_eq!((pod.host_network, pod.host_pid), (Some(true), Some(true)));
 
     // Paths that the kubelet and the runtime are told must be the same on both sides.
@@ -504,40 +412,22 @@ fn the_agent_runs_with_the_names_paths_and_rights_it_is_built_for() {
         .volumes
         .iter()
         .flatten()
-        .map(|volume| {
-            (
-                volume.name.as_str(),
-                volume.host_path.as_ref().unwrap().path.as_str(),
-            )
-        })
+        .map(|volume| (volume.name.as_str(), volume.host_path.as_ref().unwrap().path.as_str()))
         .collect();
     let mounts = agent.volume_mounts.as_deref().unwrap();
     assert_eq!(mounts.len(), host.len(), "every volume is mounted once");
     for mount in mounts {
         assert_eq!(host[mount.name.as_str()], mount.mount_path, "{}", mount.name);
         let expected = mount.mount_path.ends_with("/netns").then_some("HostToContainer");
-        assert_eq!(
-            mount.mount_propagation.as_deref(),
-            expected,
-            "{}",
-            mount.mount_path
-        );
+        assert_eq!(mount.mount_propagation.as_deref(), expected, "{}", mount.mount_path);
     }
 
     let role: ClusterRole = strict("ClusterRole", &one("ClusterRole").value);
     let mut rights: Vec<String> = Vec::new();
     for rule in role.rules.unwrap() {
         let verbs = rule.verbs.join(",");
-        let names = rule
-            .resource_names
-            .map(|names| format!("[{}]", names.join(",")))
-            .unwrap_or_default();
-        rights.extend(
-            rule.resources
-                .unwrap()
-                .iter()
-                .map(|resource| format!("{resource}{names} {verbs}")),
-        );
+        let names = rule.resource_names.map(|names| format!("[{}]", names.join(","))).unwrap_or_default();
+        rights.extend(rule.resources.unwrap().iter().map(|resource| format!("{resource}{names} {verbs}")));
     }
     assert_eq!(
         rights,
@@ -550,15 +440,9 @@ fn the_agent_runs_with_the_names_paths_and_rights_it_is_built_for() {
             "events create,patch",
         ]
     );
-    let account = format!(
-        "system:serviceaccount:sriov-dra:{}",
-        pod.service_account_name.unwrap()
-    );
+    let account = format!("system:serviceaccount:sriov-dra:{}", pod.service_account_name.unwrap());
     let condition = &one("ValidatingAdmissionPolicy").value["spec"]["matchConditions"][0]["expression"];
-    assert!(
-        condition.as_str().unwrap().contains(&format!("\"{account}\"")),
-        "{condition}"
-    );
+    assert!(condition.as_str().unwrap().contains(&format!("\"{account}\"")), "{condition}");
 }
 
 /// Values of every field with this name, at any depth.

@@ -93,14 +93,16 @@ struct Host {
 
 impl Host {
     fn new(vfs: u8) -> Self {
-        unshare(CloneFlags::CLONE_NEWNET).expect("network namespaces need root or user namespaces: run under unshare -Urnm");
+        unshare(CloneFlags::CLONE_NEWNET)
+            .expect("network namespaces need root or user namespaces: run under unshare -Urnm");
         let dir = tempfile::tempdir().unwrap();
         let functions = FakeFunctions::default();
         for n in 1..=vfs {
             ip(&format!("link add ens1v{n} type veth peer name wire{n}"));
             ip(&format!("link set ens1v{n} alias {}", pci(n)));
             ip(&format!("link set wire{n} up"));
-            std::fs::create_dir_all(dir.path().join(format!("sys/bus/pci/devices/{}/net/ens1v{n}", pci(n)))).unwrap();
+            std::fs::create_dir_all(dir.path().join(format!("sys/bus/pci/devices/{}/net/ens1v{n}", pci(n))))
+                .unwrap();
             functions.add(pci(n));
         }
         let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
@@ -149,14 +151,19 @@ fn wants(n: u8) -> ResultSpec {
         interface_asked: true,
         name: NameSpec::Template("net{n}".into()),
         mtu: Some(4200),
-        addresses: vec![format!("10.7.{n}.5/24").parse().unwrap(), format!("fd07:{n}::5/64").parse().unwrap()],
+        addresses: vec![
+            format!("10.7.{n}.5/24").parse().unwrap(),
+            format!("fd07:{n}::5/64").parse().unwrap(),
+        ],
     }
 }
 
 /// What `ip -d link` says of a link, without what changes by itself.
 fn fingerprint(name: &str) -> String {
     let text = ip(&format!("-d -o link show {name}"));
-    let stable = text.split_whitespace().filter(|word| !word.starts_with("state") && !word.contains(':') || word.len() == 17);
+    let stable = text
+        .split_whitespace()
+        .filter(|word| !word.starts_with("state") && !word.contains(':') || word.len() == 17);
     stable.collect::<Vec<_>>().join(" ")
 }
 
@@ -175,7 +182,10 @@ fn interfaces_arrive_named_addressed_and_up_and_leave_as_ip_saw_them_before() {
         assert!(link.contains("mtu 4200") && link.contains(",UP"), "{link}");
         let addresses = pod.ip(&format!("-o addr show net{n}"));
         assert!(addresses.contains(&format!("inet 10.7.{n}.5/24")), "{addresses}");
-        let v6 = addresses.lines().find(|line| line.contains(&format!("inet6 fd07:{n}::5/64"))).expect("the IPv6 address");
+        let v6 = addresses
+            .lines()
+            .find(|line| line.contains(&format!("inet6 fd07:{n}::5/64")))
+            .expect("the IPv6 address");
         assert!(!v6.contains("tentative"), "usable at once: {v6}");
     }
     assert_eq!(pod.ip("route show default"), "", "a VF never brings a default route");
@@ -216,7 +226,10 @@ fn an_mtu_the_device_refuses_leaves_the_vf_on_the_host_and_names_vf_value_and_er
     let pod = Pod::start();
     host.prepare(vec![ResultSpec { mtu: Some(70_000), ..wants(1) }]);
     let error = host.attacher.run(&pod.sandbox("A"), soon()).unwrap_err().sentence();
-    assert!(error.contains("VF 0000:81:00.1: set MTU 70000") && error.contains("Invalid argument"), "{error}");
+    assert!(
+        error.contains("VF 0000:81:00.1: set MTU 70000") && error.contains("Invalid argument"),
+        "{error}"
+    );
     assert!(ip("-o link show ens1v1").contains("mtu 1500"));
 }
 

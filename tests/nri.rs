@@ -61,11 +61,7 @@ impl Pods {
         }
         assert!(!name.contains("defect"), "no such ledger entry");
         self.log(format!("{what} {name} ends"));
-        if name.contains("bad") {
-            Err("VF 0000:81:00.2 is gone".into())
-        } else {
-            Ok(())
-        }
+        if name.contains("bad") { Err("VF 0000:81:00.2 is gone".into()) } else { Ok(()) }
     }
 }
 
@@ -80,15 +76,9 @@ impl PodEvents for Pods {
         self.event("remove", sandbox).await
     }
     async fn create_container(&self, sandbox: Sandbox, container: Container) -> Result<Adjustment, String> {
-        self.log(format!(
-            "create {} with {} variables",
-            container.name,
-            container.env.len()
-        ));
+        self.log(format!("create {} with {} variables", container.name, container.env.len()));
         self.event("create", sandbox).await?;
-        Ok(Adjustment {
-            env: self.reply.lock().unwrap().clone(),
-        })
+        Ok(Adjustment { env: self.reply.lock().unwrap().clone() })
     }
     async fn synchronize(&self, sandboxes: Vec<Sandbox>, containers: Vec<Container>) {
         let slow = sandboxes.iter().any(|s| s.pod_name.contains("slow"));
@@ -112,25 +102,12 @@ struct Running {
 impl Running {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config {
-            socket: socket(dir.path()),
-            name: "sriov-dra".into(),
-            index: "10".into(),
-        };
+        let config = Config { socket: socket(dir.path()), name: "sriov-dra".into(), index: "10".into() };
         let plugin = Plugin::new(config).expect("settings are fine");
-        let (pods, stop, connection) = (
-            Arc::<Pods>::default(),
-            CancellationToken::new(),
-            plugin.connection(),
-        );
+        let (pods, stop, connection) =
+            (Arc::<Pods>::default(), CancellationToken::new(), plugin.connection());
         let task = tokio::spawn(plugin.run(Arc::clone(&pods), stop.clone()));
-        Self {
-            dir,
-            pods,
-            connection,
-            stop,
-            task,
-        }
+        Self { dir, pods, connection, stop, task }
     }
 
     fn socket(&self) -> PathBuf {
@@ -149,35 +126,22 @@ impl Running {
     }
 
     async fn connected(&mut self, wanted: bool) -> Connection {
-        let state = self
-            .connection
-            .wait_for(|c| matches!(c, Connection::Connected { .. }) == wanted);
-        tokio::time::timeout(SOON, state)
-            .await
-            .expect("state in time")
-            .expect("plugin lives")
-            .clone()
+        let state = self.connection.wait_for(|c| matches!(c, Connection::Connected { .. }) == wanted);
+        tokio::time::timeout(SOON, state).await.expect("state in time").expect("plugin lives").clone()
     }
 
     async fn reason(&mut self) -> String {
         let known = |c: &Connection| matches!(c, Connection::Disconnected { reason: Some(_), .. });
-        let state = tokio::time::timeout(SOON, self.connection.wait_for(known))
-            .await
-            .expect("in time");
+        let state = tokio::time::timeout(SOON, self.connection.wait_for(known)).await.expect("in time");
         match &*state.expect("plugin lives") {
-            Connection::Disconnected {
-                reason: Some(reason), ..
-            } => reason.clone(),
+            Connection::Disconnected { reason: Some(reason), .. } => reason.clone(),
             other => panic!("{other:?}"),
         }
     }
 
     async fn end(self) {
         self.stop.cancel();
-        tokio::time::timeout(SOON, self.task)
-            .await
-            .expect("the plugin ends")
-            .expect("without a panic");
+        tokio::time::timeout(SOON, self.task).await.expect("the plugin ends").expect("without a panic");
     }
 }
 
@@ -193,42 +157,25 @@ async fn accept(runtime: &FakeRuntime) -> Registered {
 }
 
 fn pod(name: &str) -> api::PodSandbox {
-    let namespace = |kind: &str, path: &str| api::LinuxNamespace {
-        r#type: kind.into(),
-        path: path.into(),
-    };
-    let namespaces = vec![
-        namespace("ipc", "/proc/7/ns/ipc"),
-        namespace("network", "/var/run/netns/cni-1"),
-    ];
+    let namespace = |kind: &str, path: &str| api::LinuxNamespace { r#type: kind.into(), path: path.into() };
+    let namespaces = vec![namespace("ipc", "/proc/7/ns/ipc"), namespace("network", "/var/run/netns/cni-1")];
     api::PodSandbox {
         id: format!("sandbox-{name}"),
         name: name.into(),
         uid: format!("uid-{name}"),
         namespace: "team-a".into(),
         pid: 4711,
-        linux: Some(api::LinuxPodSandbox {
-            namespaces,
-            ..Default::default()
-        }),
+        linux: Some(api::LinuxPodSandbox { namespaces, ..Default::default() }),
         ..Default::default()
     }
 }
 
 fn container(name: &str, env: Vec<String>) -> api::Container {
-    api::Container {
-        id: format!("id-{name}"),
-        name: name.into(),
-        env,
-        ..Default::default()
-    }
+    api::Container { id: format!("id-{name}"), name: name.into(), env, ..Default::default() }
 }
 
 fn quick() -> Options {
-    Options {
-        request_timeout: Duration::from_millis(500),
-        ..Options::default()
-    }
+    Options { request_timeout: Duration::from_millis(500), ..Options::default() }
 }
 
 // ---- bytes by hand: an own reading of the tables, without the crate's codec --------------------------------------
@@ -252,32 +199,17 @@ fn number(number: u8, value: u64) -> Vec<u8> {
 }
 
 fn mux(connection: u32, payload: &[u8]) -> Vec<u8> {
-    [
-        &connection.to_be_bytes()[..],
-        &(payload.len() as u32).to_be_bytes(),
-        payload,
-    ]
-    .concat()
+    [&connection.to_be_bytes()[..], &(payload.len() as u32).to_be_bytes(), payload].concat()
 }
 
 fn ttrpc(stream: u32, kind: u8, data: &[u8]) -> Vec<u8> {
-    [
-        &(data.len() as u32).to_be_bytes()[..],
-        &stream.to_be_bytes(),
-        &[kind, 0],
-        data,
-    ]
-    .concat()
+    [&(data.len() as u32).to_be_bytes()[..], &stream.to_be_bytes(), &[kind, 0], data].concat()
 }
 
 fn ask(stream: u32, method: &str, payload: &[u8], timeout: Duration) -> Vec<u8> {
     let nanos = timeout.as_nanos() as u64;
-    let data = [
-        field(1, SERVICE.as_bytes()),
-        field(2, method.as_bytes()),
-        field(3, payload),
-        number(4, nanos),
-    ];
+    let data =
+        [field(1, SERVICE.as_bytes()), field(2, method.as_bytes()), field(3, payload), number(4, nanos)];
     ttrpc(stream, 1, &data.concat())
 }
 
@@ -337,43 +269,23 @@ async fn a_runtime_written_from_the_tables_by_hand_is_understood() {
         assert_eq!((connection, message), (2, ttrpc(1, 1, &data)));
 
         // Configure before the answer, cut into frames of one byte and mixed with a connection nobody knows.
-        let configure = [
-            field(2, b"containerd"),
-            field(3, b"2.1.9"),
-            number(4, 5000),
-            number(5, 2000),
-        ]
-        .concat();
+        let configure =
+            [field(2, b"containerd"), field(3, b"2.1.9"), number(4, 5000), number(5, 2000)].concat();
         for byte in ask(1, "Configure", &configure, SOON) {
-            stream
-                .write_all(&[mux(77, b"noise"), mux(1, &[byte])].concat())
-                .unwrap();
+            stream.write_all(&[mux(77, b"noise"), mux(1, &[byte])].concat()).unwrap();
         }
         let (connection, reply) = read_frame(&mut stream);
         assert_eq!((connection, reply), (1, ttrpc(1, 2, &field(2, &[0x08, 0x0f]))));
         stream.write_all(&mux(2, &ttrpc(1, 2, &[]))).unwrap();
 
-        stream
-            .write_all(&mux(1, &ask(3, "Synchronize", &[], SOON)))
-            .unwrap();
+        stream.write_all(&mux(1, &ask(3, "Synchronize", &[], SOON))).unwrap();
         assert_eq!(read_message(&mut stream, 1), (3, 2, vec![], 1));
 
         // 100 kB in frames of 4096 bytes, both ways.
-        let pod = [
-            field(1, b"sb"),
-            field(2, b"web"),
-            field(3, b"uid"),
-            field(4, b"team-a"),
-        ]
-        .concat();
+        let pod = [field(1, b"sb"), field(2, b"web"), field(3, b"uid"), field(4, b"team-a")].concat();
         let variable = format!("V={}", "y".repeat(100_000));
         let container = [field(1, b"c1"), field(3, b"main"), field(8, variable.as_bytes())].concat();
-        let request = ask(
-            5,
-            "CreateContainer",
-            &[field(1, &pod), field(2, &container)].concat(),
-            SOON,
-        );
+        let request = ask(5, "CreateContainer", &[field(1, &pod), field(2, &container)].concat(), SOON);
         for chunk in request.chunks(4096) {
             stream.write_all(&mux(1, chunk)).unwrap();
         }
@@ -387,26 +299,15 @@ async fn a_runtime_written_from_the_tables_by_hand_is_understood() {
         let since = Instant::now();
         let slow = [field(1, b"sb2"), field(2, b"slow"), field(4, b"team-a")].concat();
         let change = [number(1, 1), field(2, &slow)].concat();
-        stream
-            .write_all(&mux(
-                1,
-                &ask(7, "StateChange", &change, Duration::from_millis(300)),
-            ))
-            .unwrap();
+        stream.write_all(&mux(1, &ask(7, "StateChange", &change, Duration::from_millis(300)))).unwrap();
         let (id, kind, data, _) = read_message(&mut stream, 1);
-        assert!(
-            since.elapsed() < Duration::from_millis(290),
-            "{:?}",
-            since.elapsed()
-        );
+        assert!(since.elapsed() < Duration::from_millis(290), "{:?}", since.elapsed());
         let sentence = b"sriov-dra is still attaching the VFs of pod team-a/slow; the kubelet will try again";
         let status = [number(1, 2), field(2, sentence)].concat();
         assert_eq!((id, kind, data), (7, 2, field(1, &status)));
 
         // Unknown method, unknown service: code 12, and the connection goes on.
-        stream
-            .write_all(&mux(1, &ask(9, "UpdatePodSandbox", &[], SOON)))
-            .unwrap();
+        stream.write_all(&mux(1, &ask(9, "UpdatePodSandbox", &[], SOON))).unwrap();
         let (id, _, data, _) = read_message(&mut stream, 1);
         assert_eq!((id, &data[2..4]), (9, &number(1, 12)[..]));
         let other = [field(1, b"other.Service"), field(2, b"Configure")].concat();
@@ -415,12 +316,7 @@ async fn a_runtime_written_from_the_tables_by_hand_is_understood() {
         assert_eq!((id, &data[2..4]), (11, &number(1, 12)[..]));
     });
     by_hand.await.unwrap();
-    assert!(
-        running
-            .pods
-            .lines()
-            .contains(&"create main with 1 variables".to_owned())
-    );
+    assert!(running.pods.lines().contains(&"create main with 1 variables".to_owned()));
     running.end().await;
 }
 
@@ -430,19 +326,9 @@ async fn a_runtime_written_from_the_tables_by_hand_is_understood() {
 async fn the_handshake_asks_for_exactly_four_events_and_shows_the_runtime() {
     for configure_first in [false, true] {
         let mut running = Running::start();
-        let (_runtime, plugin) = running
-            .register(Options {
-                configure_first,
-                ..quick()
-            })
-            .await;
-        assert_eq!(
-            (plugin.name.as_str(), plugin.index.as_str(), plugin.mask),
-            ("sriov-dra", "10", 0xf)
-        );
-        let Connection::Connected { runtime, .. } = running.connected(true).await else {
-            unreachable!()
-        };
+        let (_runtime, plugin) = running.register(Options { configure_first, ..quick() }).await;
+        assert_eq!((plugin.name.as_str(), plugin.index.as_str(), plugin.mask), ("sriov-dra", "10", 0xf));
+        let Connection::Connected { runtime, .. } = running.connected(true).await else { unreachable!() };
         assert_eq!((runtime.name.as_str(), runtime.version.as_str()), ("fake", "1.0"));
         assert_eq!(runtime.request_timeout, Duration::from_millis(500));
         running.end().await;
@@ -457,31 +343,15 @@ async fn events_arrive_in_both_forms_with_what_the_runtime_knows() {
         *running.pods.reply.lock().unwrap() = vec![("A".into(), "1".into())];
         let web = pod("web");
         assert_eq!(plugin.run_pod_sandbox(&web).await, Ok(()));
-        let adjustment = plugin
-            .create_container(&web, &container("main", vec!["K=V".into()]))
-            .await;
-        assert_eq!(
-            adjustment,
-            Ok(Adjustment {
-                env: vec![("A".into(), "1".into())]
-            })
-        );
+        let adjustment = plugin.create_container(&web, &container("main", vec!["K=V".into()])).await;
+        assert_eq!(adjustment, Ok(Adjustment { env: vec![("A".into(), "1".into())] }));
         assert_eq!(plugin.stop_pod_sandbox(&web).await, Ok(()));
         assert_eq!(plugin.remove_pod_sandbox(&web).await, Ok(()));
-        let calls: Vec<_> = running
-            .pods
-            .lines()
-            .into_iter()
-            .filter(|l| l.ends_with("ends") && l.contains("web"))
-            .collect();
+        let calls: Vec<_> =
+            running.pods.lines().into_iter().filter(|l| l.ends_with("ends") && l.contains("web")).collect();
         assert_eq!(
             calls,
-            [
-                "run web ends",
-                "create web ends",
-                "stop web ends",
-                "remove web ends"
-            ],
+            ["run web ends", "create web ends", "stop web ends", "remove web ends"],
             "{events:?}"
         );
         let expected = Sandbox {
@@ -503,17 +373,10 @@ async fn a_host_network_pod_differs_from_a_runtime_that_does_not_list_namespaces
     let mut running = Running::start();
     let (_runtime, plugin) = running.register(quick()).await;
     let mut host = pod("host");
-    host.linux
-        .as_mut()
-        .unwrap()
-        .namespaces
-        .retain(|n| n.r#type != "network");
+    host.linux.as_mut().unwrap().namespaces.retain(|n| n.r#type != "network");
     let mut empty = pod("empty");
     empty.linux.as_mut().unwrap().namespaces[1].path.clear();
-    let old = api::PodSandbox {
-        linux: None,
-        ..pod("old")
-    };
+    let old = api::PodSandbox { linux: None, ..pod("old") };
     for sandbox in [&host, &empty, &old] {
         plugin.run_pod_sandbox(sandbox).await.expect("run");
     }
@@ -539,25 +402,11 @@ async fn an_error_reaches_the_runtime_as_it_is_and_a_panic_as_an_error() {
         Err(Failure::Refused { code: 2, message }) => message,
         other => panic!("{other:?}"),
     };
-    assert_eq!(
-        refused(plugin.run_pod_sandbox(&pod("bad")).await),
-        "VF 0000:81:00.2 is gone"
-    );
+    assert_eq!(refused(plugin.run_pod_sandbox(&pod("bad")).await), "VF 0000:81:00.2 is gone");
     let defect = refused(plugin.run_pod_sandbox(&pod("defect")).await);
-    assert!(
-        defect.contains("defect while attaching") && defect.contains("no such ledger entry"),
-        "{defect}"
-    );
-    let created = plugin
-        .create_container(&pod("bad"), &container("main", Vec::new()))
-        .await;
-    assert_eq!(
-        created,
-        Err(Failure::Refused {
-            code: 2,
-            message: "VF 0000:81:00.2 is gone".into()
-        })
-    );
+    assert!(defect.contains("defect while attaching") && defect.contains("no such ledger entry"), "{defect}");
+    let created = plugin.create_container(&pod("bad"), &container("main", Vec::new())).await;
+    assert_eq!(created, Err(Failure::Refused { code: 2, message: "VF 0000:81:00.2 is gone".into() }));
     let nothing = plugin.call(SERVICE, "CreateContainer", Vec::new()).await;
     assert!(
         matches!(&nothing, Err(Failure::Refused { code: 3, message }) if message.contains("no pod")),
@@ -577,29 +426,15 @@ async fn slow_work_is_answered_with_an_error_in_time_goes_on_and_keeps_the_conne
     let message =
         "sriov-dra is still attaching the VFs of pod team-a/slow; the kubelet will try again".to_owned();
     assert_eq!(outcome, Err(Failure::Refused { code: 2, message }));
-    assert!(
-        (290..450).contains(&took.as_millis()),
-        "60 % of 500 ms are 300 ms, not {took:?}"
-    );
-    let created = plugin
-        .create_container(&pod("slow"), &container("main", Vec::new()))
-        .await;
-    let Err(Failure::Refused { message, .. }) = created else {
-        panic!("{created:?}")
-    };
-    assert!(
-        message.contains("still checking the VFs of container main in pod team-a/slow"),
-        "{message}"
-    );
+    assert!((290..450).contains(&took.as_millis()), "60 % of 500 ms are 300 ms, not {took:?}");
+    let created = plugin.create_container(&pod("slow"), &container("main", Vec::new())).await;
+    let Err(Failure::Refused { message, .. }) = created else { panic!("{created:?}") };
+    assert!(message.contains("still checking the VFs of container main in pod team-a/slow"), "{message}");
 
     running.pods.gate.send_replace(true);
     running.pods.until("run slow ends").await;
     running.pods.until("create slow ends").await;
-    assert_eq!(
-        plugin.run_pod_sandbox(&pod("slow")).await,
-        Ok(()),
-        "the same connection serves the retry"
-    );
+    assert_eq!(plugin.run_pod_sandbox(&pod("slow")).await, Ok(()), "the same connection serves the retry");
     running.end().await;
 }
 
@@ -621,32 +456,17 @@ async fn one_slow_pod_does_not_hold_up_another() {
 async fn what_the_plugin_does_not_serve_is_unimplemented_and_garbage_is_an_error() {
     let mut running = Running::start();
     let (_runtime, plugin) = running.register(quick()).await;
-    for (service, method) in [
-        (SERVICE, "PostStartContainer"),
-        (SERVICE, ""),
-        ("x.Y", "Configure"),
-        ("", ""),
-    ] {
+    for (service, method) in [(SERVICE, "PostStartContainer"), (SERVICE, ""), ("x.Y", "Configure"), ("", "")]
+    {
         let outcome = plugin.call(service, method, Vec::new()).await;
-        assert!(
-            matches!(outcome, Err(Failure::Refused { code: 12, .. })),
-            "{service}/{method}: {outcome:?}"
-        );
+        assert!(matches!(outcome, Err(Failure::Refused { code: 12, .. })), "{service}/{method}: {outcome:?}");
     }
     for method in ["RunPodSandbox", "StateChange", "CreateContainer", "Synchronize"] {
-        let outcome = plugin
-            .call(SERVICE, method, vec![0x0a, 0xff, 0xff, 0x01, 0x02])
-            .await;
-        assert!(
-            matches!(outcome, Err(Failure::Refused { code: 3, .. })),
-            "{method}: {outcome:?}"
-        );
+        let outcome = plugin.call(SERVICE, method, vec![0x0a, 0xff, 0xff, 0x01, 0x02]).await;
+        assert!(matches!(outcome, Err(Failure::Refused { code: 3, .. })), "{method}: {outcome:?}");
     }
     // An event nobody subscribed to, sent nevertheless, and the runtime's good-bye.
-    assert_eq!(
-        plugin.call(SERVICE, "StateChange", vec![0x08, 7]).await,
-        Ok(Vec::new())
-    );
+    assert_eq!(plugin.call(SERVICE, "StateChange", vec![0x08, 7]).await, Ok(Vec::new()));
     assert_eq!(plugin.call(SERVICE, "Shutdown", Vec::new()).await, Ok(Vec::new()));
     assert_eq!(plugin.run_pod_sandbox(&pod("web")).await, Ok(()));
     running.end().await;
@@ -665,37 +485,22 @@ async fn synchronize_collects_its_parts_and_is_answered_before_the_work_is_done(
     let plugin = runtime.accept(pods, containers.into()).await.expect("registers");
     running.connected(true).await;
     running.pods.until("synchronize begins").await;
-    assert_eq!(
-        plugin.run_pod_sandbox(&pod("web")).await,
-        Ok(()),
-        "events come while the work goes on"
-    );
+    assert_eq!(plugin.run_pod_sandbox(&pod("web")).await, Ok(()), "events come while the work goes on");
     // A second list waits for the first.
-    plugin
-        .synchronize(vec![pod("late")], Vec::new())
-        .await
-        .expect("answered at once");
+    plugin.synchronize(vec![pod("late")], Vec::new()).await.expect("answered at once");
     running.pods.gate.send_replace(true);
     let both = async {
         while running.pods.synchronized.lock().unwrap().len() < 2 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(SOON, both)
-        .await
-        .expect("both lists are worked on");
+    tokio::time::timeout(SOON, both).await.expect("both lists are worked on");
     let seen = running.pods.synchronized.lock().unwrap().clone();
     let names = |n: usize| seen[n].0.iter().map(|s| s.pod_name.clone()).collect::<Vec<_>>();
-    assert_eq!(
-        (names(0).join(" "), names(1).join(" ")),
-        ("slow-a b c d e".into(), "late".into())
-    );
+    assert_eq!((names(0).join(" "), names(1).join(" ")), ("slow-a b c d e".into(), "late".into()));
     let live: Vec<bool> = seen[0].1.iter().map(|c| c.live).collect();
     assert_eq!(live, [false, true, true, true, false]);
-    assert_eq!(
-        (seen[0].1[1].sandbox_id.as_str(), seen[0].1[1].env.len()),
-        ("sandbox-b", 1)
-    );
+    assert_eq!((seen[0].1[1].sandbox_id.as_str(), seen[0].1[1].env.len()), ("sandbox-b", 1));
     running.end().await;
 }
 
@@ -703,18 +508,12 @@ async fn synchronize_collects_its_parts_and_is_answered_before_the_work_is_done(
 async fn the_plugin_comes_back_when_the_runtime_does() {
     let mut running = Running::start();
     let reason = running.reason().await;
-    assert!(
-        reason.contains("nri/nri.sock") && reason.contains("NRI enabled"),
-        "{reason}"
-    );
+    assert!(reason.contains("nri/nri.sock") && reason.contains("NRI enabled"), "{reason}");
 
     let (runtime, plugin) = running.register(quick()).await;
     drop(plugin);
     let reason = running.reason().await;
-    assert!(
-        reason.contains("the runtime closed the NRI connection"),
-        "{reason}"
-    );
+    assert!(reason.contains("the runtime closed the NRI connection"), "{reason}");
     let again = accept(&runtime).await;
     running.connected(true).await;
     assert_eq!(again.run_pod_sandbox(&pod("web")).await, Ok(()));
@@ -749,9 +548,7 @@ async fn a_runtime_that_talks_garbage_or_refuses_is_named_and_tried_again() {
         let (mut stream, _) = listener.accept().unwrap();
         read_frame(&mut stream);
         let status = [number(1, 2), field(2, b"invalid plugin events: 0x2000")].concat();
-        stream
-            .write_all(&mux(2, &ttrpc(1, 2, &field(1, &status))))
-            .unwrap();
+        stream.write_all(&mux(2, &ttrpc(1, 2, &field(1, &status)))).unwrap();
         listener
     })
     .await
@@ -782,14 +579,8 @@ async fn shutdown_answers_what_is_open_before_it_closes() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!open.is_finished() && !running.task.is_finished());
     running.pods.gate.send_replace(true);
-    assert_eq!(
-        open.await.unwrap(),
-        Ok(()),
-        "a pod would have started without its VFs"
-    );
-    tokio::time::timeout(SOON, plugin.closed())
-        .await
-        .expect("then it closes");
+    assert_eq!(open.await.unwrap(), Ok(()), "a pod would have started without its VFs");
+    tokio::time::timeout(SOON, plugin.closed()).await.expect("then it closes");
     running.connected(false).await;
     running.end().await;
 }
@@ -821,16 +612,11 @@ async fn the_double_cuts_off_a_plugin_that_does_not_answer_as_containerd_does() 
         let mut stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         let payload = [field(1, b"silent"), field(2, b"99")].concat();
-        let data = [
-            field(1, b"nri.pkg.api.v1alpha1.Runtime"),
-            field(2, b"RegisterPlugin"),
-            field(3, &payload),
-        ];
+        let data =
+            [field(1, b"nri.pkg.api.v1alpha1.Runtime"), field(2, b"RegisterPlugin"), field(3, &payload)];
         stream.write_all(&mux(2, &ttrpc(1, 1, &data.concat()))).unwrap();
         let (id, ..) = read_message(&mut stream, 1); // Configure
-        stream
-            .write_all(&mux(1, &ttrpc(id, 2, &field(2, &[0x08, 0x01]))))
-            .unwrap();
+        stream.write_all(&mux(1, &ttrpc(id, 2, &field(2, &[0x08, 0x01])))).unwrap();
         assert_eq!(read_message(&mut stream, 2), (1, 2, vec![], 1));
         let (id, ..) = read_message(&mut stream, 1); // Synchronize
         stream.write_all(&mux(1, &ttrpc(id, 2, &[]))).unwrap();
@@ -839,11 +625,7 @@ async fn the_double_cuts_off_a_plugin_that_does_not_answer_as_containerd_does() 
     });
     let plugin = accept(&runtime).await;
     assert_eq!((plugin.name.as_str(), plugin.mask), ("silent", 0x1));
-    assert_eq!(
-        plugin.stop_pod_sandbox(&pod("web")).await,
-        Ok(()),
-        "not subscribed to, so not sent"
-    );
+    assert_eq!(plugin.stop_pod_sandbox(&pod("web")).await, Ok(()), "not subscribed to, so not sent");
     assert_eq!(plugin.run_pod_sandbox(&pod("web")).await, Err(Failure::TimedOut));
     assert_eq!(plugin.run_pod_sandbox(&pod("web")).await, Err(Failure::Gone));
     assert_eq!(silent.await.unwrap(), 0);
@@ -852,11 +634,7 @@ async fn the_double_cuts_off_a_plugin_that_does_not_answer_as_containerd_does() 
 #[test]
 fn settings_that_every_runtime_refuses_are_refused_here() {
     let refused = |name: &str, index: &str| {
-        let config = Config {
-            socket: "/x".into(),
-            name: name.into(),
-            index: index.into(),
-        };
+        let config = Config { socket: "/x".into(), name: name.into(), index: index.into() };
         match Plugin::new(config) {
             Err(error @ NriError::Setting { .. }) => error.to_string(),
             other => panic!("{other:?}"),

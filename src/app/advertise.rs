@@ -35,7 +35,8 @@ pub async fn run(
             Ok(Ok((offered, withheld))) => {
                 last_error = None;
                 if withheld != last_withheld {
-                    for (vf, why) in withheld.iter().filter(|(vf, why)| last_withheld.get(*vf) != Some(*why)) {
+                    for (vf, why) in withheld.iter().filter(|(vf, why)| last_withheld.get(*vf) != Some(*why))
+                    {
                         tracing::info!(%vf, why, "VF withheld");
                     }
                     last_withheld = withheld;
@@ -43,7 +44,11 @@ pub async fn run(
                 offers.send_if_modified(|now| {
                     let changed = now.as_ref() != Some(&offered);
                     if changed {
-                        tracing::info!(devices = offered.len(), withheld = last_withheld.len(), "offering VFs");
+                        tracing::info!(
+                            devices = offered.len(),
+                            withheld = last_withheld.len(),
+                            "offering VFs"
+                        );
                         *now = Some(offered);
                     }
                     changed

@@ -61,7 +61,11 @@ fn missing_capabilities(status: &str) -> Vec<String> {
     CAPABILITIES
         .iter()
         .filter(|(bit, _, _)| effective & (1 << bit) == 0)
-        .map(|(_, name, purpose)| format!("the agent lacks {name}, which it needs {purpose} (run it privileged, or add the capability)"))
+        .map(|(_, name, purpose)| {
+            format!(
+                "the agent lacks {name}, which it needs {purpose} (run it privileged, or add the capability)"
+            )
+        })
         .collect()
 }
 
@@ -74,11 +78,13 @@ fn no_propagation(mountinfo: &str, folder: &str) -> Option<String> {
             let fields: Vec<&str> = line.split(' ').collect();
             let point = *fields.get(4)?;
             let covers = point == "/" || folder == point || folder.starts_with(&format!("{point}/"));
-            let optional: Vec<&str> = fields.get(6..)?.iter().copied().take_while(|field| *field != "-").collect();
+            let optional: Vec<&str> =
+                fields.get(6..)?.iter().copied().take_while(|field| *field != "-").collect();
             covers.then_some((point.len(), optional))
         })
         .max_by_key(|(length, _)| *length)?;
-    let propagates = nearest.1.iter().any(|field| field.starts_with("shared:") || field.starts_with("master:"));
+    let propagates =
+        nearest.1.iter().any(|field| field.starts_with("shared:") || field.starts_with("master:"));
     (!propagates).then(|| {
         format!(
             "{folder} does not get mounts from the host: network namespaces of pods that start later can't be opened by \

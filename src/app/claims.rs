@@ -57,8 +57,12 @@ impl ClaimService for Claims {
         let prepared = self.prepare_inner(&claim, started + BUDGET).await;
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &prepared {
-            Ok(devices) => tracing::info!(claim = %name, uid = %claim.uid, devices = devices.len(), took_ms, "prepared"),
-            Err(error) => tracing::warn!(claim = %name, uid = %claim.uid, error = %error, took_ms, "not prepared"),
+            Ok(devices) => {
+                tracing::info!(claim = %name, uid = %claim.uid, devices = devices.len(), took_ms, "prepared")
+            }
+            Err(error) => {
+                tracing::warn!(claim = %name, uid = %claim.uid, error = %error, took_ms, "not prepared")
+            }
         }
         prepared
     }
@@ -81,14 +85,20 @@ impl ClaimService for Claims {
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &done {
             Ok(()) => tracing::info!(claim = %name, uid = %id.uid, took_ms, "unprepared"),
-            Err(error) => tracing::warn!(claim = %name, uid = %id.uid, error = %error, took_ms, "not unprepared"),
+            Err(error) => {
+                tracing::warn!(claim = %name, uid = %id.uid, error = %error, took_ms, "not unprepared")
+            }
         }
         done
     }
 }
 
 impl Claims {
-    async fn prepare_inner(&self, claim: &ClaimRef, deadline: Instant) -> Result<Vec<PreparedDevice>, String> {
+    async fn prepare_inner(
+        &self,
+        claim: &ClaimRef,
+        deadline: Instant,
+    ) -> Result<Vec<PreparedDevice>, String> {
         check_uid(&claim.uid)?;
         let object = self.fetch(claim).await?;
         let held_by = {
@@ -101,7 +111,8 @@ impl Claims {
         let spec = claim::compile(&object, &self.engine.driver, &self.node, &claim.uid, held_uid)
             .map_err(|error| error.to_string())?;
         let (engine, attacher) = (self.engine.clone(), self.attacher.clone());
-        let entry = spawn_blocking(move || prepare(&engine, &attacher, &spec, held_by.map(|pod| pod.uid), deadline));
+        let entry =
+            spawn_blocking(move || prepare(&engine, &attacher, &spec, held_by.map(|pod| pod.uid), deadline));
         let entry = entry.await.map_err(|error| format!("prepare was cut off: {error}"))??;
         Ok(devices(&self.engine.driver, &entry))
     }
@@ -116,7 +127,9 @@ impl Claims {
             let error = match tokio::time::timeout(FETCH_TIMEOUT, api.get_opt(&claim.name)).await {
                 Ok(Ok(Some(object))) => return Ok(object),
                 Ok(Ok(None)) => return Err(format!("{name} does not exist")),
-                Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
+                Ok(Err(kube::Error::Api(status)))
+                    if (400..500).contains(&status.code) && status.code != 429 =>
+                {
                     return Err(format!("{name} can't be read: {}", status.message));
                 }
                 Ok(Err(error)) => error.to_string(),
@@ -150,7 +163,8 @@ fn devices(driver: &str, entry: &Entry) -> Vec<PreparedDevice> {
     let devices = entry.vfs.iter().map(|vf| {
         let request = vf.top_level_request().to_owned();
         let first = named.insert(request.clone());
-        let cdi_ids = if first { vec![cdi::qualified_name(driver, &entry.claim.uid, &request)] } else { Vec::new() };
+        let cdi_ids =
+            if first { vec![cdi::qualified_name(driver, &entry.claim.uid, &request)] } else { Vec::new() };
         PreparedDevice {
             request,
             pool: vf.pool.clone(),

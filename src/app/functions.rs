@@ -81,13 +81,17 @@ impl NodeFunctions {
 impl Functions for NodeFunctions {
     fn facts(&self, vf: PciAddress) -> Result<Option<Facts>, HostError> {
         let mode = rdma::netns_mode(self.kernel.host());
-        let snapshot = inventory::scan_one(&self.sysfs, &self.links()?, mode, &|pf| self.eswitch(pf), vf)?;
+        let snapshot = inventory::scan(&self.sysfs, &self.links()?, mode, &|pf| self.eswitch(pf))?;
         let verdicts = self.judge(&snapshot, &BTreeMap::new());
-        let withheld = verdicts.iter().find(|verdict| verdict.device.pci == vf).filter(|verdict| !verdict.is_offered());
-        let withheld = withheld.map(|verdict| {
-            verdict.withheld.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-        });
-        Ok(snapshot.vf(vf).map(|found| Facts { vf: found.clone(), pf: snapshot.pf_of(found).cloned(), withheld }))
+        let withheld =
+            verdicts.iter().find(|verdict| verdict.device.pci == vf).filter(|verdict| !verdict.is_offered());
+        let withheld = withheld
+            .map(|verdict| verdict.withheld.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+        Ok(snapshot.vf(vf).map(|found| Facts {
+            vf: found.clone(),
+            pf: snapshot.pf_of(found).cloned(),
+            withheld,
+        }))
     }
 
     fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
@@ -108,4 +112,3 @@ impl Functions for NodeFunctions {
         Ok(self.sysfs.unbind(vf)?)
     }
 }
-

@@ -17,8 +17,13 @@ use crate::prepare::ledger::Ledger;
 ///
 /// # Errors
 /// When sysfs, netlink or the ledger can't be read.
-pub fn take_inventory(sysfs: &Path, durable: &Path, rules: Rules) -> anyhow::Result<(Snapshot, Vec<Verdict>)> {
-    let kernel: Arc<dyn Kernel> = Arc::new(Linux::new(sysfs).context("the network namespace can't be opened")?);
+pub fn take_inventory(
+    sysfs: &Path,
+    durable: &Path,
+    rules: Rules,
+) -> anyhow::Result<(Snapshot, Vec<Verdict>)> {
+    let kernel: Arc<dyn Kernel> =
+        Arc::new(Linux::new(sysfs).context("the network namespace can't be opened")?);
     let functions = NodeFunctions::new(Sysfs::at(sysfs), kernel, Arc::new(rules));
     let snapshot = functions.snapshot().context("the node's PCI functions can't be read")?;
     let owned = match Ledger::existing(durable) {

@@ -87,14 +87,18 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     }
 
     // What everything stands on: the kernel, the memory, the API server.
-    let kernel: Arc<dyn Kernel> = Arc::new(Linux::new(&sysfs_root).context("the host's network namespace can't be opened")?);
+    let kernel: Arc<dyn Kernel> =
+        Arc::new(Linux::new(&sysfs_root).context("the host's network namespace can't be opened")?);
     let ledger = Ledger::open(kubelet_dir.join("plugins").join(&driver_name), &run_dir)?;
     let survey = ledger.survey()?;
     tracing::info!(
-        prepared_claims = survey.entries, quarantined = survey.quarantined.len(), newer = survey.newer.len(),
+        prepared_claims = survey.entries,
+        quarantined = survey.quarantined.len(),
+        newer = survey.newer.len(),
         "ledger read"
     );
-    std::fs::create_dir_all(&cdi_dir).with_context(|| format!("the CDI folder {} can't be made", cdi_dir.display()))?;
+    std::fs::create_dir_all(&cdi_dir)
+        .with_context(|| format!("the CDI folder {} can't be made", cdi_dir.display()))?;
     let client = client::client(kubeconfig.as_deref()).await?;
     let functions = NodeFunctions::new(Sysfs::at(&sysfs_root), kernel.clone(), rules);
 
@@ -123,7 +127,8 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     let mut parts = tokio::task::JoinSet::new();
 
     // Serve: runtime events first, then the kubelet, which may call at once.
-    let plugin = nri::Plugin::new(nri::Config { socket: nri_socket, name: driver_name.clone(), index: nri_index })?;
+    let plugin =
+        nri::Plugin::new(nri::Config { socket: nri_socket, name: driver_name.clone(), index: nri_index })?;
     let pods = Arc::new(Pods { client: client.clone(), attacher: attacher.clone() });
     parts.spawn(plugin.run(pods, stop.clone()));
     parts.spawn(status::run(client.clone(), driver_name.clone(), report_queue, stop.clone()));

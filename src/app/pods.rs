@@ -39,7 +39,9 @@ impl Pods {
         work: impl FnOnce(&Attacher, Instant) -> Result<T, AttachError> + Send + 'static,
     ) -> Result<T, String> {
         let attacher = self.attacher.clone();
-        let done = spawn_blocking(move || work(&attacher, Instant::now() + BUDGET).map_err(|error| error.sentence()));
+        let done = spawn_blocking(move || {
+            work(&attacher, Instant::now() + BUDGET).map_err(|error| error.sentence())
+        });
         let done = done.await.unwrap_or_else(|error| Err(format!("{what} was cut off: {error}")));
         if let Err(error) = &done {
             let pod = format!("{}/{}", sandbox.pod_namespace, sandbox.pod_name);
@@ -53,8 +55,10 @@ impl Pods {
     async fn take_over(&self, sandbox: &Sandbox, container: &Container) -> Result<(), String> {
         let foreign = {
             let (sandbox, container) = (sandbox.clone(), container.clone());
-            self.blocking("CreateContainer", &sandbox.clone(), move |attacher, _| attacher.foreign_claims(&sandbox, &container))
-                .await?
+            self.blocking("CreateContainer", &sandbox.clone(), move |attacher, _| {
+                attacher.foreign_claims(&sandbox, &container)
+            })
+            .await?
         };
         for foreign in foreign {
             let name = format!("{}/{}", foreign.claim.namespace, foreign.claim.name);
@@ -62,19 +66,34 @@ impl Pods {
             let object = tokio::time::timeout(FETCH_TIMEOUT, api.get(&foreign.claim.name)).await;
             let object = match object {
                 Ok(Ok(object)) => object,
-                Ok(Err(error)) => return Err(format!("claim {name} belongs to pod {}, and whether this pod may have it can't be asked: {error}", foreign.holder.name)),
-                Err(_) => return Err(format!("claim {name} belongs to pod {}, and the API server does not say in time whether this pod may have it", foreign.holder.name)),
+                Ok(Err(error)) => {
+                    return Err(format!(
+                        "claim {name} belongs to pod {}, and whether this pod may have it can't be asked: {error}",
+                        foreign.holder.name
+                    ));
+                }
+                Err(_) => {
+                    return Err(format!(
+                        "claim {name} belongs to pod {}, and the API server does not say in time whether this pod may have it",
+                        foreign.holder.name
+                    ));
+                }
             };
             let reserved = object.status.and_then(|status| status.reserved_for).unwrap_or_default();
             let ours = object.metadata.uid.as_deref() == Some(foreign.claim.uid.as_str())
-                && reserved.iter().any(|consumer| consumer.resource == "pods" && consumer.uid == sandbox.pod_uid);
+                && reserved
+                    .iter()
+                    .any(|consumer| consumer.resource == "pods" && consumer.uid == sandbox.pod_uid);
             if !ours {
                 // create_container refuses it with its own sentence.
                 continue;
             }
             let to = PodRef { uid: sandbox.pod_uid.clone(), name: sandbox.pod_name.clone() };
             let uid = foreign.claim.uid.clone();
-            self.blocking("hand-over", sandbox, move |attacher, deadline| attacher.hand_over(&uid, &to, deadline)).await?;
+            self.blocking("hand-over", sandbox, move |attacher, deadline| {
+                attacher.hand_over(&uid, &to, deadline)
+            })
+            .await?;
         }
         Ok(())
     }
@@ -82,16 +101,24 @@ impl Pods {
 
 impl PodEvents for Pods {
     async fn run(&self, sandbox: Sandbox) -> Result<(), String> {
-        self.blocking("RunPodSandbox", &sandbox.clone(), move |attacher, deadline| attacher.run(&sandbox, deadline)).await
+        self.blocking("RunPodSandbox", &sandbox.clone(), move |attacher, deadline| {
+            attacher.run(&sandbox, deadline)
+        })
+        .await
     }
 
     async fn stop(&self, sandbox: Sandbox) -> Result<(), String> {
-        self.blocking("StopPodSandbox", &sandbox.clone(), move |attacher, deadline| attacher.stop(&sandbox, deadline)).await
+        self.blocking("StopPodSandbox", &sandbox.clone(), move |attacher, deadline| {
+            attacher.stop(&sandbox, deadline)
+        })
+        .await
     }
 
     async fn remove(&self, sandbox: Sandbox) -> Result<(), String> {
-        self.blocking("RemovePodSandbox", &sandbox.clone(), move |attacher, deadline| attacher.stop(&sandbox, deadline))
-            .await
+        self.blocking("RemovePodSandbox", &sandbox.clone(), move |attacher, deadline| {
+            attacher.stop(&sandbox, deadline)
+        })
+        .await
     }
 
     async fn create_container(&self, sandbox: Sandbox, container: Container) -> Result<Adjustment, String> {

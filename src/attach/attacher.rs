@@ -10,8 +10,7 @@ use tokio::sync::mpsc;
 use super::link_in::{complete, move_in};
 use super::link_out::{move_out, restore};
 use super::nri::{Adjustment, Container, Sandbox};
-use super::report::{DeviceReport, Report};
-use super::status_body::Reason;
+use super::report::{DeviceReport, Reason, Report};
 use super::{AttachError, PodSandbox};
 use crate::claim::{ClaimId, PodRef};
 use crate::device::{CleanFacts, PciAddress};
@@ -115,7 +114,13 @@ impl Attacher {
     }
 
     /// `true`: this call moved something.
-    fn attach_claim(&self, uid: &str, pod: &PodSandbox, epoch: u64, deadline: Instant) -> Result<bool, AttachError> {
+    fn attach_claim(
+        &self,
+        uid: &str,
+        pod: &PodSandbox,
+        epoch: u64,
+        deadline: Instant,
+    ) -> Result<bool, AttachError> {
         let _claim = self.locks.claim(uid, deadline)?;
         // A list that names a claim without entry is older than its Unprepare.
         let Some(mut entry) = self.ledger.entry(uid)? else { return Ok(false) };
@@ -168,7 +173,8 @@ impl Attacher {
                 if undone.is_ok() && before.is_none() {
                     self.ledger.remove_attachment(uid)?;
                 }
-                AttachError::all([Some(first), undone.err()].into_iter().flatten().collect()).map_or(Ok(false), Err)
+                AttachError::all([Some(first), undone.err()].into_iter().flatten().collect())
+                    .map_or(Ok(false), Err)
             }
         }
     }
@@ -204,7 +210,9 @@ impl Attacher {
                 if let Some(link) = self.find_on_host(host.as_mut(), &handle).map_err(failed)? {
                     moved.push(vf.pci);
                     move_in((host.as_mut(), &link), (netns, inside.as_mut()), vf)?;
-                    let arrived = inside.by_name(vf.name.as_str()).map_err(|source| AttachError::Vf { vf: vf.pci, source })?;
+                    let arrived = inside
+                        .by_name(vf.name.as_str())
+                        .map_err(|source| AttachError::Vf { vf: vf.pci, source })?;
                     break (arrived.ok_or_else(|| lost(vf.pci, started))?, true);
                 }
                 if Instant::now() >= deadline {
@@ -213,14 +221,19 @@ impl Attacher {
                 thread::sleep(POLL);
             };
             if fresh || !only_presence {
-                complete(inside.as_mut(), &link, vf).map_err(|source| AttachError::Vf { vf: vf.pci, source })?;
+                complete(inside.as_mut(), &link, vf)
+                    .map_err(|source| AttachError::Vf { vf: vf.pci, source })?;
             }
             devices.push(device(vf, Some(&link)));
         }
         Ok(devices)
     }
 
-    fn find_on_host(&self, host: &mut dyn Links, handle: &VfHandle<'_>) -> Result<Option<Link>, crate::host::HostError> {
+    fn find_on_host(
+        &self,
+        host: &mut dyn Links,
+        handle: &VfHandle<'_>,
+    ) -> Result<Option<Link>, crate::host::HostError> {
         let names = self.kernel.netdev_names(handle.pci);
         find_vf(host, handle, &names.iter().map(String::as_str).collect::<Vec<_>>())
     }
@@ -243,7 +256,9 @@ impl Attacher {
             return Err(error);
         }
         let devices = entry.vfs.iter().map(|vf| {
-            let link = find_vf_on_host(self.kernel.as_ref(), &VfHandle { pci: vf.pci, hw_addr: None }).ok().flatten();
+            let link = find_vf_on_host(self.kernel.as_ref(), &VfHandle { pci: vf.pci, hw_addr: None })
+                .ok()
+                .flatten();
             DeviceReport { reason: Reason::HostNetwork, ..device(vf, link.map(|(_, link)| link).as_ref()) }
         });
         self.report(Report { claim: entry.claim.clone(), devices: devices.collect() });
@@ -286,7 +301,9 @@ impl Attacher {
     /// and the kernel inodes.
     fn namespace_of(&self, record: &Attachment) -> Option<Netns> {
         let by_path = self.kernel.open(&record.netns_path).ok().filter(|netns| netns.id() == record.netns);
-        by_path.or_else(|| self.kernel.find(record.netns)).filter(|netns| netns.id() != self.kernel.host().id())
+        by_path
+            .or_else(|| self.kernel.find(record.netns))
+            .filter(|netns| netns.id() != self.kernel.host().id())
     }
 
     /// StopPodSandbox and RemovePodSandbox: the VFs that are in this sandbox go back. Any other sandbox of the pod is
@@ -301,14 +318,17 @@ impl Attacher {
         }
         self.retire(&sandbox.pod_uid, &sandbox.id, deadline)?;
         let _pod = self.locks.pod(&sandbox.pod_uid, deadline)?;
-        let errors = claims.iter().filter_map(|uid| self.detach_from(uid, &sandbox.id, deadline).err()).collect();
+        let errors =
+            claims.iter().filter_map(|uid| self.detach_from(uid, &sandbox.id, deadline).err()).collect();
         AttachError::all(errors).map_or(Ok(()), Err)
     }
 
     /// Ends the sandbox's time as the current one, so that a late task for it finds itself superseded.
     fn retire(&self, pod_uid: &str, sandbox: &str, deadline: Instant) -> Result<(), AttachError> {
         let _record = self.locks.sandbox_record(pod_uid, deadline)?;
-        if let Some(current) = self.ledger.current_sandbox(pod_uid)?.filter(|current| current.sandbox == sandbox) {
+        if let Some(current) =
+            self.ledger.current_sandbox(pod_uid)?.filter(|current| current.sandbox == sandbox)
+        {
             let retired = CurrentSandbox { sandbox: String::new(), epoch: current.epoch + 1 };
             self.ledger.put_current_sandbox(pod_uid, &retired)?;
         }
@@ -348,10 +368,18 @@ impl Attacher {
     }
 
     /// The entry was lost (quarantined): the files of ownership still say which VFs the claim has.
-    fn detach_without_entry(&self, uid: &str, record: &Attachment, deadline: Instant) -> Result<(), AttachError> {
+    fn detach_without_entry(
+        &self,
+        uid: &str,
+        record: &Attachment,
+        deadline: Instant,
+    ) -> Result<(), AttachError> {
         let owned = self.ledger.owned()?;
-        let vfs: Vec<(PciAddress, String)> =
-            owned.into_iter().filter(|(_, o)| o.claim.uid == uid).map(|(vf, _)| (vf, String::new())).collect();
+        let vfs: Vec<(PciAddress, String)> = owned
+            .into_iter()
+            .filter(|(_, o)| o.claim.uid == uid)
+            .map(|(vf, _)| (vf, String::new()))
+            .collect();
         self.detach_vfs(uid, &vfs, self.namespace_of(record).as_ref(), deadline)?;
         Ok(self.ledger.remove_attachment(uid)?)
     }
@@ -366,7 +394,9 @@ impl Attacher {
         let mut inside = netns.and_then(|netns| self.kernel.enter(netns).ok());
         let mut errors = Vec::new();
         for (vf, name) in vfs {
-            let Some(owner) = self.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid == claim_uid) else { continue };
+            let Some(owner) = self.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid == claim_uid) else {
+                continue;
+            };
             if let Err(error) = self.detach_vf(*vf, name, &owner.clean, inside.as_deref_mut(), deadline) {
                 errors.push(error);
             }
@@ -412,7 +442,11 @@ impl Attacher {
     ///
     /// # Errors
     /// When the ledger can't be read.
-    pub fn foreign_claims(&self, sandbox: &Sandbox, container: &Container) -> Result<Vec<ForeignClaim>, AttachError> {
+    pub fn foreign_claims(
+        &self,
+        sandbox: &Sandbox,
+        container: &Container,
+    ) -> Result<Vec<ForeignClaim>, AttachError> {
         let mut foreign = Vec::new();
         for uid in claims_named(container) {
             if let Some(entry) = self.ledger.entry(&uid)?
@@ -467,7 +501,8 @@ impl Attacher {
         let pod = PodSandbox::open(self.kernel.as_ref(), sandbox)?;
         let epoch = self.make_current(&pod, deadline)?;
         for uid in &named {
-            let entry = self.ledger.entry(uid)?.ok_or_else(|| AttachError::NotPrepared { uid: uid.clone() })?;
+            let entry =
+                self.ledger.entry(uid)?.ok_or_else(|| AttachError::NotPrepared { uid: uid.clone() })?;
             if let Some(holder) = entry.pod.filter(|holder| holder.uid != sandbox.pod_uid) {
                 return Err(AttachError::NotReserved {
                     claim: format!("{}/{}", entry.claim.namespace, entry.claim.name),
@@ -487,7 +522,12 @@ impl Attacher {
     }
 
     /// The CDI file was read before a name had to give way, or says a pod name where the VF stays on the host.
-    fn variables_to_correct(&self, entry: &Entry, pod: &PodSandbox, container: &Container) -> Vec<(String, String)> {
+    fn variables_to_correct(
+        &self,
+        entry: &Entry,
+        pod: &PodSandbox,
+        container: &Container,
+    ) -> Vec<(String, String)> {
         let mut entry = entry.clone();
         if pod.netns.is_none() {
             for vf in &mut entry.vfs {
@@ -539,7 +579,8 @@ impl Attacher {
             if live.contains(&record.sandbox) {
                 continue;
             }
-            let user = self.namespace_of(&record).and_then(|netns| self.kernel.user_of(netns.id()).ok().flatten());
+            let user =
+                self.namespace_of(&record).and_then(|netns| self.kernel.user_of(netns.id()).ok().flatten());
             if user.is_none()
                 && let Err(error) = self.detach_from(&uid, &record.sandbox, deadline)
             {
@@ -557,7 +598,8 @@ impl Attacher {
 
 /// The claims whose CDI devices a container got.
 fn claims_named(container: &Container) -> Vec<String> {
-    let mut claims: Vec<String> = container.env.iter().filter_map(|line| cdi::claim_uid_of_marker(line)).collect();
+    let mut claims: Vec<String> =
+        container.env.iter().filter_map(|line| cdi::claim_uid_of_marker(line)).collect();
     claims.sort();
     claims.dedup();
     claims

@@ -16,7 +16,9 @@ pub enum AttachError {
         uid: String,
     },
     /// The claim belongs to another pod whose sandbox lives.
-    #[error("claim {claim} is in use by pod {holder}: its VF {vf} is in sandbox {sandbox} where process {pid} runs")]
+    #[error(
+        "claim {claim} is in use by pod {holder}: its VF {vf} is in sandbox {sandbox} where process {pid} runs"
+    )]
     InUse {
         /// `namespace/name`
         claim: String,
@@ -40,7 +42,9 @@ pub enum AttachError {
         pod: String,
     },
     /// The pod runs in the host's network namespace.
-    #[error("pod {pod} uses the host's network (hostNetwork: true), where interface settings of claim {claim} can't be made; remove interface.* from the VfConfig, or hostNetwork from the pod")]
+    #[error(
+        "pod {pod} uses the host's network (hostNetwork: true), where interface settings of claim {claim} can't be made; remove interface.* from the VfConfig, or hostNetwork from the pod"
+    )]
     HostNetwork {
         /// `namespace/name`
         pod: String,
@@ -68,7 +72,9 @@ pub enum AttachError {
         pod: String,
     },
     /// The VF is nowhere to be seen.
-    #[error("VF {vf} is neither on the host nor in a network namespace this driver knows, after {waited_ms} ms")]
+    #[error(
+        "VF {vf} is neither on the host nor in a network namespace this driver knows, after {waited_ms} ms"
+    )]
     Lost {
         /// Which VF.
         vf: PciAddress,
@@ -76,7 +82,9 @@ pub enum AttachError {
         waited_ms: u128,
     },
     /// The pod has an interface of that name.
-    #[error("interface name {name} for VF {vf} is taken in the pod's network namespace; choose another interface.name")]
+    #[error(
+        "interface name {name} for VF {vf} is taken in the pod's network namespace; choose another interface.name"
+    )]
     NameTaken {
         /// Which VF.
         vf: PciAddress,

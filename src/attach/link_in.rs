@@ -1,8 +1,8 @@
 //! One VF into a pod's namespace: move and rename in one message, then MTU, addresses, up.
 
+use crate::claim::{NameFacts, NameSpec};
 use crate::device::IfName;
 use crate::host::{HostError, Link, Links, Netns};
-use crate::claim::{NameFacts, NameSpec};
 use crate::prepare::records::VfEntry;
 
 use super::AttachError;

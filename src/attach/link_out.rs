@@ -108,7 +108,9 @@ fn verify(vf: PciAddress, link: &Link, clean: &CleanFacts) -> Result<(), AttachE
         return differs(format!("MTU {}", link.mtu), format!("MTU {mtu}"));
     }
     match (&clean.hw_addr, &link.hw_addr) {
-        (Some(was), Some(is)) if settable(was) && was != is => differs(format!("address {is}"), format!("address {was}")),
+        (Some(was), Some(is)) if settable(was) && was != is => {
+            differs(format!("address {is}"), format!("address {was}"))
+        }
         _ => Ok(()),
     }
 }

@@ -20,5 +20,5 @@ mod tests;
 
 pub use attacher::Attacher;
 pub use error::AttachError;
-pub use report::{DeviceReport, Report};
+pub use report::{DeviceReport, Reason, Report};
 pub use sandbox::PodSandbox;

@@ -2,7 +2,6 @@
 
 use ipnet::IpNet;
 
-use super::status_body::Reason;
 use crate::claim::ClaimId;
 use crate::device::HwAddr;
 
@@ -34,4 +33,34 @@ pub struct DeviceReport {
     pub addresses: Vec<IpNet>,
     /// Effective link-layer address.
     pub hw_addr: Option<HwAddr>,
+}
+
+/// `reason` of the `Ready` condition; says its `status` too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// In the pod, named, addressed and up.
+    Attached,
+    /// Attaching failed; the message says which step and why.
+    AttachFailed,
+    /// For looking only: there is nothing to attach.
+    AdminAccess,
+    /// The pod uses the host's network, where the VF is anyway.
+    HostNetwork,
+}
+
+impl Reason {
+    /// `status` of the condition.
+    pub fn ready(self) -> bool {
+        !matches!(self, Self::AttachFailed)
+    }
+
+    /// CamelCase, as the API wants it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attached => "Attached",
+            Self::AttachFailed => "AttachFailed",
+            Self::AdminAccess => "AdminAccess",
+            Self::HostNetwork => "HostNetwork",
+        }
+    }
 }

@@ -11,8 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::report::Report;
-use super::status_body::{DeviceStatus, NetworkData, status_body};
-use crate::device::IfName;
+use super::status_body::status_body;
 
 /// One write.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,7 +19,12 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const TRIES: u32 = 8;
 
 /// Applies reports until `stop`. A status that can't be written is logged and forgotten: the pod does not wait for it.
-pub async fn run(client: Client, driver: String, mut reports: mpsc::Receiver<Report>, stop: CancellationToken) {
+pub async fn run(
+    client: Client,
+    driver: String,
+    mut reports: mpsc::Receiver<Report>,
+    stop: CancellationToken,
+) {
     // Latest report of each claim, and how often it was tried.
     let mut pending: BTreeMap<String, (Report, Timestamp, u32)> = BTreeMap::new();
     let mut pause = Duration::ZERO;
@@ -55,7 +59,11 @@ pub async fn run(client: Client, driver: String, mut reports: mpsc::Receiver<Rep
                 }
             }
         }
-        pause = if failed { (pause * 2).clamp(Duration::from_millis(500), Duration::from_secs(30)) } else { Duration::ZERO };
+        pause = if failed {
+            (pause * 2).clamp(Duration::from_millis(500), Duration::from_secs(30))
+        } else {
+            Duration::ZERO
+        };
     }
 }
 
@@ -65,26 +73,8 @@ enum Failure {
 }
 
 async fn apply(client: &Client, driver: &str, report: &Report, since: Timestamp) -> Result<(), Failure> {
-    let devices: Vec<DeviceStatus> = report
-        .devices
-        .iter()
-        .map(|device| DeviceStatus {
-            pool: device.pool.clone(),
-            device: device.device.clone(),
-            share_id: device.share_id.clone(),
-            reason: device.reason,
-            message: device.message.clone(),
-            since,
-            observed_generation: None,
-            network: device.interface.clone().and_then(|name| IfName::new(name).ok()).map(|interface| NetworkData {
-                interface,
-                addresses: device.addresses.clone(),
-                hardware_address: device.hw_addr.clone(),
-            }),
-        })
-        .collect();
     let api: Api<ResourceClaim> = Api::namespaced(client.clone(), &report.claim.namespace);
-    let body = Patch::Apply(status_body(&report.claim, driver, &devices));
+    let body = Patch::Apply(status_body(driver, report, |_| since));
     let parameters = PatchParams::apply(driver).force();
     match tokio::time::timeout(TIMEOUT, api.patch_status(&report.claim.name, &parameters, &body)).await {
         Ok(Ok(_)) => Ok(()),

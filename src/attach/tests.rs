@@ -8,18 +8,17 @@ use nix::errno::Errno;
 use tokio::sync::mpsc;
 
 use super::nri::{Container, Sandbox};
-use super::status_body::Reason;
-use super::{AttachError, Attacher, Report};
+use super::{AttachError, Attacher, Reason, Report};
 use crate::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use crate::device::{IfName, PciAddress};
 use crate::host::Kernel;
 use crate::host::NetnsId;
 use crate::host::fake::FakeKernel;
+use crate::prepare::PrepareError;
 use crate::prepare::engine::Engine;
 use crate::prepare::fake::FakeFunctions;
 use crate::prepare::ledger::Ledger;
 use crate::prepare::locks::Locks;
-use crate::prepare::PrepareError;
 
 struct Lab {
     kernel: FakeKernel,
@@ -80,7 +79,13 @@ fn sandbox(id: &str, pod: &str, path: &str) -> Sandbox {
 
 fn container(sandbox: &str, claim: &str) -> Container {
     let marker = format!("SRIOV_DRA_CLAIM_{}=ns/claim-{claim}", claim.to_uppercase().replace('-', "_"));
-    Container { id: "c".into(), sandbox_id: sandbox.into(), name: "main".into(), env: vec![marker], live: false }
+    Container {
+        id: "c".into(),
+        sandbox_id: sandbox.into(),
+        name: "main".into(),
+        env: vec![marker],
+        live: false,
+    }
 }
 
 impl Lab {
@@ -124,7 +129,8 @@ impl Lab {
     fn assert_pristine(&self, vfs: u8) {
         let links = self.kernel.links_of(self.host());
         for n in 1..=vfs {
-            let (link, addresses) = links.get(&format!("ens1v{n}")).unwrap_or_else(|| panic!("VF {n} is not back: {links:?}"));
+            let (link, addresses) =
+                links.get(&format!("ens1v{n}")).unwrap_or_else(|| panic!("VF {n} is not back: {links:?}"));
             assert_eq!((link.mtu, link.up, link.promisc), (1500, false, false), "VF {n}");
             assert_eq!(link.hw_addr, format!("02:00:00:00:00:{n:02x}").parse().ok());
             assert!(addresses.is_empty());
@@ -134,8 +140,12 @@ impl Lab {
     /// No file of any claim is left.
     fn assert_forgotten(&self) {
         for folder in ["durable/claims", "durable/vf", "durable/pods", "run/attach", "run/pods", "cdi"] {
-            let left: Vec<_> =
-                std::fs::read_dir(self.dir.path().join(folder)).into_iter().flatten().flatten().map(|e| e.path()).collect();
+            let left: Vec<_> = std::fs::read_dir(self.dir.path().join(folder))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| e.path())
+                .collect();
             assert!(left.is_empty(), "{left:?}");
         }
     }
@@ -182,7 +192,9 @@ fn every_call_done_twice_changes_nothing_the_second_time() {
     let changes = lab.kernel.changes();
     lab.attacher.run(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
     assert_eq!(lab.engine.prepare(&spec, soon()).unwrap(), first);
-    lab.attacher.create_container(&sandbox("A", "p1", "/run/netns/a"), &container("A", "c1"), soon()).unwrap();
+    lab.attacher
+        .create_container(&sandbox("A", "p1", "/run/netns/a"), &container("A", "c1"), soon())
+        .unwrap();
     assert_eq!(lab.kernel.changes(), changes);
     for _ in 0..2 {
         lab.attacher.stop(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
@@ -347,19 +359,25 @@ fn a_container_is_refused_while_its_vf_can_not_be_brought_and_another_pods_claim
     let lab = Lab::new(1);
     lab.kernel.add_netns("/run/netns/a", 7);
     lab.kernel.add_netns("/run/netns/b", 8);
-    let unknown = lab.attacher.create_container(&sandbox("A", "p1", "/run/netns/a"), &container("A", "c9"), soon());
+    let unknown =
+        lab.attacher.create_container(&sandbox("A", "p1", "/run/netns/a"), &container("A", "c9"), soon());
     assert!(unknown.unwrap_err().sentence().contains("claim c9 is not prepared on this node"));
     lab.engine.prepare(&claim("c1", "p1", vec![wants(1)]), soon()).unwrap();
     // Started while the plugin was away: the container's turn brings the VF.
-    lab.attacher.create_container(&sandbox("A", "p1", "/run/netns/a"), &container("A", "c1"), soon()).unwrap();
-    let thief = lab.attacher.create_container(&sandbox("B", "p2", "/run/netns/b"), &container("B", "c1"), soon());
+    lab.attacher
+        .create_container(&sandbox("A", "p1", "/run/netns/a"), &container("A", "c1"), soon())
+        .unwrap();
+    let thief =
+        lab.attacher.create_container(&sandbox("B", "p2", "/run/netns/b"), &container("B", "c1"), soon());
     assert!(thief.unwrap_err().sentence().contains("belongs to pod pod-p1"));
     let to = PodRef { uid: "p2".into(), name: "pod-p2".into() };
     let live = lab.attacher.hand_over("c1", &to, soon()).unwrap_err().sentence();
     assert!(live.contains("in use by pod pod-p1"), "{live}");
     lab.attacher.stop(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
     lab.attacher.hand_over("c1", &to, soon()).unwrap();
-    lab.attacher.create_container(&sandbox("B", "p2", "/run/netns/b"), &container("B", "c1"), soon()).unwrap();
+    lab.attacher
+        .create_container(&sandbox("B", "p2", "/run/netns/b"), &container("B", "c1"), soon())
+        .unwrap();
 }
 
 #[test]

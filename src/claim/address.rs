@@ -20,10 +20,7 @@ pub(super) fn read_list(at: &mut At<'_>, given: &Value) -> Option<Vec<IpNet>> {
     const EXPECTED: &str = "an address with its prefix length such as \"172.16.11.10/24\"";
     let list = at.list(given, "a list of addresses such as [172.16.11.10/24]")?;
     if list.len() > MAX_ADDRESSES {
-        return at.fault(format!(
-            "{} addresses, at most {MAX_ADDRESSES} are possible",
-            list.len()
-        ));
+        return at.fault(format!("{} addresses, at most {MAX_ADDRESSES} are possible", list.len()));
     }
     let mut seen = BTreeSet::new();
     let mut addresses = Vec::with_capacity(list.len());
@@ -47,16 +44,13 @@ pub(super) fn read_list(at: &mut At<'_>, given: &Value) -> Option<Vec<IpNet>> {
 /// One address with its prefix length, host bits kept. Errors: one sentence that begins with the text.
 fn parse(text: &str) -> Result<IpNet, String> {
     let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (
-            parse_address(address).map_err(|why| format!("{text:?}: {why}"))?,
-            prefix,
-        ),
+        Some((address, prefix)) => {
+            (parse_address(address).map_err(|why| format!("{text:?}: {why}"))?, prefix)
+        }
         None => {
             let address = parse_address(text).map_err(|why| format!("{text:?}: {why}"))?;
             let usual = if address.is_ipv4() { 24 } else { 64 };
-            return Err(format!(
-                "{text:?} has no prefix length, write it as {text}/{usual}"
-            ));
+            return Err(format!("{text:?} has no prefix length, write it as {text}/{usual}"));
         }
     };
     let longest = if address.is_ipv4() { 32 } else { 128 };
@@ -77,10 +71,7 @@ fn parse(text: &str) -> Result<IpNet, String> {
 
 fn parse_address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| {
-        match text
-            .split('.')
-            .find(|part| part.parse::<u64>().is_ok_and(|octet| octet > 255))
-        {
+        match text.split('.').find(|part| part.parse::<u64>().is_ok_and(|octet| octet > 255)) {
             Some(octet) => format!("{octet} is more than 255, the largest part of an IPv4 address"),
             None => "that is no IP address".to_owned(),
         }
@@ -93,11 +84,7 @@ fn unfit(net: &IpNet) -> Option<String> {
         IpNet::V4(net) => {
             let address = net.addr();
             if net.prefix_len() <= 30 && (address == net.network() || address == net.broadcast()) {
-                let which = if address == net.network() {
-                    "the network"
-                } else {
-                    "the broadcast"
-                };
+                let which = if address == net.network() { "the network" } else { "the broadcast" };
                 // Both exist at 30 bits and less.
                 let (first, last) = (u32::from(net.network()) + 1, u32::from(net.broadcast()) - 1);
                 let (first, last) = (std::net::Ipv4Addr::from(first), std::net::Ipv4Addr::from(last));

@@ -29,11 +29,7 @@ pub fn compile(
     let id = identity(claim)?;
     let name = format!("{}/{}", id.namespace, id.name);
     if id.uid != request_uid {
-        return Err(ClaimError::Recreated {
-            claim: name,
-            held: id.uid,
-            asked: request_uid.to_owned(),
-        });
+        return Err(ClaimError::Recreated { claim: name, held: id.uid, asked: request_uid.to_owned() });
     }
     let status = claim.status.as_ref();
     let allocation = status.and_then(|status| status.allocation.as_ref());
@@ -41,33 +37,21 @@ pub fn compile(
     if allocation.is_none() {
         return Err(ClaimError::NotAllocated { claim: name });
     }
-    let results = devices
-        .and_then(|devices| devices.results.as_deref())
-        .unwrap_or_default();
+    let results = devices.and_then(|devices| devices.results.as_deref()).unwrap_or_default();
     let mut results = our_results(&name, results, driver, node)?;
     let only_admin = results.iter().all(|result| result.admin_access);
     let pod = consumer(&name, status, only_admin, held_by)?;
 
     let mut faults = Faults::default();
-    let config = devices
-        .and_then(|devices| devices.config.as_deref())
-        .unwrap_or_default();
+    let config = devices.and_then(|devices| devices.config.as_deref()).unwrap_or_default();
     let entries = Entries::decode(config, claim.spec.as_ref(), driver, &mut faults);
     entries.apply(&mut results, &mut faults);
     if !faults.0.is_empty() {
         return Err(ClaimError::Config { claim: name, faults });
     }
     let annotations = claim.metadata.annotations.as_ref();
-    let pod_claim_name = annotations
-        .and_then(|all| all.get(POD_CLAIM_NAME))
-        .unwrap_or(&id.name)
-        .clone();
-    Ok(ClaimSpec {
-        id,
-        pod_claim_name,
-        pod,
-        results,
-    })
+    let pod_claim_name = annotations.and_then(|all| all.get(POD_CLAIM_NAME)).unwrap_or(&id.name).clone();
+    Ok(ClaimSpec { id, pod_claim_name, pod, results })
 }
 
 fn identity(claim: &ResourceClaim) -> Result<ClaimId, ClaimError> {
@@ -75,18 +59,9 @@ fn identity(claim: &ResourceClaim) -> Result<ClaimId, ClaimError> {
     let known = |part: &Option<String>| part.clone().filter(|text| !text.is_empty());
     let shown = || {
         let (namespace, name) = (known(&metadata.namespace), known(&metadata.name));
-        format!(
-            "{}/{}",
-            namespace.as_deref().unwrap_or("?"),
-            name.as_deref().unwrap_or("?")
-        )
+        format!("{}/{}", namespace.as_deref().unwrap_or("?"), name.as_deref().unwrap_or("?"))
     };
-    let required = |part, field| {
-        known(part).ok_or_else(|| ClaimError::Incomplete {
-            claim: shown(),
-            field,
-        })
-    };
+    let required = |part, field| known(part).ok_or_else(|| ClaimError::Incomplete { claim: shown(), field });
     Ok(ClaimId {
         uid: required(&metadata.uid, "metadata.uid")?,
         namespace: required(&metadata.namespace, "metadata.namespace")?,
@@ -134,12 +109,7 @@ fn our_result(
     result: &DeviceRequestAllocationResult,
     node: &str,
 ) -> Result<ResultSpec, ClaimError> {
-    let DeviceRequestAllocationResult {
-        request,
-        pool,
-        device,
-        ..
-    } = result;
+    let DeviceRequestAllocationResult { request, pool, device, .. } = result;
     if pool != node {
         return Err(ClaimError::OtherNode {
             claim: claim.to_owned(),
@@ -175,9 +145,7 @@ fn consumer(
     only_admin: bool,
     held_by: Option<&str>,
 ) -> Result<Option<PodRef>, ClaimError> {
-    let reserved = status
-        .and_then(|status| status.reserved_for.as_deref())
-        .unwrap_or_default();
+    let reserved = status.and_then(|status| status.reserved_for.as_deref()).unwrap_or_default();
     for consumer in reserved {
         let group = consumer.api_group.as_deref().unwrap_or_default();
         if consumer.resource != "pods" || !group.is_empty() {
@@ -191,33 +159,19 @@ fn consumer(
     }
     let consumer = match reserved {
         [one] => Some(one),
-        several => several
-            .iter()
-            .find(|consumer| Some(consumer.uid.as_str()) == held_by),
+        several => several.iter().find(|consumer| Some(consumer.uid.as_str()) == held_by),
     };
     match (consumer, reserved.len()) {
-        (Some(pod), _) => Ok(Some(PodRef {
-            uid: pod.uid.clone(),
-            name: pod.name.clone(),
-        })),
+        (Some(pod), _) => Ok(Some(PodRef { uid: pod.uid.clone(), name: pod.name.clone() })),
         (None, _) if only_admin => Ok(None),
-        (None, 0) => Err(ClaimError::Unreserved {
-            claim: claim.to_owned(),
-        }),
+        (None, 0) => Err(ClaimError::Unreserved { claim: claim.to_owned() }),
         (None, count) => {
-            let mut pods: Vec<&str> = reserved
-                .iter()
-                .take(3)
-                .map(|consumer| consumer.name.as_str())
-                .collect();
+            let mut pods: Vec<&str> =
+                reserved.iter().take(3).map(|consumer| consumer.name.as_str()).collect();
             if count > pods.len() {
                 pods.push("…");
             }
-            Err(ClaimError::SeveralPods {
-                claim: claim.to_owned(),
-                count,
-                pods: pods.join(", "),
-            })
+            Err(ClaimError::SeveralPods { claim: claim.to_owned(), count, pods: pods.join(", ") })
         }
     }
 }

@@ -48,11 +48,7 @@ impl<'a> Entries<'a> {
             match decode_parameters(&opaque.parameters.0) {
                 Ok(config) => {
                     let group = if from_class { &mut classes } else { &mut claims };
-                    group.push(Entry {
-                        place,
-                        requests,
-                        config,
-                    });
+                    group.push(Entry { place, requests, config });
                 }
                 Err(found) => faults.0.extend(found.within(&place)),
             }
@@ -72,17 +68,11 @@ impl<'a> Entries<'a> {
             result.mtu = interface.mtu;
             result.addresses = interface.addresses.clone().unwrap_or_default();
             let default = NameSpec::Template(DEFAULT_NAME_TEMPLATE.to_owned());
-            match interface
-                .name
-                .as_ref()
-                .unwrap_or(&default)
-                .for_request(result.top_level_request())
-            {
+            match interface.name.as_ref().unwrap_or(&default).for_request(result.top_level_request()) {
                 Ok(name) => result.name = name,
-                Err(problem) => faults.add(
-                    wanted.place(|i| i.interface.name.is_some(), "interface.name"),
-                    problem,
-                ),
+                Err(problem) => {
+                    faults.add(wanted.place(|i| i.interface.name.is_some(), "interface.name"), problem)
+                }
             }
             let place = wanted.place(|c| c.interface.mtu.is_some(), "interface.mtu");
             let ipv6 = result.addresses.iter().find(|address| address.addr().is_ipv6());
@@ -94,10 +84,7 @@ impl<'a> Entries<'a> {
             }
             if let NameSpec::Explicit(name) = &result.name {
                 let place = wanted.place(|c| c.interface.name.is_some(), "interface.name");
-                names
-                    .entry(name.to_string())
-                    .or_insert_with(Vec::new)
-                    .push((place, describe(result)));
+                names.entry(name.to_string()).or_insert_with(Vec::new).push((place, describe(result)));
             }
             let place = wanted.place(|c| c.interface.addresses.is_some(), "interface.addresses");
             for address in &result.addresses {
@@ -110,11 +97,8 @@ impl<'a> Entries<'a> {
     }
 
     fn of(&self, request: &str) -> Wanted<'_> {
-        let entries: Vec<&Entry<'_>> = self
-            .0
-            .iter()
-            .filter(|entry| matches(entry.requests, request))
-            .collect();
+        let entries: Vec<&Entry<'_>> =
+            self.0.iter().filter(|entry| matches(entry.requests, request)).collect();
         let mut config = VfConfig::default();
         for entry in &entries {
             config.overlay(&entry.config);
@@ -143,10 +127,7 @@ impl Wanted<'_> {
 /// (KEP-4816, `DeviceAllocationConfiguration.requests`).
 fn matches(requests: &[String], request: &str) -> bool {
     let top_level = request.split('/').next().unwrap_or(request);
-    requests.is_empty()
-        || requests
-            .iter()
-            .any(|wanted| wanted == request || wanted == top_level)
+    requests.is_empty() || requests.iter().any(|wanted| wanted == request || wanted == top_level)
 }
 
 /// The class an entry came from: the allocation doesn't say, but its requests name their class.
@@ -155,21 +136,11 @@ fn class_name<'s>(spec: Option<&'s ResourceClaimSpec>, requests: &[String]) -> O
         Some((name, sub)) => (name, Some(sub)),
         None => (requests.first()?.as_str(), None),
     };
-    let request = spec?
-        .devices
-        .as_ref()?
-        .requests
-        .as_ref()?
-        .iter()
-        .find(|request| request.name == name)?;
+    let request = spec?.devices.as_ref()?.requests.as_ref()?.iter().find(|request| request.name == name)?;
     match sub {
         None => Some(&request.exactly.as_ref()?.device_class_name),
         Some(sub) => {
-            let subrequest = request
-                .first_available
-                .as_ref()?
-                .iter()
-                .find(|request| request.name == sub)?;
+            let subrequest = request.first_available.as_ref()?.iter().find(|request| request.name == sub)?;
             Some(&subrequest.device_class_name)
         }
     }
@@ -206,8 +177,5 @@ fn report_shared_addresses(addresses: BTreeMap<IpAddr, Uses>, faults: &mut Fault
 }
 
 fn join(uses: &Uses) -> String {
-    uses.iter()
-        .map(|(_, vf)| vf.as_str())
-        .collect::<Vec<_>>()
-        .join(", ")
+    uses.iter().map(|(_, vf)| vf.as_str()).collect::<Vec<_>>().join(", ")
 }

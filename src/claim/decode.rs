@@ -21,10 +21,7 @@ pub const KIND: &str = "VfConfig";
 pub fn decode_parameters(parameters: &Value) -> Result<VfConfig, Faults> {
     let mut faults = Faults::default();
     let mut config = VfConfig::default();
-    let mut root = At {
-        path: String::new(),
-        faults: &mut faults,
-    };
+    let mut root = At { path: String::new(), faults: &mut faults };
     match parameters.as_object() {
         None => {
             root.wrong_type::<()>(
@@ -38,11 +35,7 @@ pub fn decode_parameters(parameters: &Value) -> Result<VfConfig, Faults> {
         }
         Some(_) => {}
     }
-    if faults.0.is_empty() {
-        Ok(config)
-    } else {
-        Err(faults)
-    }
+    if faults.0.is_empty() { Ok(config) } else { Err(faults) }
 }
 
 /// A place in the parameters while they are read.
@@ -54,11 +47,7 @@ pub(super) struct At<'a> {
 impl At<'_> {
     /// Notes a fault here. Returns `None` of any type, so that a reader can end with it.
     pub(super) fn fault<T>(&mut self, problem: impl Into<String>) -> Option<T> {
-        let path = if self.path.is_empty() {
-            "parameters"
-        } else {
-            &self.path
-        };
+        let path = if self.path.is_empty() { "parameters" } else { &self.path };
         self.faults.add(path, problem);
         None
     }
@@ -102,22 +91,12 @@ impl At<'_> {
 
     /// The place of list item `index`.
     pub(super) fn item(&mut self, index: usize) -> At<'_> {
-        At {
-            path: format!("{}[{index}]", self.path),
-            faults: self.faults,
-        }
+        At { path: format!("{}[{index}]", self.path), faults: self.faults }
     }
 
     fn child(&mut self, name: &str) -> At<'_> {
-        let path = if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        };
-        At {
-            path,
-            faults: self.faults,
-        }
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        At { path, faults: self.faults }
     }
 
     fn check_header(&mut self, object: &serde_json::Map<String, Value>) -> bool {
@@ -126,10 +105,7 @@ impl At<'_> {
         if version.is_some_and(|v| v == API_VERSION) && kind.is_some_and(|k| k == KIND) {
             return true;
         }
-        if let Some(kind) = kind
-            .and_then(Value::as_str)
-            .filter(|kind| LATER_KINDS.contains(kind))
-        {
+        if let Some(kind) = kind.and_then(Value::as_str).filter(|kind| LATER_KINDS.contains(kind)) {
             self.child("kind").fault::<()>(format!(
                 "{kind} is not supported by this version ({})",
                 env!("CARGO_PKG_VERSION")
@@ -184,11 +160,8 @@ impl At<'_> {
 
 /// `unknown field, known are addresses, mtu, name (did you mean mtu?)`.
 fn unknown(name: &str, fields: &'static [Field]) -> String {
-    let known: Vec<&str> = fields
-        .iter()
-        .filter(|field| !matches!(field.shape, Shape::Later))
-        .map(|field| field.name)
-        .collect();
+    let known: Vec<&str> =
+        fields.iter().filter(|field| !matches!(field.shape, Shape::Later)).map(|field| field.name).collect();
     let meant = known
         .iter()
         .map(|known| (distance(name, known), (*known).to_owned()))
@@ -196,9 +169,7 @@ fn unknown(name: &str, fields: &'static [Field]) -> String {
         .min()
         .map(|(_, known)| known)
         .or_else(|| elsewhere(name, FIELDS, ""));
-    let hint = meant
-        .map(|meant| format!(" (did you mean {meant}?)"))
-        .unwrap_or_default();
+    let hint = meant.map(|meant| format!(" (did you mean {meant}?)")).unwrap_or_default();
     format!("unknown field, known are {}{hint}", known.join(", "))
 }
 

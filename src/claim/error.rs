@@ -147,18 +147,14 @@ impl Faults {
 
     /// Notes one more.
     pub fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
-        self.0.push(Fault {
-            path: path.into(),
-            problem: problem.into(),
-        });
+        self.0.push(Fault { path: path.into(), problem: problem.into() });
     }
 
     /// Puts `place` in front of every path.
     pub(super) fn within(self, place: &str) -> impl Iterator<Item = Fault> {
-        self.0.into_iter().map(move |fault| Fault {
-            path: format!("{place}: {}", fault.path),
-            problem: fault.problem,
-        })
+        self.0
+            .into_iter()
+            .map(move |fault| Fault { path: format!("{place}: {}", fault.path), problem: fault.problem })
     }
 }
 

@@ -38,9 +38,7 @@ impl VfConfig {
             }
         }
         // Taken apart without `..`: a field that is added must be laid over too.
-        let Self {
-            interface: InterfaceConfig { name, mtu, addresses },
-        } = later;
+        let Self { interface: InterfaceConfig { name, mtu, addresses } } = later;
         over(&mut self.interface.name, name);
         over(&mut self.interface.mtu, mtu);
         over(&mut self.interface.addresses, addresses);
@@ -64,24 +62,15 @@ pub(super) enum Shape {
 }
 
 const fn section(name: &'static str, fields: &'static [Field]) -> Field {
-    Field {
-        name,
-        shape: Shape::Section(fields),
-    }
+    Field { name, shape: Shape::Section(fields) }
 }
 
 const fn value(name: &'static str, read: fn(&mut At<'_>, &Value, &mut VfConfig)) -> Field {
-    Field {
-        name,
-        shape: Shape::Value(read),
-    }
+    Field { name, shape: Shape::Value(read) }
 }
 
 const fn later(name: &'static str) -> Field {
-    Field {
-        name,
-        shape: Shape::Later,
-    }
+    Field { name, shape: Shape::Later }
 }
 
 /// `VfConfig` beside `apiVersion` and `kind`.
@@ -92,12 +81,8 @@ pub(super) const FIELDS: &[Field] = &[
             value("addresses", |at, given, config| {
                 config.interface.addresses = address::read_list(at, given)
             }),
-            value("mtu", |at, given, config| {
-                config.interface.mtu = read_mtu(at, given)
-            }),
-            value("name", |at, given, config| {
-                config.interface.name = name::read(at, given)
-            }),
+            value("mtu", |at, given, config| config.interface.mtu = read_mtu(at, given)),
+            value("name", |at, given, config| config.interface.name = name::read(at, given)),
             later("addressPool"),
             later("defaultRoute"),
             later("routes"),
@@ -125,10 +110,8 @@ fn read_mtu(at: &mut At<'_>, given: &Value) -> Option<u32> {
     let bytes = at.whole_number(given, "a whole number of bytes such as 1500")?;
     match u32::try_from(bytes) {
         Ok(mtu) if MTU.contains(&bytes) => Some(mtu),
-        _ => at.fault(format!(
-            "{bytes} is no possible MTU, it must be {} to {} bytes",
-            MTU.start(),
-            MTU.end()
-        )),
+        _ => {
+            at.fault(format!("{bytes} is no possible MTU, it must be {} to {} bytes", MTU.start(), MTU.end()))
+        }
     }
 }

@@ -4,9 +4,9 @@
 //! that names object, field, what is wrong and what would be right. Never here: the kernel, whether a device exists
 //! on this node, files.
 //!
-//! [`compile`] is the front door. Behind it: [`config`] says which `VfConfig` entries count for which result and what
-//! they add up to, [`decode`] reads one of them strictly, [`fields`] lists the fields there are, [`name`] and
-//! [`address`] know what a good value is.
+//! [`compile`] is the front door. Behind it: `config` says which `VfConfig` entries count for which result and what
+//! they add up to, `decode` reads one of them strictly, `fields` lists the fields there are, `name` and
+//! `address` know what a good value is.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};

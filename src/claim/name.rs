@@ -77,18 +77,12 @@ impl NameSpec {
         for (placeholder, value) in [("n", Some(n.as_str())), ("pf", facts.pf), ("rail", facts.rail)] {
             let braced = format!("{{{placeholder}}}");
             if name.contains(&braced) {
-                let missing = || NameError::Missing {
-                    template: template.clone(),
-                    placeholder: placeholder.to_owned(),
-                };
+                let missing =
+                    || NameError::Missing { template: template.clone(), placeholder: placeholder.to_owned() };
                 name = name.replace(&braced, value.ok_or_else(missing)?);
             }
         }
-        check(&name).map_err(|problem| NameError::Unusable {
-            template: template.clone(),
-            name,
-            problem,
-        })
+        check(&name).map_err(|problem| NameError::Unusable { template: template.clone(), name, problem })
     }
 
     /// Fills in `{request}`, the only placeholder whose value the claim itself holds; a name without any other
@@ -151,10 +145,7 @@ fn parse(text: &str) -> Result<NameSpec, String> {
 
 /// A template must be a name with the largest number in it, and the shortest PF name and rail.
 fn check_longest(template: &str) -> Result<(), String> {
-    let longest = template
-        .replace("{n}", &MAX_N.to_string())
-        .replace("{pf}", "p")
-        .replace("{rail}", "0");
+    let longest = template.replace("{n}", &MAX_N.to_string()).replace("{pf}", "p").replace("{rail}", "0");
     let becomes =
         |problem: String| format!("{template:?} must leave room for numbers up to {MAX_N}: {problem}");
     if longest.len() > MAX_LEN {

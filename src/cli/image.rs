@@ -96,19 +96,11 @@ pub fn run(args: &ImageArgs) -> Result<(), ImageError> {
     let ImageArgs { output, tag, binary } = args;
     // /proc/self/exe and not current_exe(): still right when the file was replaced while this runs.
     let path = binary.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
-    let executable = fs::read(&path).map_err(|source| ImageError::Read {
-        path: path.clone(),
-        source,
-    })?;
-    let architecture = architecture(&executable).map_err(|reason| ImageError::Executable {
-        path: path.clone(),
-        reason,
-    })?;
+    let executable = fs::read(&path).map_err(|source| ImageError::Read { path: path.clone(), source })?;
+    let architecture =
+        architecture(&executable).map_err(|reason| ImageError::Executable { path: path.clone(), reason })?;
     let archive = archive(&driver_image(tag, architecture, executable))?;
-    write(output, &archive).map_err(|source| ImageError::Write {
-        path: output.clone(),
-        source,
-    })
+    write(output, &archive).map_err(|source| ImageError::Write { path: output.clone(), source })
 }
 
 /// The driver's image: the executable, its entrypoint, nothing else.
@@ -180,11 +172,7 @@ pub fn archive(image: &Image) -> Result<Vec<u8>, ImageError> {
     }]));
 
     let mut tar = Tar::new();
-    tar.push(&Entry::file(
-        "oci-layout",
-        0o644,
-        bytes(&json!({ "imageLayoutVersion": "1.0.0" })),
-    ))?;
+    tar.push(&Entry::file("oci-layout", 0o644, bytes(&json!({ "imageLayoutVersion": "1.0.0" }))))?;
     tar.push(&Entry::file("index.json", 0o644, index))?;
     tar.push(&Entry::file("manifest.json", 0o644, docker))?;
     tar.push(&Entry::dir("blobs", 0o755))?;
@@ -206,15 +194,8 @@ struct Blob {
 
 impl Blob {
     fn new(media_type: &'static str, content: Vec<u8>) -> Self {
-        let sha256 = Sha256::digest(&content)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        Self {
-            media_type,
-            sha256,
-            content,
-        }
+        let sha256 = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { media_type, sha256, content }
     }
 
     fn digest(&self) -> String {
@@ -237,12 +218,7 @@ fn bytes(value: &Value) -> Vec<u8> {
 /// The grammar of `distribution/reference`, as far as a name with a host and a tag needs it. The host is asked for
 /// because runtimes complete a name without one, each in its own way, and then don't find what was imported.
 fn check_tag(tag: &str) -> Result<(), ImageError> {
-    let refuse = |reason| {
-        Err(ImageError::Tag {
-            tag: tag.to_owned(),
-            reason,
-        })
-    };
+    let refuse = |reason| Err(ImageError::Tag { tag: tag.to_owned(), reason });
     let Some((name, label)) = tag.rsplit_once(':').filter(|(_, label)| !label.contains('/')) else {
         return refuse("the tag after the colon is missing");
     };
@@ -252,9 +228,8 @@ fn check_tag(tag: &str) -> Result<(), ImageError> {
             "a tag has 1 to 128 letters, digits, dots, dashes and underscores, neither dot nor dash first",
         );
     }
-    let Some((host, path)) = name
-        .split_once('/')
-        .filter(|(h, _)| *h == "localhost" || h.contains(['.', ':']))
+    let Some((host, path)) =
+        name.split_once('/').filter(|(h, _)| *h == "localhost" || h.contains(['.', ':']))
     else {
         return refuse("it does not begin with a host; localhost/ will do where nothing is pulled");
     };
@@ -280,11 +255,7 @@ fn architecture(elf: &[u8]) -> Result<&'static str, String> {
         return Err("it is no little-endian 64-bit ELF file".to_owned());
     }
     let cut = || "its ELF header is cut off".to_owned();
-    let offset = elf
-        .get(32..40)
-        .and_then(|b| b.try_into().ok())
-        .map(u64::from_le_bytes)
-        .ok_or_else(cut)?;
+    let offset = elf.get(32..40).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or_else(cut)?;
     let offset = usize::try_from(offset).map_err(|_| cut())?;
     let (size, count) = (half(54).ok_or_else(cut)?, half(56).ok_or_else(cut)?);
     for index in 0..usize::from(count) {
@@ -296,9 +267,7 @@ fn architecture(elf: &[u8]) -> Result<&'static str, String> {
     match half(18) {
         Some(62) => Ok("amd64"),
         Some(183) => Ok("arm64"),
-        Some(machine) => Err(format!(
-            "ELF machine {machine} is neither x86-64 (62) nor AArch64 (183)"
-        )),
+        Some(machine) => Err(format!("ELF machine {machine} is neither x86-64 (62) nor AArch64 (183)")),
         None => Err(cut()),
     }
 }
@@ -310,12 +279,10 @@ fn write(output: &Path, archive: &[u8]) -> io::Result<()> {
     let mut beside = output.as_os_str().to_owned();
     beside.push(format!(".{}.tmp", std::process::id()));
     let beside = PathBuf::from(beside);
-    fs::write(&beside, archive)
-        .and_then(|()| fs::rename(&beside, output))
-        .inspect_err(|_| {
-            // What is left of a full disk should not stay there; the first error is the one to tell.
-            let _ = fs::remove_file(&beside);
-        })
+    fs::write(&beside, archive).and_then(|()| fs::rename(&beside, output)).inspect_err(|_| {
+        // What is left of a full disk should not stay there; the first error is the one to tell.
+        let _ = fs::remove_file(&beside);
+    })
 }
 
 #[cfg(test)]

@@ -39,10 +39,16 @@ impl SourceArgs {
             let inner = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
             !label.is_empty() && inner && !label.starts_with('-') && !label.ends_with('-')
         };
-        if name.len() > 63 || !name.split('.').all(label) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
-            bail!("--driver-name {name:?} is not a driver name: a DNS name such as sriov-dra.io, at most 63 characters, starting with a letter");
+        if name.len() > 63
+            || !name.split('.').all(label)
+            || !name.starts_with(|c: char| c.is_ascii_lowercase())
+        {
+            bail!(
+                "--driver-name {name:?} is not a driver name: a DNS name such as sriov-dra.io, at most 63 characters, starting with a letter"
+            );
         }
-        let devices = self.devices.as_deref().filter(|text| !text.trim().is_empty()).map(Selector::compile).transpose();
+        let devices =
+            self.devices.as_deref().filter(|text| !text.trim().is_empty()).map(Selector::compile).transpose();
         let devices = devices.context("--devices is not a CEL expression")?;
         Ok(Rules { driver_name: name.clone(), devices, attach: Some("nri".to_owned()) })
     }

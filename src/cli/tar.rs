@@ -28,29 +28,17 @@ pub enum Kind {
 impl Entry {
     /// A folder.
     pub fn dir(path: impl Into<String>, mode: u32) -> Self {
-        Self {
-            path: path.into(),
-            mode,
-            kind: Kind::Dir,
-        }
+        Self { path: path.into(), mode, kind: Kind::Dir }
     }
 
     /// A file.
     pub fn file(path: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
-        Self {
-            path: path.into(),
-            mode,
-            kind: Kind::File(content.into()),
-        }
+        Self { path: path.into(), mode, kind: Kind::File(content.into()) }
     }
 
     /// A symbolic link.
     pub fn symlink(path: impl Into<String>, target: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            mode: 0o777,
-            kind: Kind::Symlink(target.into()),
-        }
+        Self { path: path.into(), mode: 0o777, kind: Kind::Symlink(target.into()) }
     }
 }
 
@@ -92,11 +80,7 @@ impl Tar {
             Kind::File(content) => (b'0', content.len(), ""),
             Kind::Symlink(target) => (b'2', 0, target),
         };
-        let path = if kind == b'5' {
-            format!("{}/", entry.path)
-        } else {
-            entry.path.clone()
-        };
+        let path = if kind == b'5' { format!("{}/", entry.path) } else { entry.path.clone() };
         for text in [path.as_str(), link] {
             if text.len() > NAME {
                 return Err(TarError::TooLong(text.to_owned(), NAME));
@@ -107,11 +91,7 @@ impl Tar {
         }
         let mut header = [0u8; BLOCK];
         put(&mut header, 0, path.as_bytes());
-        put(
-            &mut header,
-            100,
-            format!("{:07o}", entry.mode & 0o7777).as_bytes(),
-        );
+        put(&mut header, 100, format!("{:07o}", entry.mode & 0o7777).as_bytes());
         put(&mut header, 108, b"0000000"); // owner
         put(&mut header, 116, b"0000000"); // group
         put(&mut header, 124, format!("{size:011o}").as_bytes());

@@ -16,23 +16,19 @@ pub type Adopted = BTreeMap<String, Option<Device>>;
 /// Devices that came back other than they were sent.
 pub fn not_kept(sent: &[Device], kept: &[Device]) -> Adopted {
     let kept: BTreeMap<&str, &Device> = kept.iter().map(|device| (device.name.as_str(), device)).collect();
-    let adopted = sent
-        .iter()
-        .filter_map(|device| match kept.get(device.name.as_str()) {
-            Some(kept) if same_device(device, kept) => None,
-            kept => Some((device.name.clone(), kept.map(|kept| (*kept).clone()))),
-        });
+    let adopted = sent.iter().filter_map(|device| match kept.get(device.name.as_str()) {
+        Some(kept) if same_device(device, kept) => None,
+        kept => Some((device.name.clone(), kept.map(|kept| (*kept).clone()))),
+    });
     adopted.collect()
 }
 
 /// `devices` with the server's version where it has one of its own.
 pub fn with_adopted(devices: Vec<Device>, adopted: &Adopted) -> Vec<Device> {
-    let kept = devices
-        .into_iter()
-        .filter_map(|device| match adopted.get(&device.name) {
-            Some(version) => version.clone(),
-            None => Some(device),
-        });
+    let kept = devices.into_iter().filter_map(|device| match adopted.get(&device.name) {
+        Some(version) => version.clone(),
+        None => Some(device),
+    });
     kept.collect()
 }
 
@@ -58,17 +54,10 @@ fn json(device: &Device) -> Value {
 fn differences(path: &str, sent: &Value, kept: &Value, fields: &mut BTreeSet<String>) {
     match (sent, kept) {
         (Value::Object(sent), Value::Object(kept)) => {
-            for key in sent
-                .keys()
-                .chain(kept.keys().filter(|key| !sent.contains_key(*key)))
-            {
+            for key in sent.keys().chain(kept.keys().filter(|key| !sent.contains_key(*key))) {
                 let [sent, kept] = [sent, kept].map(|map| map.get(key).unwrap_or(&Value::Null));
                 // Keys of attributes hold dots and slashes, so they stand in brackets.
-                let step = if key.contains(['.', '/']) {
-                    format!("[{key}]")
-                } else {
-                    format!(".{key}")
-                };
+                let step = if key.contains(['.', '/']) { format!("[{key}]") } else { format!(".{key}") };
                 differences(&format!("{path}{step}"), sent, kept, fields);
             }
         }

@@ -71,20 +71,14 @@ impl Error {
     pub fn of_write(verb: &'static str, name: &str, source: kube::Error) -> Self {
         let name = name.to_owned();
         match source {
-            kube::Error::Api(status) if status.code == 422 => Self::Rejected {
-                verb,
-                name,
-                causes: causes(&status),
-            },
+            kube::Error::Api(status) if status.code == 422 => {
+                Self::Rejected { verb, name, causes: causes(&status) }
+            }
             kube::Error::Api(status) if status.code == 409 => Self::Overtaken { verb, name },
             kube::Error::Api(status) if status.code == 404 && verb != "create" => {
                 Self::Overtaken { verb, name }
             }
-            source => Self::Write {
-                verb,
-                name,
-                source: Box::new(source),
-            },
+            source => Self::Write { verb, name, source: Box::new(source) },
         }
     }
 
@@ -117,12 +111,6 @@ impl Error {
 
 fn causes(status: &Status) -> String {
     let causes = status.details.iter().flat_map(|details| &details.causes);
-    let causes: Vec<String> = causes
-        .map(|cause| format!("{}: {}", cause.field, cause.message))
-        .collect();
-    if causes.is_empty() {
-        status.message.clone()
-    } else {
-        causes.join("; ")
-    }
+    let causes: Vec<String> = causes.map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+    if causes.is_empty() { status.message.clone() } else { causes.join("; ") }
 }

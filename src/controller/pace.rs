@@ -48,19 +48,12 @@ pub struct Pace {
 impl Pace {
     /// Nothing is due.
     pub fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            due: None,
-            failures: 0,
-            not_before: None,
-            repairs: VecDeque::new(),
-        }
+        Self { settings, due: None, failures: 0, not_before: None, repairs: VecDeque::new() }
     }
 
     /// When the next round is due.
     pub fn due(&self) -> Option<Instant> {
-        self.due
-            .map(|due| self.not_before.map_or(due, |limit| due.max(limit)))
+        self.due.map(|due| self.not_before.map_or(due, |limit| due.max(limit)))
     }
 
     /// Something changed; more changes until the round don't put it off.
@@ -91,11 +84,7 @@ impl Pace {
 
     /// A round failed; the next one is due after a wait.
     pub fn failed(&mut self, now: Instant) {
-        let wait = doubled(
-            self.settings.backoff_min,
-            self.failures,
-            self.settings.backoff_max,
-        );
+        let wait = doubled(self.settings.backoff_min, self.failures, self.settings.backoff_max);
         self.failures = self.failures.saturating_add(1);
         let at = now + jitter(wait);
         self.due = Some(at);
@@ -146,10 +135,7 @@ mod tests {
             pace.failed(start);
             pace.changed(start);
             let wait = pace.due().unwrap().duration_since(start).as_secs_f64();
-            assert!(
-                (expected / 2.0..=expected).contains(&wait),
-                "{wait} for {expected}"
-            );
+            assert!((expected / 2.0..=expected).contains(&wait), "{wait} for {expected}");
         }
         pace.server_is_back();
         pace.begins();

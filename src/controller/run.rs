@@ -65,11 +65,7 @@ impl Controller {
             nodes: Api::all(client),
             settings: Settings::default(),
             limits: Limits::default(),
-            pool: PoolIdentity {
-                driver: driver.to_owned(),
-                node: node.to_owned(),
-                node_uid: String::new(),
-            },
+            pool: PoolIdentity { driver: driver.to_owned(), node: node.to_owned(), node_uid: String::new() },
             view: View::default(),
             offered: Vec::new(),
             adopted: Adopted::new(),
@@ -99,10 +95,7 @@ impl Controller {
         let mut pace = Pace::new(self.settings.clone());
         // The first round is due as soon as the first list is complete.
         let mut new_offer = true;
-        let selector = format!(
-            "spec.driver={},spec.nodeName={}",
-            self.pool.driver, self.pool.node
-        );
+        let selector = format!("spec.driver={},spec.nodeName={}", self.pool.driver, self.pool.node);
         let config = watcher::Config::default().fields(&selector);
         let mut events = watcher(self.slices.clone(), config).default_backoff().boxed();
         loop {
@@ -174,12 +167,7 @@ impl Controller {
     /// longest wait between two tries.
     fn watch_fails(&mut self, source: watcher::Error) {
         let (driver, node) = (self.pool.driver.clone(), self.pool.node.clone());
-        let text = Error::Watch {
-            driver,
-            node,
-            source: Box::new(source),
-        }
-        .chain();
+        let text = Error::Watch { driver, node, source: Box::new(source) }.chain();
         let known = self.watch_error.as_ref().map(|(known, _)| known) == Some(&text);
         match known {
             true => debug!(error = text, "still not watching"),
@@ -202,10 +190,7 @@ impl Controller {
             (true, _) => debug!(error = text, "still not published"),
             // Two agents beside each other, or the kubelet's wipe: nothing is wrong.
             (false, Error::Overtaken { .. }) => info!(error = text, "trying again"),
-            (false, _) => warn!(
-                error = text,
-                "ResourceSlices are not as they should be; trying again"
-            ),
+            (false, _) => warn!(error = text, "ResourceSlices are not as they should be; trying again"),
         }
         self.round_error = Some(text);
         self.tell(|published| published.in_sync = false);
@@ -253,59 +238,32 @@ impl Controller {
         let (generation, slices, devices) = (actions.generation, actions.slices, wanted.len());
         if wrote {
             let (deleted, updated, created) = counts;
-            info!(
-                generation,
-                slices, devices, deleted, updated, created, "published ResourceSlices"
-            );
+            info!(generation, slices, devices, deleted, updated, created, "published ResourceSlices");
         } else if self.round_error.is_some() {
-            info!(
-                generation,
-                slices, devices, "ResourceSlices are as they should be again"
-            );
+            info!(generation, slices, devices, "ResourceSlices are as they should be again");
         }
         self.round_error = None;
         self.tell(|published| {
-            *published = Published {
-                generation,
-                slices,
-                devices,
-                in_sync: true,
-                last_error: None,
-            };
+            *published = Published { generation, slices, devices, in_sync: true, last_error: None };
         });
         Ok(wrote)
     }
 
     async fn read_node(&mut self) -> Result<(), Error> {
         let node = self.pool.node.clone();
-        let answer = self
-            .timed(&format!("read Node {node}"), self.nodes.get(&node))
-            .await?;
-        let found = answer.map_err(|source| Error::Node {
-            node,
-            source: Box::new(source),
-        })?;
+        let answer = self.timed(&format!("read Node {node}"), self.nodes.get(&node)).await?;
+        let found = answer.map_err(|source| Error::Node { node, source: Box::new(source) })?;
         let uid = found.metadata.uid.unwrap_or_default();
         if !self.pool.node_uid.is_empty() && self.pool.node_uid != uid {
-            info!(
-                node = self.pool.node,
-                uid, "the Node was re-created; the slices get the new one as owner"
-            );
+            info!(node = self.pool.node, uid, "the Node was re-created; the slices get the new one as owner");
         }
         self.pool.node_uid = uid;
         Ok(())
     }
 
     async fn delete(&mut self, obsolete: &Obsolete) -> Result<(), Error> {
-        let Obsolete {
-            name,
-            uid,
-            resource_version,
-        } = obsolete;
-        let preconditions = Preconditions {
-            uid: uid.clone(),
-            resource_version: resource_version.clone(),
-        };
+        let Obsolete { name, uid, resource_version } = obsolete;
+        let preconditions = Preconditions { uid: uid.clone(), resource_version: resource_version.clone() };
         let params = DeleteParams::default().preconditions(preconditions);
         let what = format!("delete ResourceSlice {name}");
         match self.timed(&what, self.slices.delete(name, &params)).await? {
@@ -320,10 +278,7 @@ impl Controller {
         let name = slice.metadata.name.clone().unwrap_or_default();
         let what = format!("update ResourceSlice {name}");
         let params = PostParams::default();
-        match self
-            .timed(&what, self.slices.replace(&name, &params, slice))
-            .await?
-        {
+        match self.timed(&what, self.slices.replace(&name, &params, slice)).await? {
             Ok(kept) => self.written(slice, kept),
             Err(source) => {
                 if matches!(&source, kube::Error::Api(status) if status.code == 404) {
@@ -367,10 +322,7 @@ impl Controller {
     async fn timed<T>(&self, what: &str, call: impl Future<Output = T>) -> Result<T, Error> {
         let budget = self.settings.call_timeout;
         let answer = tokio::time::timeout(budget, call).await;
-        answer.map_err(|_| Error::Timeout {
-            what: what.to_owned(),
-            seconds: budget.as_secs(),
-        })
+        answer.map_err(|_| Error::Timeout { what: what.to_owned(), seconds: budget.as_secs() })
     }
 }
 

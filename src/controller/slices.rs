@@ -64,10 +64,7 @@ pub fn devices(offered: &[OfferedDevice]) -> Vec<Device> {
 }
 
 fn device(offered: &OfferedDevice) -> Device {
-    let attributes = offered
-        .attributes
-        .iter()
-        .map(|(key, value)| (key.clone(), attribute(value)));
+    let attributes = offered.attributes.iter().map(|(key, value)| (key.clone(), attribute(value)));
     Device {
         name: offered.name.clone(),
         // An empty map comes back from the server as no map.
@@ -107,22 +104,10 @@ pub fn plan(existing: &[ResourceSlice], desired: &[Device], pool: &PoolIdentity,
     let (mut current, mut delete) = sort_out(&existing, pool);
     let places = current
         .iter()
-        .flat_map(|(index, slice)| {
-            slice
-                .spec
-                .devices
-                .iter()
-                .flatten()
-                .map(|d| (d.name.as_str(), *index))
-        })
+        .flat_map(|(index, slice)| slice.spec.devices.iter().flatten().map(|d| (d.name.as_str(), *index)))
         .collect::<BTreeMap<_, _>>();
     let chunks = split(desired, &places, limits);
-    delete.extend(
-        current
-            .split_off(&chunks.len())
-            .values()
-            .map(|slice| obsolete(slice)),
-    );
+    delete.extend(current.split_off(&chunks.len()).values().map(|slice| obsolete(slice)));
 
     let spec = |chunk: &[Device], generation| slice_spec(pool, chunk, generation, chunks.len());
     let mut changed = 0;
@@ -136,19 +121,13 @@ pub fn plan(existing: &[ResourceSlice], desired: &[Device], pool: &PoolIdentity,
         }
     }
     let missing = chunks.len() - current.len();
-    let recount = current
-        .values()
-        .any(|s| s.spec.pool.generation == highest && slice_count(s) != chunks.len());
+    let recount =
+        current.values().any(|s| s.spec.pool.generation == highest && slice_count(s) != chunks.len());
     let renew = missing > 0 || recount || changed > 1 || (changed > 0 && behind > 0);
     let generation = if renew { highest + 1 } else { highest };
 
-    let mut actions = Actions {
-        delete,
-        update: Vec::new(),
-        create: Vec::new(),
-        generation,
-        slices: chunks.len(),
-    };
+    let mut actions =
+        Actions { delete, update: Vec::new(), create: Vec::new(), generation, slices: chunks.len() };
     for (index, chunk) in chunks.iter().enumerate() {
         let spec = spec(chunk, generation);
         match current.get(&index) {
@@ -166,13 +145,7 @@ fn belongs(slice: &ResourceSlice, pool: &PoolIdentity) -> bool {
 
 fn start_afresh(existing: &[&ResourceSlice]) -> Actions {
     let delete = existing.iter().map(|slice| obsolete(slice)).collect();
-    Actions {
-        delete,
-        update: Vec::new(),
-        create: Vec::new(),
-        generation: 0,
-        slices: 0,
-    }
+    Actions { delete, update: Vec::new(), create: Vec::new(), generation: 0, slices: 0 }
 }
 
 /// One slice for each index, and the rest. Two agents beside each other (an upgrade) must choose the same one of two,
@@ -260,23 +233,13 @@ fn owner(pool: &PoolIdentity) -> OwnerReference {
 }
 
 fn is_owned(slice: &ResourceSlice, pool: &PoolIdentity) -> bool {
-    slice
-        .metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .any(|reference| *reference == owner(pool))
+    slice.metadata.owner_references.iter().flatten().any(|reference| *reference == owner(pool))
 }
 
 /// `slice` with our spec and owner; labels and annotations of others stay.
 fn rewritten(slice: &ResourceSlice, pool: &PoolIdentity, mut spec: ResourceSliceSpec) -> ResourceSlice {
     for device in spec.devices.iter_mut().flatten() {
-        let before = slice
-            .spec
-            .devices
-            .iter()
-            .flatten()
-            .find(|before| before.name == device.name);
+        let before = slice.spec.devices.iter().flatten().find(|before| before.name == device.name);
         keep_taint_times(device, before);
     }
     let mut metadata = slice.metadata.clone();
@@ -291,15 +254,8 @@ fn rewritten(slice: &ResourceSlice, pool: &PoolIdentity, mut spec: ResourceSlice
 
 fn keep_taint_times(device: &mut Device, before: Option<&Device>) {
     let before: Vec<&DeviceTaint> = before.iter().flat_map(|d| d.taints.iter().flatten()).collect();
-    for taint in device
-        .taints
-        .iter_mut()
-        .flatten()
-        .filter(|taint| taint.time_added.is_none())
-    {
-        let same = before
-            .iter()
-            .find(|old| (&old.key, &old.effect) == (&taint.key, &taint.effect));
+    for taint in device.taints.iter_mut().flatten().filter(|taint| taint.time_added.is_none()) {
+        let same = before.iter().find(|old| (&old.key, &old.effect) == (&taint.key, &taint.effect));
         taint.time_added = same.and_then(|old| old.time_added.clone());
     }
 }
@@ -309,10 +265,7 @@ pub fn same_spec(want: &ResourceSliceSpec, have: &ResourceSliceSpec) -> bool {
     let want_devices = want.devices.as_deref().unwrap_or_default();
     let have_devices = have.devices.as_deref().unwrap_or_default();
     let devices = want_devices.len() == have_devices.len()
-        && want_devices
-            .iter()
-            .zip(have_devices)
-            .all(|(want, have)| same_device(want, have));
+        && want_devices.iter().zip(have_devices).all(|(want, have)| same_device(want, have));
     let rest = |spec: &ResourceSliceSpec| {
         let mut rest = spec.clone();
         rest.devices = None;

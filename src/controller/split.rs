@@ -24,11 +24,7 @@ impl Default for Limits {
 
 impl Limits {
     fn of(self, devices: &[Device]) -> usize {
-        if devices.iter().any(is_rich) {
-            self.rich.max(1)
-        } else {
-            self.plain.max(1)
-        }
+        if devices.iter().any(is_rich) { self.rich.max(1) } else { self.plain.max(1) }
     }
 }
 
@@ -36,16 +32,12 @@ fn is_rich(device: &Device) -> bool {
     let filled = |list: usize| list > 0;
     filled(device.taints.as_deref().map_or(0, <[_]>::len))
         || filled(device.consumes_counters.as_deref().map_or(0, <[_]>::len))
-        || device
-            .attributes
-            .iter()
-            .flat_map(BTreeMap::values)
-            .any(|attribute| {
-                attribute.bools.is_some()
-                    || attribute.ints.is_some()
-                    || attribute.strings.is_some()
-                    || attribute.versions.is_some()
-            })
+        || device.attributes.iter().flat_map(BTreeMap::values).any(|attribute| {
+            attribute.bools.is_some()
+                || attribute.ints.is_some()
+                || attribute.strings.is_some()
+                || attribute.versions.is_some()
+        })
 }
 
 /// The devices of each slice, in the order given, at least one slice and never more than needed.
@@ -58,11 +50,7 @@ pub fn split(devices: &[Device], places: &BTreeMap<&str, usize>, limits: Limits)
         return chunks;
     }
     let chunks: Vec<Vec<Device>> = devices.chunks(limit).map(<[Device]>::to_vec).collect();
-    if chunks.is_empty() {
-        vec![Vec::new()]
-    } else {
-        chunks
-    }
+    if chunks.is_empty() { vec![Vec::new()] } else { chunks }
 }
 
 /// The split that leaves each device in its slice; `None` where order, room or the number of slices forbid it.
@@ -79,12 +67,7 @@ fn in_place(
             Some(place) if *place < at => return None,
             Some(place) => at = *place,
             // A new device joins the one before it, or opens the next slice where that one is full.
-            None if chunks
-                .get(at)
-                .is_some_and(|chunk: &Vec<Device>| chunk.len() >= limit) =>
-            {
-                at += 1
-            }
+            None if chunks.get(at).is_some_and(|chunk: &Vec<Device>| chunk.len() >= limit) => at += 1,
             None => {}
         }
         let chunk = chunks.get_mut(at).filter(|chunk| chunk.len() < limit)?;

@@ -45,10 +45,7 @@ impl View {
 
     /// A list begins.
     pub fn list_begins(&mut self, now: Instant) {
-        self.listing = Some(Listing {
-            since: now,
-            found: BTreeMap::new(),
-        });
+        self.listing = Some(Listing { since: now, found: BTreeMap::new() });
     }
 
     /// The list holds this slice.
@@ -70,9 +67,7 @@ impl View {
                     found.retain(|listed, slice| listed != name || slice.metadata.uid != *uid);
                 }
                 Own::Wrote { version, at } => {
-                    let stale = found
-                        .get(name)
-                        .is_none_or(|s| older(&version_of(s), version, *at, now));
+                    let stale = found.get(name).is_none_or(|s| older(&version_of(s), version, *at, now));
                     if let Some(ours) = self.live.get(name).filter(|_| stale) {
                         found.insert(name.clone(), ours.clone());
                     }
@@ -98,11 +93,7 @@ impl View {
     /// The watch says that the slice is gone.
     pub fn gone(&mut self, slice: &ResourceSlice) {
         let name = name(slice);
-        if self
-            .live
-            .get(&name)
-            .is_some_and(|live| live.metadata.uid == slice.metadata.uid)
-        {
+        if self.live.get(&name).is_some_and(|live| live.metadata.uid == slice.metadata.uid) {
             self.live.remove(&name);
         }
         self.own.remove(&name);
@@ -111,26 +102,14 @@ impl View {
     /// This controller wrote the slice; the server answered with it.
     pub fn wrote(&mut self, slice: ResourceSlice, now: Instant) {
         let name = name(&slice);
-        self.own.insert(
-            name.clone(),
-            Own::Wrote {
-                version: version_of(&slice),
-                at: now,
-            },
-        );
+        self.own.insert(name.clone(), Own::Wrote { version: version_of(&slice), at: now });
         self.live.insert(name, slice);
     }
 
     /// This controller deleted the slice, or the server said that it doesn't exist.
     pub fn deleted(&mut self, name: &str, now: Instant) {
         if let Some(slice) = self.live.remove(name) {
-            self.own.insert(
-                name.to_owned(),
-                Own::Deleted {
-                    uid: slice.metadata.uid,
-                    at: now,
-                },
-            );
+            self.own.insert(name.to_owned(), Own::Deleted { uid: slice.metadata.uid, at: now });
         }
     }
 }

@@ -119,11 +119,7 @@ impl FromStr for HwAddr {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split(':')
-            .map(|part| {
-                (part.len() == 2)
-                    .then(|| u8::from_str_radix(part, 16).ok())
-                    .flatten()
-            })
+            .map(|part| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten())
             .collect::<Option<Vec<u8>>>()
             .map(Self)
             .ok_or_else(|| format!("{text:?} is not a hardware address such as 02:00:00:00:00:01"))

@@ -27,10 +27,7 @@ pub struct PciAddressError(pub String);
 impl PciAddress {
     /// The DRA device name: the address as a DNS label, `0000-81-00-2` (KEP-4381: DNS-1123 label, at most 63).
     pub fn device_name(&self) -> String {
-        format!(
-            "{:04x}-{:02x}-{:02x}-{:x}",
-            self.domain, self.bus, self.device, self.function
-        )
+        format!("{:04x}-{:02x}-{:02x}-{:x}", self.domain, self.bus, self.device, self.function)
     }
 
     /// The inverse of [`device_name`](Self::device_name).
@@ -62,11 +59,7 @@ impl PciAddress {
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{:x}",
-            self.domain, self.bus, self.device, self.function
-        )
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
     }
 }
 

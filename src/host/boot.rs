@@ -10,7 +10,9 @@ use super::HostError;
 /// When `/proc/sys/kernel/random/boot_id` can't be read.
 pub fn boot_id() -> Result<String, HostError> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    std::fs::read_to_string(path)
-        .map(|id| id.trim().to_owned())
-        .map_err(|source| HostError::File { what: "read", path: path.to_owned(), source })
+    std::fs::read_to_string(path).map(|id| id.trim().to_owned()).map_err(|source| HostError::File {
+        what: "read",
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -47,12 +47,18 @@ impl Devlink {
         let answer = match ask(&self.netns, NETLINK_GENERIC, self.family, &payload, &what) {
             Ok(answer) => answer,
             // No such devlink device, or a driver without the operation.
-            Err(error) if matches!(error.errno(), Some(nix::libc::ENODEV | nix::libc::EOPNOTSUPP | nix::libc::EINVAL)) => {
+            Err(error)
+                if matches!(
+                    error.errno(),
+                    Some(nix::libc::ENODEV | nix::libc::EOPNOTSUPP | nix::libc::EINVAL)
+                ) =>
+            {
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
-        let mode = answer.as_deref().and_then(|bytes| find(bytes.get(GENL_HEADER..)?, DEVLINK_ATTR_ESWITCH_MODE));
+        let mode =
+            answer.as_deref().and_then(|bytes| find(bytes.get(GENL_HEADER..)?, DEVLINK_ATTR_ESWITCH_MODE));
         Ok(match mode {
             Some([0, 0]) => Some(EswitchMode::Legacy),
             Some(&[a, b]) if u16::from_ne_bytes([a, b]) == 1 => Some(EswitchMode::Switchdev),

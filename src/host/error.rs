@@ -64,7 +64,9 @@ impl HostError {
     /// The errno, if the kernel gave one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Netlink { source, .. } | Self::Netns { source, .. } | Self::File { source, .. } => source.raw_os_error(),
+            Self::Netlink { source, .. } | Self::Netns { source, .. } | Self::File { source, .. } => {
+                source.raw_os_error()
+            }
             Self::Protocol { .. } | Self::NotNetns(_) | Self::Sysfs(_) | Self::Locked { .. } => None,
         }
     }

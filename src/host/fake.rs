@@ -97,7 +97,8 @@ impl FakeKernel {
             }
             let host = state.namespaces.entry(HOST).or_default();
             if name_taken(host, &link.name, None) {
-                link.name = (0..).map(|n| format!("dev{n}")).find(|n| !name_taken(host, n, None)).unwrap_or_default();
+                link.name =
+                    (0..).map(|n| format!("dev{n}")).find(|n| !name_taken(host, n, None)).unwrap_or_default();
             }
             link.up = false;
             host.links.push((link, Vec::new()));
@@ -125,7 +126,8 @@ impl FakeKernel {
         let mut state = self.state();
         state.next += 1;
         let index = u32::try_from(state.next).unwrap_or(u32::MAX);
-        let link = Link { index, name: name.to_owned(), kind: Some("veth".to_owned()), up: true, ..Link::default() };
+        let link =
+            Link { index, name: name.to_owned(), kind: Some("veth".to_owned()), up: true, ..Link::default() };
         if let Some(namespace) = state.namespaces.get_mut(&id) {
             namespace.links.push((link, Vec::new()));
         }
@@ -143,15 +145,18 @@ impl FakeKernel {
     }
 
     fn open_id(&self, wanted: impl Fn(&NetnsId, &Namespace) -> bool) -> Option<Netns> {
-        self.state().namespaces.iter().find(|(id, namespace)| wanted(id, namespace)).map(|(id, _)| Netns::fake(*id))
+        self.state()
+            .namespaces
+            .iter()
+            .find(|(id, namespace)| wanted(id, namespace))
+            .map(|(id, _)| Netns::fake(*id))
     }
 }
 
 fn name_taken(namespace: &Namespace, name: &str, but: Option<u32>) -> bool {
-    namespace
-        .links
-        .iter()
-        .any(|(link, _)| Some(link.index) != but && (link.name == name || link.alt_names.iter().any(|alt| alt == name)))
+    namespace.links.iter().any(|(link, _)| {
+        Some(link.index) != but && (link.name == name || link.alt_names.iter().any(|alt| alt == name))
+    })
 }
 
 impl Kernel for FakeKernel {
@@ -179,7 +184,11 @@ impl Kernel for FakeKernel {
     }
 
     fn netdev_names(&self, vf: PciAddress) -> Vec<String> {
-        self.links_of(HOST).into_iter().filter(|(_, (link, _))| link.pci == Some(vf)).map(|(name, _)| name).collect()
+        self.links_of(HOST)
+            .into_iter()
+            .filter(|(_, (link, _))| link.pci == Some(vf))
+            .map(|(name, _)| name)
+            .collect()
     }
 }
 
@@ -210,7 +219,8 @@ impl FakeLinks {
         }
         let namespace = state.namespaces.get_mut(&self.id).ok_or_else(|| refused(what, Errno::ENODEV))?;
         let position = namespace.links.iter().position(|(l, _)| l.index == link.index);
-        apply(namespace, position.ok_or_else(|| refused(what, Errno::ENODEV))?).map_err(|errno| refused(what, errno))
+        apply(namespace, position.ok_or_else(|| refused(what, Errno::ENODEV))?)
+            .map_err(|errno| refused(what, errno))
     }
 
     fn set(&mut self, what: &str, link: &Link, set: impl FnOnce(&mut Link)) -> Result<(), HostError> {

@@ -30,7 +30,11 @@ impl VfHandle<'_> {
 ///
 /// # Errors
 /// When the kernel refuses to list links.
-pub fn find_vf(links: &mut dyn Links, vf: &VfHandle<'_>, expected: &[&str]) -> Result<Option<Link>, HostError> {
+pub fn find_vf(
+    links: &mut dyn Links,
+    vf: &VfHandle<'_>,
+    expected: &[&str],
+) -> Result<Option<Link>, HostError> {
     for name in expected {
         if let Some(link) = links.by_name(name)?
             && vf.is(&link, true)
@@ -45,7 +49,10 @@ pub fn find_vf(links: &mut dyn Links, vf: &VfHandle<'_>, expected: &[&str]) -> R
 ///
 /// # Errors
 /// When the host's namespace can't be entered or listed.
-pub fn find_vf_on_host(kernel: &dyn Kernel, vf: &VfHandle<'_>) -> Result<Option<(Box<dyn Links>, Link)>, HostError> {
+pub fn find_vf_on_host(
+    kernel: &dyn Kernel,
+    vf: &VfHandle<'_>,
+) -> Result<Option<(Box<dyn Links>, Link)>, HostError> {
     let names = kernel.netdev_names(vf.pci);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut links = kernel.enter(kernel.host())?;

@@ -40,13 +40,17 @@ pub fn lock(path: &Path, deadline: Instant) -> Result<HeldLock, HostError> {
             Ok(file) => {
                 // The holder before us may have removed the file: then ours locks nothing that others see.
                 let held = file.metadata().map_err(fail)?;
-                if std::fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino())) {
+                if std::fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino()))
+                {
                     return Ok(HeldLock { path: path.to_owned(), _file: file });
                 }
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 if Instant::now() >= deadline {
-                    return Err(HostError::Locked { path: path.to_owned(), waited_ms: started.elapsed().as_millis() });
+                    return Err(HostError::Locked {
+                        path: path.to_owned(),
+                        waited_ms: started.elapsed().as_millis(),
+                    });
                 }
                 thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(10));
@@ -65,7 +69,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("l");
         let first = lock(&path, Instant::now()).unwrap();
-        assert!(matches!(lock(&path, Instant::now() + Duration::from_millis(20)), Err(HostError::Locked { .. })));
+        assert!(matches!(
+            lock(&path, Instant::now() + Duration::from_millis(20)),
+            Err(HostError::Locked { .. })
+        ));
         let waiter = thread::spawn({
             let path = path.clone();
             move || lock(&path, Instant::now() + Duration::from_secs(5)).map(|held| (held, path))

@@ -32,8 +32,11 @@ impl Linux {
 
     /// PIDs with the namespace they live in; a process that ends meanwhile is left out.
     fn processes(&self) -> Result<impl Iterator<Item = (i32, PathBuf)>, HostError> {
-        let entries = std::fs::read_dir(&self.proc)
-            .map_err(|source| HostError::File { what: "read", path: self.proc.clone(), source })?;
+        let entries = std::fs::read_dir(&self.proc).map_err(|source| HostError::File {
+            what: "read",
+            path: self.proc.clone(),
+            source,
+        })?;
         Ok(entries.flatten().filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             Some((pid, entry.path().join("ns/net")))
@@ -51,12 +54,8 @@ impl Kernel for Linux {
     }
 
     fn find(&self, id: NetnsId) -> Option<Netns> {
-        let mut paths: Vec<PathBuf> = self
-            .processes()
-            .ok()?
-            .filter(|(_, path)| lives_in(path, id))
-            .map(|(_, path)| path)
-            .collect();
+        let mut paths: Vec<PathBuf> =
+            self.processes().ok()?.filter(|(_, path)| lives_in(path, id)).map(|(_, path)| path).collect();
         for folder in ["/run/netns", "/var/run/netns"] {
             paths.extend(std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()));
         }
@@ -74,7 +73,11 @@ impl Kernel for Linux {
     fn netdev_names(&self, vf: PciAddress) -> Vec<String> {
         let device = self.sysfs.join("bus/pci/devices").join(vf.to_string());
         let names = |folder: PathBuf| {
-            std::fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok())
+            std::fs::read_dir(folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok())
         };
         let mut found: Vec<String> = names(device.join("net")).collect();
         if found.is_empty() {
@@ -92,7 +95,8 @@ impl Kernel for Linux {
 fn lives_in(link: &Path, id: NetnsId) -> bool {
     let Ok(target) = std::fs::read_link(link) else { return false };
     let Some(text) = target.to_str() else { return false };
-    text.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']')).and_then(|ino| ino.parse().ok()) == Some(id.ino)
+    text.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']')).and_then(|ino| ino.parse().ok())
+        == Some(id.ino)
 }
 
 /// `bus_info` of `ETHTOOL_GDRVINFO` (include/uapi/linux/ethtool.h): the PCI address on kernels that do not put it into
@@ -122,8 +126,14 @@ pub(super) fn ethtool_bus_info(netns: &Netns, name: &str) -> Option<String> {
         let fail = |source| HostError::Netns { name: "ethtool socket".to_owned(), source };
         let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
             .map_err(|errno| fail(errno.into()))?;
-        let mut info =
-            DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], version: [0; 32], firmware: [0; 32], bus_info: [0; 32], rest: [0; 64] };
+        let mut info = DriverInfo {
+            command: ETHTOOL_GDRVINFO,
+            driver: [0; 32],
+            version: [0; 32],
+            firmware: [0; 32],
+            bus_info: [0; 32],
+            rest: [0; 64],
+        };
         let mut request = Request { name: request_name, data: &raw mut info, padding: [0; 16] };
         // SAFETY: `request` has the layout of struct ifreq and points to a struct ethtool_drvinfo (196 bytes); both
         // outlive the call, and the kernel writes no further than these.

@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 
 use ipnet::IpNet;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop};
@@ -52,7 +52,10 @@ impl Session {
         message.finalize();
         let mut buffer = vec![0; message.buffer_len()];
         message.serialize(&mut buffer);
-        self.socket.send(&buffer, 0).map(drop).map_err(|source| HostError::Netlink { what: what.to_owned(), source })
+        self.socket
+            .send(&buffer, 0)
+            .map(drop)
+            .map_err(|source| HostError::Netlink { what: what.to_owned(), source })
     }
 
     /// Sends a request and gathers answers until the acknowledgement or the end of the dump. `Ok(None)`: the dump was
@@ -95,7 +98,9 @@ impl Session {
                     NetlinkPayload::Error(error) => {
                         return match error.code {
                             None => Ok(Some(answers)),
-                            Some(_) => Err(HostError::Netlink { what: what.to_owned(), source: error.to_io() }),
+                            Some(_) => {
+                                Err(HostError::Netlink { what: what.to_owned(), source: error.to_io() })
+                            }
                         };
                     }
                     NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(answers)),
@@ -106,7 +111,11 @@ impl Session {
         }
     }
 
-    fn dump(&mut self, what: &str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, HostError> {
+    fn dump(
+        &mut self,
+        what: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, HostError> {
         for _ in 0..DUMP_TRIES {
             if let Some(answers) = self.exchange(what, message.clone(), NLM_F_DUMP)? {
                 return Ok(answers);
@@ -129,7 +138,13 @@ impl Session {
         self.act(what, RouteNetlinkMessage::SetLink(message), 0)
     }
 
-    fn flags(&mut self, what: String, link: &Link, mask: LinkFlags, value: LinkFlags) -> Result<(), HostError> {
+    fn flags(
+        &mut self,
+        what: String,
+        link: &Link,
+        mask: LinkFlags,
+        value: LinkFlags,
+    ) -> Result<(), HostError> {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         message.header.flags = value;
@@ -169,7 +184,8 @@ impl Session {
     /// Kernels before 5.14 do not say which device a link belongs to; the driver does, through ethtool.
     fn add_bus_info(&self, link: &mut Link) {
         if link.pci.is_none() && link.kind.is_none() && link.name != "lo" {
-            link.pci = super::linux::ethtool_bus_info(&self.netns, &link.name).and_then(|bus| bus.parse().ok());
+            link.pci =
+                super::linux::ethtool_bus_info(&self.netns, &link.name).and_then(|bus| bus.parse().ok());
         }
     }
 }
@@ -243,7 +259,8 @@ impl Links for Session {
     fn by_name(&mut self, name: &str) -> Result<Option<Link>, HostError> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-        match self.exchange(&format!("look up link {name}"), RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
+        match self.exchange(&format!("look up link {name}"), RouteNetlinkMessage::GetLink(message), NLM_F_ACK)
+        {
             Ok(answers) => Ok(link_messages(answers.unwrap_or_default()).next().map(|mut link| {
                 self.add_bus_info(&mut link);
                 link
@@ -254,7 +271,12 @@ impl Links for Session {
     }
 
     fn addresses(&mut self, index: u32) -> Result<Vec<IpNet>, HostError> {
-        Ok(self.all_addresses()?.into_iter().filter(|(link, _)| *link == index).map(|(_, address)| address).collect())
+        Ok(self
+            .all_addresses()?
+            .into_iter()
+            .filter(|(link, _)| *link == index)
+            .map(|(_, address)| address)
+            .collect())
     }
 
     fn move_to(&mut self, link: &Link, target: &Netns, name: &IfName) -> Result<(), HostError> {
@@ -329,9 +351,11 @@ impl Links for Session {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
                 _ => {}
             }
-            std::fs::write(&path, value)
-                .map(|()| true)
-                .map_err(|source| HostError::File { what: "write", path, source })
+            std::fs::write(&path, value).map(|()| true).map_err(|source| HostError::File {
+                what: "write",
+                path,
+                source,
+            })
         })
     }
 
@@ -346,11 +370,14 @@ impl Links for Session {
                 for attribute in &route.attributes {
                     match attribute {
                         RouteAttribute::Oif(index) => outputs.push(*index),
-                        RouteAttribute::MultiPath(hops) => outputs.extend(hops.iter().map(|hop| hop.interface_index)),
+                        RouteAttribute::MultiPath(hops) => {
+                            outputs.extend(hops.iter().map(|hop| hop.interface_index))
+                        }
                         _ => {}
                     }
                 }
-                let default = route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast;
+                let default =
+                    route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast;
                 if default {
                     links.extend(outputs);
                 }
@@ -362,7 +389,8 @@ impl Links for Session {
     }
 
     fn all_addresses(&mut self) -> Result<Vec<(u32, IpNet)>, HostError> {
-        let answers = self.dump("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+        let answers =
+            self.dump("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
         Ok(answers
             .into_iter()
             .filter_map(|answer| {

@@ -75,7 +75,10 @@ impl Netns {
     }
 
     /// Runs `work` on a thread of its own inside the namespace; the thread ends with it, so nothing has to be restored.
-    pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> Result<T, HostError> + Send) -> Result<T, HostError> {
+    pub(super) fn run<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, HostError> + Send,
+    ) -> Result<T, HostError> {
         let fd = self.fd()?;
         let name = self.id.to_string();
         let fail = |source| HostError::Netns { name: name.clone(), source };
@@ -85,7 +88,9 @@ impl Netns {
                 work()
             });
             let joined = thread.map_err(fail)?.join();
-            joined.unwrap_or_else(|_| Err(fail(std::io::Error::other("the thread inside the namespace panicked"))))
+            joined.unwrap_or_else(|_| {
+                Err(fail(std::io::Error::other("the thread inside the namespace panicked")))
+            })
         })
     }
 }

@@ -62,7 +62,10 @@ pub(super) fn ask(
             while let [l0, l1, l2, l3, k0, k1, ..] = *rest {
                 let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
                 let Some(body) = rest.get(HEADER..length) else {
-                    return Err(HostError::Protocol { what: what.to_owned(), reason: format!("a message of {length} bytes") });
+                    return Err(HostError::Protocol {
+                        what: what.to_owned(),
+                        reason: format!("a message of {length} bytes"),
+                    });
                 };
                 if u16::from_ne_bytes([k0, k1]) == NLMSG_ERROR {
                     let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);

@@ -34,9 +34,12 @@ impl Uevents {
             let (event, _) = match self.socket.recv_from_full() {
                 Ok(received) => received,
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(()),
-                Err(source) => return Err(HostError::Netlink { what: "receive a kernel event".to_owned(), source }),
+                Err(source) => {
+                    return Err(HostError::Netlink { what: "receive a kernel event".to_owned(), source });
+                }
             };
-            let ours = |field: &[u8]| matches!(field, b"SUBSYSTEM=pci" | b"SUBSYSTEM=net" | b"SUBSYSTEM=infiniband");
+            let ours =
+                |field: &[u8]| matches!(field, b"SUBSYSTEM=pci" | b"SUBSYSTEM=net" | b"SUBSYSTEM=infiniband");
             if event.split(|byte| *byte == 0).any(ours) {
                 return Ok(());
             }

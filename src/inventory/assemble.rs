@@ -38,7 +38,8 @@ impl Assembly<'_> {
             device: function.device,
             driver: function.driver.clone(),
             link_type: link_type(function),
-            eswitch_mode: (self.eswitch)(function.pci).or_else(|| eswitch_from_sysfs(function, netdev.as_ref())),
+            eswitch_mode: (self.eswitch)(function.pci)
+                .or_else(|| eswitch_from_sysfs(function, netdev.as_ref())),
             netdev,
             rdma: function.rdma.clone(),
             total_vfs: sriov.total_vfs,
@@ -85,7 +86,8 @@ impl Assembly<'_> {
             return Place::Userspace;
         }
         // Without IPoIB an InfiniBand function has no netdev anywhere: its RDMA device says where it is.
-        let needs_no_netdev = link_type == Some(LinkType::Infiniband) && !self.ipoib && !function.rdma.is_empty();
+        let needs_no_netdev =
+            link_type == Some(LinkType::Infiniband) && !self.ipoib && !function.rdma.is_empty();
         if function.netdevs.is_empty() && !needs_no_netdev { Place::Elsewhere } else { Place::Host }
     }
 
@@ -123,7 +125,8 @@ impl Assembly<'_> {
 
     fn is_open(&self, function: &Function) -> bool {
         let group = function.iommu_group.is_some_and(|group| {
-            self.open_vfio.contains(&group.to_string()) || self.open_vfio.contains(&format!("noiommu-{group}"))
+            self.open_vfio.contains(&group.to_string())
+                || self.open_vfio.contains(&format!("noiommu-{group}"))
         });
         let device = function.vfio_device.as_ref();
         group || device.is_some_and(|device| self.open_vfio.contains(&format!("devices/{device}")))

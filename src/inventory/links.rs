@@ -44,7 +44,9 @@ impl HostLinks {
         let mut pending = self.default_route_ifindexes.clone();
         while let Some(ifindex) = pending.pop() {
             if carrying.insert(ifindex) {
-                pending.extend(self.lowers.iter().filter(|(upper, _)| *upper == ifindex).map(|(_, lower)| *lower));
+                pending.extend(
+                    self.lowers.iter().filter(|(upper, _)| *upper == ifindex).map(|(_, lower)| *lower),
+                );
             }
         }
         carrying

@@ -41,7 +41,11 @@ pub fn scan(
         eswitch,
         ipoib: sysfs.has_module("ib_ipoib"),
         // A walk over all processes: only where somebody could hold a device.
-        open_vfio: if functions.values().any(assemble::is_on_vfio) { sysfs.open_vfio() } else { Default::default() },
+        open_vfio: if functions.values().any(assemble::is_on_vfio) {
+            sysfs.open_vfio()
+        } else {
+            Default::default()
+        },
     };
 
     let mut snapshot = Snapshot { rdma_netns: rdma, ..Snapshot::default() };

@@ -34,7 +34,8 @@ pub(super) fn is_representor(found: &FoundNetdev) -> bool {
 
 /// `p0`, or `p0s1` of a split port.
 fn is_uplink_port(found: &FoundNetdev) -> bool {
-    let rest = found.netdev.phys_port_name.as_deref().and_then(|port| port.strip_prefix('p')).and_then(after_number);
+    let rest =
+        found.netdev.phys_port_name.as_deref().and_then(|port| port.strip_prefix('p')).and_then(after_number);
     rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('s').and_then(after_number) == Some(""))
 }
 

@@ -58,18 +58,12 @@ pub struct Driver {
 impl FakeKubelet {
     /// A kubelet of 1.34 or newer.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            versions: vec![Version::V1, Version::V1beta1],
-        }
+        Self { dir: dir.into(), versions: vec![Version::V1, Version::V1beta1] }
     }
 
     /// One that knows only these versions (1.33: v1beta1).
     pub fn knowing(dir: impl Into<PathBuf>, versions: impl Into<Vec<Version>>) -> Self {
-        Self {
-            dir: dir.into(),
-            versions: versions.into(),
-        }
+        Self { dir: dir.into(), versions: versions.into() }
     }
 
     /// Sockets in `plugins_registry`, as the plugin watcher counts them.
@@ -119,22 +113,11 @@ impl FakeKubelet {
         let accepted = self.accept(&info);
         let status = RegistrationStatus {
             plugin_registered: accepted.is_ok(),
-            error: accepted
-                .as_ref()
-                .err()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            error: accepted.as_ref().err().map(ToString::to_string).unwrap_or_default(),
         };
-        client
-            .notify_registration_status(status)
-            .await
-            .context("NotifyRegistrationStatus")?;
+        client.notify_registration_status(status).await.context("NotifyRegistrationStatus")?;
         let version = accepted?;
-        Ok(Driver {
-            channel: dial(Path::new(&info.endpoint)),
-            info,
-            version,
-        })
+        Ok(Driver { channel: dial(Path::new(&info.endpoint)), info, version })
     }
 
     /// Tells a driver that it was refused.
@@ -143,29 +126,15 @@ impl FakeKubelet {
     /// The call failed.
     pub async fn refuse(&self, socket: &Path, reason: &str) -> anyhow::Result<()> {
         let mut client = RegistrationClient::new(dial_registration(socket)?);
-        let status = RegistrationStatus {
-            plugin_registered: false,
-            error: reason.to_owned(),
-        };
-        client
-            .notify_registration_status(status)
-            .await
-            .context("NotifyRegistrationStatus")?;
+        let status = RegistrationStatus { plugin_registered: false, error: reason.to_owned() };
+        client.notify_registration_status(status).await.context("NotifyRegistrationStatus")?;
         Ok(())
     }
 
     fn accept(&self, info: &PluginInfo) -> anyhow::Result<Version> {
-        ensure!(
-            info.r#type == "DRAPlugin",
-            "plugin type {:?} is not DRAPlugin",
-            info.r#type
-        );
+        ensure!(info.r#type == "DRAPlugin", "plugin type {:?} is not DRAPlugin", info.r#type);
         ensure!(!info.name.is_empty(), "plugin without a name");
-        ensure!(
-            Path::new(&info.endpoint).is_absolute(),
-            "endpoint {:?} is not absolute",
-            info.endpoint
-        );
+        ensure!(Path::new(&info.endpoint).is_absolute(), "endpoint {:?} is not absolute", info.endpoint);
         let known = info.supported_versions.iter().find_map(|name| {
             let version = match name.as_str() {
                 "v1.DRAPlugin" => Version::V1,
@@ -193,15 +162,8 @@ macro_rules! claim {
 impl Driver {
     /// A driver at a known DRA socket, without a registration.
     pub fn at(endpoint: &Path, version: Version) -> Self {
-        let info = PluginInfo {
-            endpoint: endpoint.display().to_string(),
-            ..PluginInfo::default()
-        };
-        Self {
-            info,
-            version,
-            channel: dial(endpoint),
-        }
+        let info = PluginInfo { endpoint: endpoint.display().to_string(), ..PluginInfo::default() };
+        Self { info, version, channel: dial(endpoint) }
     }
 
     /// NodePrepareResources with the kubelet's deadline.
@@ -226,27 +188,18 @@ impl Driver {
                 let claims = claims.iter().map(|c| claim!($version, c)).collect();
                 let mut request = Request::new($version::NodePrepareResourcesRequest { claims });
                 request.set_timeout(limit);
-                let reply = $client::new(self.channel.clone())
-                    .node_prepare_resources(request)
-                    .await?;
+                let reply = $client::new(self.channel.clone()).node_prepare_resources(request).await?;
                 let entry = |e: $version::NodePrepareResourceResponse| match e.error.as_str() {
-                    "" => Ok(Vec::from_iter(e.devices.into_iter().map(|d| {
-                        PreparedDevice {
-                            request: d.request_names.join(","),
-                            pool: d.pool_name.clone(),
-                            device: d.device_name.clone(),
-                            cdi_ids: d.cdi_device_ids.clone(),
-                            share_id: $share_id(d),
-                        }
+                    "" => Ok(Vec::from_iter(e.devices.into_iter().map(|d| PreparedDevice {
+                        request: d.request_names.join(","),
+                        pool: d.pool_name.clone(),
+                        device: d.device_name.clone(),
+                        cdi_ids: d.cdi_device_ids.clone(),
+                        share_id: $share_id(d),
                     }))),
                     _ => Err(e.error),
                 };
-                Ok(reply
-                    .into_inner()
-                    .claims
-                    .into_iter()
-                    .map(|(uid, e)| (uid, entry(e)))
-                    .collect())
+                Ok(reply.into_inner().claims.into_iter().map(|(uid, e)| (uid, entry(e))).collect())
             }};
         }
         match self.version {
@@ -265,16 +218,9 @@ impl Driver {
                 let claims = claims.iter().map(|c| claim!($version, c)).collect();
                 let mut request = Request::new($version::NodeUnprepareResourcesRequest { claims });
                 request.set_timeout(CALL_TIMEOUT);
-                let reply = $client::new(self.channel.clone())
-                    .node_unprepare_resources(request)
-                    .await?;
+                let reply = $client::new(self.channel.clone()).node_unprepare_resources(request).await?;
                 let entry = |error: String| if error.is_empty() { Ok(()) } else { Err(error) };
-                Ok(reply
-                    .into_inner()
-                    .claims
-                    .into_iter()
-                    .map(|(uid, e)| (uid, entry(e.error)))
-                    .collect())
+                Ok(reply.into_inner().claims.into_iter().map(|(uid, e)| (uid, entry(e.error))).collect())
             }};
         }
         match self.version {
@@ -292,9 +238,8 @@ fn dial(socket: &Path) -> Channel {
 /// As grpc-go dials a bare path: the percent-encoded path is the authority.
 fn dial_registration(socket: &Path) -> anyhow::Result<Channel> {
     let authority = authority(socket);
-    let origin: Uri = format!("http://{authority}")
-        .parse()
-        .with_context(|| format!("authority {authority} is refused"))?;
+    let origin: Uri =
+        format!("http://{authority}").parse().with_context(|| format!("authority {authority} is refused"))?;
     Ok(Endpoint::from_static("http://localhost")
         .origin(origin)
         .connect_with_connector_lazy(connector(socket)))

@@ -53,11 +53,7 @@ pub(super) struct Flights<S> {
 
 impl<S: ClaimService> Flights<S> {
     pub(super) fn new(service: Arc<S>) -> Arc<Self> {
-        Arc::new(Self {
-            service,
-            lines: Mutex::default(),
-            running: watch::Sender::new(0),
-        })
+        Arc::new(Self { service, lines: Mutex::default(), running: watch::Sender::new(0) })
     }
 
     /// Starts the work, or joins it where the same call is already under way or waiting; does not wait. Needs to be
@@ -70,47 +66,27 @@ impl<S: ClaimService> Flights<S> {
             && flight.claim == claim
         {
             tracing::info!(claim = %claim.uid, ?operation, "joining the work that is still running");
-            return Pending {
-                claim,
-                outcome: flight.outcome.clone(),
-            };
+            return Pending { claim, outcome: flight.outcome.clone() };
         }
         lines.last_number += 1;
         let number = lines.last_number;
         let (tell, outcome) = watch::channel(None);
-        let flight = Flight {
-            number,
-            operation,
-            claim: claim.clone(),
-            outcome: outcome.clone(),
-        };
+        let flight = Flight { number, operation, claim: claim.clone(), outcome: outcome.clone() };
         lines.tails.insert(claim.uid.clone(), flight);
         self.running.send_modify(|n| *n += 1);
         drop(lines);
 
         let flights = Arc::clone(self);
-        let pending = Pending {
-            claim: claim.clone(),
-            outcome,
-        };
+        let pending = Pending { claim: claim.clone(), outcome };
         tokio::spawn(async move {
             if let Some(flight) = before {
                 // The outcome of what went before is its own callers' business; a lost task counts as ended.
-                let _ = (Pending {
-                    claim: flight.claim,
-                    outcome: flight.outcome,
-                })
-                .wait()
-                .await;
+                let _ = (Pending { claim: flight.claim, outcome: flight.outcome }).wait().await;
             }
             let outcome = flights.run(operation, claim.clone()).await;
             // Out of the line first: whoever comes from here on wants the work done again, not a result of the past.
             let mut lines = flights.lock();
-            if lines
-                .tails
-                .get(&claim.uid)
-                .is_some_and(|tail| tail.number == number)
-            {
+            if lines.tails.get(&claim.uid).is_some_and(|tail| tail.number == number) {
                 lines.tails.remove(&claim.uid);
             }
             drop(lines);
@@ -151,11 +127,7 @@ impl<S: ClaimService> Flights<S> {
 
     /// Claims with work under way.
     pub(super) fn unfinished(&self) -> Vec<ClaimRef> {
-        self.lock()
-            .tails
-            .values()
-            .map(|flight| flight.claim.clone())
-            .collect()
+        self.lock().tails.values().map(|flight| flight.claim.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {

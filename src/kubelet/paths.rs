@@ -53,11 +53,7 @@ impl SocketPaths {
             Some(uid) => {
                 let short = hash(uid, 8);
                 (
-                    vec![
-                        format!("dra-{uid}.sock"),
-                        format!("dra-{short}.sock"),
-                        format!("{short}.sock"),
-                    ],
+                    vec![format!("dra-{uid}.sock"), format!("dra-{short}.sock"), format!("{short}.sock")],
                     vec![
                         format!("{driver}-{uid}@reg.sock"),
                         format!("{driver}-{short}@reg.sock"),
@@ -66,10 +62,7 @@ impl SocketPaths {
                 )
             }
         };
-        Ok(Self {
-            dra: first_fit(&plugins, &dra)?,
-            registration: first_fit(&registry, &registration)?,
-        })
+        Ok(Self { dra: first_fit(&plugins, &dra)?, registration: first_fit(&registry, &registration)? })
     }
 }
 
@@ -84,11 +77,7 @@ fn check_dir(dir: &Path) -> Result<(), KubeletError> {
         }
         Some(_) => return Ok(()),
     };
-    Err(KubeletError::Setting {
-        what: "kubelet directory",
-        value: dir.display().to_string(),
-        problem,
-    })
+    Err(KubeletError::Setting { what: "kubelet directory", value: dir.display().to_string(), problem })
 }
 
 /// Stricter names are the API server's business; here it matters that they are one path component without `@`.
@@ -117,11 +106,7 @@ fn first_fit(dir: &Path, names: &[String]) -> Result<PathBuf, KubeletError> {
         }
     }
     let path = shortest.unwrap_or_else(|| dir.to_owned());
-    Err(KubeletError::PathTooLong {
-        length: path.as_os_str().len(),
-        path,
-        max: MAX_PATH,
-    })
+    Err(KubeletError::PathTooLong { length: path.as_os_str().len(), path, max: MAX_PATH })
 }
 
 /// The first `bytes` of the SHA-256, in the URL-safe base64 alphabet without padding.
@@ -165,14 +150,8 @@ mod tests {
             )
         );
         let (dra, reg) = paths("/var/lib/kubelet", "sriov-dra.io", Some(UID));
-        assert_eq!(
-            dra,
-            format!("/var/lib/kubelet/plugins/sriov-dra.io/dra-{UID}.sock")
-        );
-        assert_eq!(
-            reg,
-            format!("/var/lib/kubelet/plugins_registry/sriov-dra.io-{UID}@reg.sock")
-        );
+        assert_eq!(dra, format!("/var/lib/kubelet/plugins/sriov-dra.io/dra-{UID}.sock"));
+        assert_eq!(reg, format!("/var/lib/kubelet/plugins_registry/sriov-dra.io-{UID}@reg.sock"));
     }
 
     #[test]
@@ -201,11 +180,7 @@ mod tests {
     fn two_pods_never_share_a_socket() {
         let driver = "d".repeat(63);
         let a = paths("/var/lib/kubelet", &driver, Some(UID));
-        let b = paths(
-            "/var/lib/kubelet",
-            &driver,
-            Some("11111111-3f9d-4a7c-9b6c-0d6c4b1f2a3e"),
-        );
+        let b = paths("/var/lib/kubelet", &driver, Some("11111111-3f9d-4a7c-9b6c-0d6c4b1f2a3e"));
         assert_ne!(a.0, b.0);
         assert_ne!(a.1, b.1);
     }
@@ -213,9 +188,7 @@ mod tests {
     #[test]
     fn what_cannot_work_is_one_sentence() {
         let err = |dir: &str, driver: &str, uid| {
-            SocketPaths::new(Path::new(dir), driver, uid)
-                .expect_err("must be refused")
-                .to_string()
+            SocketPaths::new(Path::new(dir), driver, uid).expect_err("must be refused").to_string()
         };
         let long = format!("/{}", "x".repeat(100));
         let sentence = err(&long, "sriov-dra.io", None);

@@ -79,12 +79,7 @@ impl Plugin {
     /// A path that does not fit, a directory that can't be made, a socket that can't be bound or on which another
     /// process listens.
     pub async fn start<S: ClaimService>(config: Config, service: Arc<S>) -> Result<Self, KubeletError> {
-        let Config {
-            driver,
-            kubelet_dir,
-            pod_uid,
-            drain,
-        } = config;
+        let Config { driver, kubelet_dir, pod_uid, drain } = config;
         let paths = SocketPaths::new(&kubelet_dir, &driver, pod_uid.as_deref())?;
         let state = Arc::new(watch::Sender::new(Registration::Waiting));
         let flights = Flights::new(service);
@@ -111,20 +106,9 @@ impl Plugin {
         tracing::info!(endpoint = %paths.dra.display(), registration = %paths.registration.display(),
             "waiting for the kubelet");
         let stop = CancellationToken::new();
-        let supervisor = Supervisor {
-            dra,
-            registration,
-            flights,
-            state: Arc::clone(&state),
-            drain,
-        };
+        let supervisor = Supervisor { dra, registration, flights, state: Arc::clone(&state), drain };
         let supervisor = Some(tokio::spawn(supervisor.run(stop.clone())));
-        Ok(Self {
-            paths,
-            state,
-            stop,
-            supervisor,
-        })
+        Ok(Self { paths, state, stop, supervisor })
     }
 
     /// The registration as the kubelet last reported it.
@@ -173,13 +157,7 @@ impl Served {
         let (file, listener) = SocketFile::bind(&path).await?;
         let stop = CancellationToken::new();
         let server = spawn_server(router.clone(), listener, stop.clone());
-        Ok(Self {
-            path,
-            file,
-            router,
-            stop,
-            server,
-        })
+        Ok(Self { path, file, router, stop, server })
     }
 
     fn is_healthy(&self) -> bool {
@@ -214,10 +192,7 @@ impl Served {
 fn spawn_server(router: Router, listener: UnixListener, stop: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
         let incoming = UnixListenerStream::new(listener);
-        if let Err(error) = router
-            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-            .await
-        {
+        if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
             tracing::error!(error = %error, "a server for the kubelet ended; it will be started again");
         }
     })
@@ -260,11 +235,7 @@ impl<S: ClaimService> Supervisor<S> {
         self.registration.stop.cancel();
         self.dra.stop.cancel();
         let work = tokio::time::timeout(self.drain, self.flights.idle()).await;
-        let unfinished = if work.is_err() {
-            self.flights.unfinished()
-        } else {
-            Vec::new()
-        };
+        let unfinished = if work.is_err() { self.flights.unfinished() } else { Vec::new() };
         for claim in &unfinished {
             tracing::warn!(claim = %claim.uid, namespace = %claim.namespace, name = %claim.name,
                 "stopping while this claim's work is still running; the next start repairs it");

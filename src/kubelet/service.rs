@@ -24,9 +24,7 @@ pub(super) struct DraService<S> {
 
 impl<S> Clone for DraService<S> {
     fn clone(&self) -> Self {
-        Self {
-            flights: Arc::clone(&self.flights),
-        }
+        Self { flights: Arc::clone(&self.flights) }
     }
 }
 
@@ -54,10 +52,8 @@ impl<S: ClaimService> DraService<S> {
         }
         wanted.retain(|uid, _| !entries.contains_key(uid));
         // Every task is started before the first is waited for.
-        let pending: Vec<_> = wanted
-            .into_iter()
-            .map(|(uid, claim)| (uid, self.flights.start(operation, claim)))
-            .collect();
+        let pending: Vec<_> =
+            wanted.into_iter().map(|(uid, claim)| (uid, self.flights.start(operation, claim))).collect();
         for (uid, work) in pending {
             let outcome = work.wait().await;
             if let Err(sentence) = &outcome {
@@ -71,9 +67,8 @@ impl<S: ClaimService> DraService<S> {
 
 fn complete(claim: &ClaimRef) -> Result<(), String> {
     let ClaimRef { uid, namespace, name } = claim;
-    let missing = [("uid", uid), ("namespace", namespace), ("name", name)]
-        .into_iter()
-        .find(|(_, v)| v.is_empty());
+    let missing =
+        [("uid", uid), ("namespace", namespace), ("name", name)].into_iter().find(|(_, v)| v.is_empty());
     match missing {
         None => Ok(()),
         Some((field, _)) => Err(format!(
@@ -168,10 +163,7 @@ impl RegistrationRpc for RegistrationService {
         &self,
         request: Request<RegistrationStatus>,
     ) -> Result<Response<RegistrationStatusResponse>, Status> {
-        let RegistrationStatus {
-            plugin_registered,
-            error,
-        } = request.into_inner();
+        let RegistrationStatus { plugin_registered, error } = request.into_inner();
         if plugin_registered {
             tracing::info!(driver = %self.driver, "registered with the kubelet");
             self.state.send_replace(Registration::Registered);

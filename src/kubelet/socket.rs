@@ -32,32 +32,21 @@ impl SocketFile {
     /// so it is an error. (Instances that shall live beside each other have a pod UID in their sockets' names.)
     pub(super) async fn bind(path: &Path) -> Result<(Self, UnixListener), KubeletError> {
         let fail = |action: &'static str| {
-            move |source| KubeletError::Socket {
-                action,
-                path: path.to_owned(),
-                source,
-            }
+            move |source| KubeletError::Socket { action, path: path.to_owned(), source }
         };
         if let Some(dir) = path.parent() {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o750) // as the kubelet makes them
                 .create(dir)
-                .map_err(|source| KubeletError::Directory {
-                    path: dir.to_owned(),
-                    source,
-                })?;
+                .map_err(|source| KubeletError::Directory { path: dir.to_owned(), source })?;
         }
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
-                return Err(KubeletError::NotASocket {
-                    path: path.to_owned(),
-                });
+                return Err(KubeletError::NotASocket { path: path.to_owned() });
             }
             Ok(_) if answers(path).await => {
-                return Err(KubeletError::InUse {
-                    path: path.to_owned(),
-                });
+                return Err(KubeletError::InUse { path: path.to_owned() });
             }
             Ok(_) => remove(path).map_err(fail("remove the stale"))?,
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -67,13 +56,7 @@ impl SocketFile {
         // The kubelet is root; nobody else has business here, whatever the umask says.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(fail("set the mode of"))?;
         let identity = identity(path).map_err(fail("look at"))?;
-        Ok((
-            Self {
-                path: path.to_owned(),
-                identity,
-            },
-            listener,
-        ))
+        Ok((Self { path: path.to_owned(), identity }, listener))
     }
 
     /// The path still leads to this socket.
@@ -122,14 +105,8 @@ mod tests {
         let path = dir.path().join("a/b/x.sock");
         let (first, listener) = SocketFile::bind(&path).await.expect("first");
         assert!(first.is_in_place());
-        assert!(matches!(
-            SocketFile::bind(&path).await,
-            Err(KubeletError::InUse { .. })
-        ));
-        assert!(
-            first.is_in_place(),
-            "the refused instance must not have touched it"
-        );
+        assert!(matches!(SocketFile::bind(&path).await, Err(KubeletError::InUse { .. })));
+        assert!(first.is_in_place(), "the refused instance must not have touched it");
 
         drop(listener);
         tokio::time::sleep(Duration::from_millis(20)).await; // the file system's clock ticks
@@ -146,10 +123,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("x.sock");
         fs::write(&path, "precious").expect("write");
-        let error = SocketFile::bind(&path)
-            .await
-            .expect_err("must be refused")
-            .to_string();
+        let error = SocketFile::bind(&path).await.expect_err("must be refused").to_string();
         assert!(error.ends_with("is not a socket: remove it"), "{error}");
         assert_eq!(fs::read_to_string(&path).expect("read"), "precious");
     }

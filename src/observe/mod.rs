@@ -18,7 +18,9 @@ pub enum LogFormat {
 
 /// A log level or filter nobody understands.
 #[derive(Debug, thiserror::Error)]
-#[error("--log-level {given:?} is no level (error, warn, info, debug, trace) and no filter such as sriov_dra=debug,kube=info: {source}")]
+#[error(
+    "--log-level {given:?} is no level (error, warn, info, debug, trace) and no filter such as sriov_dra=debug,kube=info: {source}"
+)]
 pub struct BadLevel {
     given: String,
     source: tracing_subscriber::filter::ParseError,

@@ -81,11 +81,12 @@ fn fits(value: &AttributeValue) -> bool {
 
 fn link_type(vf: &Vf, facts: Option<&CleanFacts>) -> Option<&'static str> {
     // Without PF nothing but the address tells a lent VF's link: 20 bytes are IPoIB's.
-    let by_address = facts.and_then(|facts| facts.hw_addr.as_ref()).and_then(|address| match address.bytes().len() {
-        6 => Some(LinkType::Ethernet),
-        20 => Some(LinkType::Infiniband),
-        _ => None,
-    });
+    let by_address =
+        facts.and_then(|facts| facts.hw_addr.as_ref()).and_then(|address| match address.bytes().len() {
+            6 => Some(LinkType::Ethernet),
+            20 => Some(LinkType::Infiniband),
+            _ => None,
+        });
     Some(match by_address.or(vf.link_type)? {
         LinkType::Ethernet => "ethernet",
         LinkType::Infiniband => "infiniband",

@@ -33,7 +33,9 @@ pub enum CelError {
         message: String,
     },
     /// A name that nothing has.
-    #[error("CEL expression {expression:?} refers to {name:?}; the only variable is device, as in device.attributes[\"{domain}\"].pfName")]
+    #[error(
+        "CEL expression {expression:?} refers to {name:?}; the only variable is device, as in device.attributes[\"{domain}\"].pfName"
+    )]
     UnknownVariable {
         /// The expression.
         expression: String,
@@ -68,8 +70,22 @@ impl fmt::Debug for Selector {
 
 /// Identifiers that are no variables: types (CEL specification, "Standard Definitions") and namespaces of functions.
 const NOT_VARIABLES: [&str; 16] = [
-    "bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type", "dyn", "math", "strings",
-    "lists", "optional", "base64",
+    "bool",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+    "type",
+    "dyn",
+    "math",
+    "strings",
+    "lists",
+    "optional",
+    "base64",
 ];
 
 impl Selector {
@@ -106,7 +122,11 @@ impl Selector {
     ///
     /// # Errors
     /// The expression asks for what the device lacks, mixes types, or its result is no bool.
-    pub fn matches(&self, driver: &str, attributes: &BTreeMap<String, AttributeValue>) -> Result<bool, CelError> {
+    pub fn matches(
+        &self,
+        driver: &str,
+        attributes: &BTreeMap<String, AttributeValue>,
+    ) -> Result<bool, CelError> {
         let mut context = Context::with_env(Arc::clone(&self.environment));
         context.add_variable_as_val("device", Box::new(device(driver, attributes)));
         match self.program.execute(&context) {
@@ -159,7 +179,9 @@ fn undeclared(expression: &IdedExpr, bound: &mut Vec<String>) -> Option<String> 
 fn entries<'a>(mut entries: impl Iterator<Item = &'a EntryExpr>, bound: &mut Vec<String>) -> Option<String> {
     entries.find_map(|entry| match entry {
         EntryExpr::StructField(field) => undeclared(&field.value, bound),
-        EntryExpr::MapEntry(entry) => undeclared(&entry.key, bound).or_else(|| undeclared(&entry.value, bound)),
+        EntryExpr::MapEntry(entry) => {
+            undeclared(&entry.key, bound).or_else(|| undeclared(&entry.value, bound))
+        }
     })
 }
 
@@ -170,7 +192,9 @@ fn device(driver: &str, attributes: &BTreeMap<String, AttributeValue>) -> CelMap
         let value: Box<dyn Val> = match value {
             AttributeValue::Bool(flag) => Box::new(CelBool::from(*flag)),
             AttributeValue::Int(number) => Box::new(CelInt::from(*number)),
-            AttributeValue::String(text) | AttributeValue::Version(text) => Box::new(CelString::from(text.clone())),
+            AttributeValue::String(text) | AttributeValue::Version(text) => {
+                Box::new(CelString::from(text.clone()))
+            }
         };
         domains.entry(domain.to_owned()).or_default().insert(CelMapKey::from(name.to_owned()), value);
     }
@@ -181,7 +205,11 @@ fn device(driver: &str, attributes: &BTreeMap<String, AttributeValue>) -> CelMap
         ("capacity", Box::new(Domains(BTreeMap::new()))),
         ("allowMultipleAllocations", Box::new(CelBool::from(false))),
     ];
-    fields.into_iter().map(|(name, value)| (CelMapKey::from(name.to_owned()), value)).collect::<HashMap<_, _>>().into()
+    fields
+        .into_iter()
+        .map(|(name, value)| (CelMapKey::from(name.to_owned()), value))
+        .collect::<HashMap<_, _>>()
+        .into()
 }
 
 /// Maps by domain. One that is not there reads as an empty map, but `in` says it is not there.
@@ -282,7 +310,10 @@ mod tests {
             (r#"device.driver == "sriov-dra.io""#, true),
             (r#"device.attributes["sriov-dra.io"].pfName == "ens1f0""#, true),
             (r#"device.attributes["sriov-dra.io"].pfName in ["ens1f1", "ens2f0"]"#, false),
-            (r#"device.attributes["sriov-dra.io"].vfIndex >= 2 && device.attributes["sriov-dra.io"].vfIndex < 4"#, true),
+            (
+                r#"device.attributes["sriov-dra.io"].vfIndex >= 2 && device.attributes["sriov-dra.io"].vfIndex < 4"#,
+                true,
+            ),
             (r#"device.attributes["sriov-dra.io"].rdma"#, true),
             (r#"device.attributes["resource.kubernetes.io"].pcieRoot.startsWith("pci0000")"#, true),
             (r#"has(device.attributes["sriov-dra.io"].numaNode)"#, false),

@@ -79,9 +79,14 @@ impl fmt::Display for WithheldReason {
                 write!(f, "its netdev {netdev} has {} on the host", list(addresses))
             }
             Self::Master { netdev, master } => write!(f, "its netdev {netdev} is a port of {master}"),
-            Self::Upper { netdev, uppers } => write!(f, "{} on the host uses its netdev {netdev}", list(uppers)),
+            Self::Upper { netdev, uppers } => {
+                write!(f, "{} on the host uses its netdev {netdev}", list(uppers))
+            }
             Self::ForeignNamespace { driver } => {
-                write!(f, "driver {driver} is bound but the host has no netdev of it: it is in another network namespace")
+                write!(
+                    f,
+                    "driver {driver} is bound but the host has no netdev of it: it is in another network namespace"
+                )
             }
             Self::VfioOpen { group: Some(group) } => write!(f, "a process has its vfio group {group} open"),
             Self::VfioOpen { group: None } => write!(f, "a process has its vfio device open"),

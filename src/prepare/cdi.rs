@@ -33,15 +33,11 @@ const MARKER: &str = "SRIOV_DRA_CLAIM_";
 /// which the NRI plugin knows the claim again.
 ///
 /// Keys are `SRIOV_DRA_<CLAIM>_<REQUEST>_PCI_ADDRESSES` and `…_INTERFACES` (left out without interfaces), where the
-/// claim is called as the pod calls it; values are comma-separated.
+/// claim is called as the pod calls it; values are comma-separated. Claim and request are joined by the sign that
+/// stands for their dashes too, so claim `a-b` with request `c` and claim `a` with request `b-c` share a key in one pod.
 pub fn spec_for(claim: &ClaimId, pod_claim_name: &str, driver: &str, requests: &[RequestEnv]) -> Spec {
     let mut joined: Vec<(&str, Vec<String>, Vec<String>)> = Vec::new();
-    for RequestEnv {
-        request,
-        pci_addresses,
-        interfaces,
-    } in requests
-    {
+    for RequestEnv { request, pci_addresses, interfaces } in requests {
         let pci = pci_addresses.iter().map(ToString::to_string);
         let names = interfaces.iter().map(ToString::to_string);
         match joined.iter_mut().find(|(name, ..)| name == request) {
@@ -61,27 +57,16 @@ pub fn spec_for(claim: &ClaimId, pod_claim_name: &str, driver: &str, requests: &
         Device {
             name: device_name(&claim.uid, request),
             annotations: BTreeMap::new(),
-            container_edits: ContainerEdits {
-                env,
-                ..Default::default()
-            },
+            container_edits: ContainerEdits { env, ..Default::default() },
         }
     });
-    let marker = format!(
-        "{MARKER}{}={}/{}",
-        env_key(&claim.uid),
-        claim.namespace,
-        claim.name
-    );
+    let marker = format!("{MARKER}{}={}/{}", env_key(&claim.uid), claim.namespace, claim.name);
     let mut spec = Spec {
         cdi_version: String::new(),
         kind: format!("{driver}/{CLASS}"),
         annotations: BTreeMap::new(),
         devices: devices.collect(),
-        container_edits: ContainerEdits {
-            env: vec![marker],
-            ..Default::default()
-        },
+        container_edits: ContainerEdits { env: vec![marker], ..Default::default() },
     };
     spec.cdi_version = lowest_version(&spec).to_owned();
     spec
@@ -101,7 +86,9 @@ pub fn spec_of(driver: &str, entry: &Entry) -> Spec {
 pub fn variables_of(entry: &Entry) -> Vec<(String, String)> {
     let spec = spec_of("v", entry);
     let lines = spec.devices.into_iter().flat_map(|device| device.container_edits.env);
-    lines.filter_map(|line| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))).collect()
+    lines
+        .filter_map(|line| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
+        .collect()
 }
 
 /// The claim UID, if this environment entry (`NAME=value`) is the marker of one of our claims.
@@ -112,26 +99,15 @@ pub fn claim_uid_of_marker(env: &str) -> Option<String> {
     let (key, value) = env.split_once('=')?;
     let uid = key.strip_prefix(MARKER)?;
     // A claim that its pod calls "claim" has keys with the same prefix; their values never hold a slash.
-    let names_claim = value
-        .split_once('/')
-        .is_some_and(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
-    let well_formed = !uid.is_empty()
-        && uid
-            .bytes()
-            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    let names_claim =
+        value.split_once('/').is_some_and(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
+    let well_formed =
+        !uid.is_empty() && uid.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
     (names_claim && well_formed).then(|| uid.to_ascii_lowercase().replace('_', "-"))
 }
 
 fn env_key(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_uppercase()
-            } else {
-                '_'
-            }
-        })
-        .collect()
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
 }
 
 /// `<claimUID>-<request>`: never used again, since runtimes' caches may lag behind a rewritten file.
@@ -169,19 +145,12 @@ mod tests {
         RequestEnv {
             request: name.into(),
             pci_addresses: vfs.iter().map(|(pci, _)| pci.parse().unwrap()).collect(),
-            interfaces: vfs
-                .iter()
-                .filter_map(|(_, name)| IfName::new(*name).ok())
-                .collect(),
+            interfaces: vfs.iter().filter_map(|(_, name)| IfName::new(*name).ok()).collect(),
         }
     }
 
     fn spec(uid: &str, requests: &[RequestEnv]) -> Spec {
-        let claim = ClaimId {
-            uid: uid.into(),
-            namespace: "team-a".into(),
-            name: "worker-0-vf-x7".into(),
-        };
+        let claim = ClaimId { uid: uid.into(), namespace: "team-a".into(), name: "worker-0-vf-x7".into() };
         spec_for(&claim, "my.vf", DRIVER, requests)
     }
 
@@ -226,34 +195,23 @@ mod tests {
         }
         "#);
         assert_eq!(parse(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);
-        assert_eq!(
-            qualified_name(DRIVER, UID, "main"),
-            format!("{}={}", spec.kind, spec.devices[0].name)
-        );
+        assert_eq!(qualified_name(DRIVER, UID, "main"), format!("{}={}", spec.kind, spec.devices[0].name));
     }
 
     #[test]
     fn entries_of_one_request_become_one_device_and_the_version_depends_on_the_uid() {
-        let parts = [
-            request("main", &[("0000:81:00.2", "net1")]),
-            request("main", &[("0000:82:00.2", "net2")]),
-        ];
+        let parts =
+            [request("main", &[("0000:81:00.2", "net1")]), request("main", &[("0000:82:00.2", "net2")])];
         let spec = spec("abcdef01-0000-4000-8000-000000000000", &parts);
         assert_eq!(spec.devices.len(), 1);
-        assert_eq!(
-            spec.devices[0].container_edits.env[1],
-            "SRIOV_DRA_MY_VF_MAIN_INTERFACES=net1,net2"
-        );
+        assert_eq!(spec.devices[0].container_edits.env[1], "SRIOV_DRA_MY_VF_MAIN_INTERFACES=net1,net2");
         assert_eq!(spec.cdi_version, "0.3.0", "no device name starts with a digit");
     }
 
     #[test]
     fn only_the_marker_is_taken_for_one() {
         let spec = spec(UID, &[request("main", &[("0000:81:00.2", "net1")])]);
-        assert_eq!(
-            claim_uid_of_marker(&spec.container_edits.env[0]).as_deref(),
-            Some(UID)
-        );
+        assert_eq!(claim_uid_of_marker(&spec.container_edits.env[0]).as_deref(), Some(UID));
         for other in [
             "SRIOV_DRA_CLAIM_MAIN_PCI_ADDRESSES=0000:81:00.2",
             "SRIOV_DRA_CLAIM_MAIN_INTERFACES=net1",
@@ -272,11 +230,7 @@ mod tests {
         let name = file_name(DRIVER, UID);
         assert_eq!(name, format!("sriov-dra.io-vf_{UID}.json"));
         assert_eq!(claim_uid_of_file_name(DRIVER, &name), Some(UID));
-        for other in [
-            "sriov-dra.io-vf_x.json.tmp",
-            "other-vf_x.json",
-            "sriov-dra.io_metadata_x.json",
-        ] {
+        for other in ["sriov-dra.io-vf_x.json.tmp", "other-vf_x.json", "sriov-dra.io_metadata_x.json"] {
             assert_eq!(claim_uid_of_file_name(DRIVER, other), None, "{other}");
         }
     }

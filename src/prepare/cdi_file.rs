@@ -20,29 +20,19 @@ pub fn write(dir: &Path, driver: &str, claim_uid: &str, spec: &Spec) -> Result<P
     text.push(b'\n');
     let path = dir.join(cdi::file_name(driver, claim_uid));
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(dir)
-        .map_err(failed("make", dir))?;
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed("make", dir))?;
     let written = (|| {
-        let mut file = fs::File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(&temporary)?;
+        let mut file =
+            fs::File::options().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
         // The mode above is what the umask leaves of it.
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(&text)
     })();
-    written
-        .and_then(|()| fs::rename(&temporary, &path))
-        .map_err(|source| {
-            // What failed is what the caller must hear of; a left-over with this ending is never read.
-            let _ = fs::remove_file(&temporary);
-            failed("write", &path)(source)
-        })?;
+    written.and_then(|()| fs::rename(&temporary, &path)).map_err(|source| {
+        // What failed is what the caller must hear of; a left-over with this ending is never read.
+        let _ = fs::remove_file(&temporary);
+        failed("write", &path)(source)
+    })?;
     Ok(path)
 }
 
@@ -67,9 +57,7 @@ pub fn claim_uids(dir: &Path, driver: &str) -> Result<Vec<String>, CdiError> {
     for entry in entries {
         let name = entry.map_err(failed("read", dir))?.file_name();
         uids.extend(
-            name.to_str()
-                .and_then(|name| cdi::claim_uid_of_file_name(driver, name))
-                .map(str::to_owned),
+            name.to_str().and_then(|name| cdi::claim_uid_of_file_name(driver, name)).map(str::to_owned),
         );
     }
     uids.sort();
@@ -91,16 +79,8 @@ mod tests {
     const UID: &str = "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa";
 
     fn spec(driver: &str) -> Spec {
-        let claim = ClaimId {
-            uid: UID.into(),
-            namespace: "team-a".into(),
-            name: "worker-vf".into(),
-        };
-        let request = RequestEnv {
-            request: "main".into(),
-            pci_addresses: vec![],
-            interfaces: vec![],
-        };
+        let claim = ClaimId { uid: UID.into(), namespace: "team-a".into(), name: "worker-vf".into() };
+        let request = RequestEnv { request: "main".into(), pci_addresses: vec![], interfaces: vec![] };
         spec_for(&claim, "vf", driver, &[request])
     }
 
@@ -114,19 +94,12 @@ mod tests {
 
         for _ in 0..2 {
             assert_eq!(write(&dir, DRIVER, UID, &spec(DRIVER)).unwrap(), path);
-            assert_eq!(
-                cdi::parse(&fs::read_to_string(&path).unwrap()).unwrap(),
-                spec(DRIVER)
-            );
+            assert_eq!(cdi::parse(&fs::read_to_string(&path).unwrap()).unwrap(), spec(DRIVER));
         }
         fs::write(dir.join("other.json"), "{}").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o755);
-        assert_eq!(
-            fs::read_dir(&dir).unwrap().count(),
-            2,
-            "no temporary file is left"
-        );
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "no temporary file is left");
         assert_eq!(claim_uids(&dir, DRIVER).unwrap(), [UID]);
 
         assert!(remove(&dir, DRIVER, UID).unwrap());
@@ -136,13 +109,8 @@ mod tests {
     #[test]
     fn a_spec_that_no_runtime_would_load_is_not_written() {
         let root = tempfile::tempdir().unwrap();
-        let error = write(root.path(), "9.example", UID, &spec("9.example"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("CDI spec 9.example/vf: kind must be vendor/class"),
-            "{error}"
-        );
+        let error = write(root.path(), "9.example", UID, &spec("9.example")).unwrap_err().to_string();
+        assert!(error.starts_with("CDI spec 9.example/vf: kind must be vendor/class"), "{error}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
@@ -153,10 +121,6 @@ mod tests {
         fs::create_dir(&path).unwrap();
         let error = write(root.path(), DRIVER, UID, &spec(DRIVER)).unwrap_err();
         assert_eq!(error.to_string(), format!("can't write {}", path.display()));
-        assert_eq!(
-            fs::read_dir(root.path()).unwrap().count(),
-            1,
-            "only the folder that was in the way"
-        );
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "only the folder that was in the way");
     }
 }

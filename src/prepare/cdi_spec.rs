@@ -179,19 +179,13 @@ pub enum CdiError {
 }
 
 /// The versions there are, oldest first.
-pub const VERSIONS: [&str; 10] = [
-    "0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0",
-];
+pub const VERSIONS: [&str; 10] =
+    ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];
 
 /// The lowest version whose readers understand the spec (`MinimumRequiredVersion` of the CDI library): older runtimes
 /// reject a whole file for a version they don't know.
 pub fn lowest_version(spec: &Spec) -> &'static str {
-    let edits = || {
-        spec.devices
-            .iter()
-            .map(|device| &device.container_edits)
-            .chain([&spec.container_edits])
-    };
+    let edits = || spec.devices.iter().map(|device| &device.container_edits).chain([&spec.container_edits]);
     let rdt_1_1 =
         |rdt: &serde_json::Map<_, _>| rdt.contains_key("schemata") || rdt.contains_key("enableMonitoring");
     let class = spec.kind.split_once('/').map_or("", |(_, class)| class);
@@ -205,10 +199,7 @@ pub fn lowest_version(spec: &Spec) -> &'static str {
     {
         "0.6.0"
     } else if edits().any(|edits| edits.device_nodes.iter().any(|node| node.host_path.is_some()))
-        || spec
-            .devices
-            .iter()
-            .any(|device| device.name.starts_with(|c: char| c.is_ascii_digit()))
+        || spec.devices.iter().any(|device| device.name.starts_with(|c: char| c.is_ascii_digit()))
     {
         "0.5.0"
     } else if edits().any(|edits| edits.mounts.iter().any(|mount| mount.mount_type.is_some())) {
@@ -228,12 +219,8 @@ pub fn parse(json: &str) -> Result<Spec, CdiError> {
 impl Spec {
     /// Checks what a runtime checks when it loads the file. Errors: the first rule that is broken.
     pub fn validate(&self) -> Result<(), CdiError> {
-        self.broken_rule().map_or(Ok(()), |problem| {
-            Err(CdiError::Invalid {
-                kind: self.kind.clone(),
-                problem,
-            })
-        })
+        self.broken_rule()
+            .map_or(Ok(()), |problem| Err(CdiError::Invalid { kind: self.kind.clone(), problem }))
     }
 
     fn broken_rule(&self) -> Option<String> {
@@ -257,12 +244,7 @@ impl Spec {
             return Some("there is no device".into());
         }
         let mut names = BTreeSet::new();
-        for Device {
-            name,
-            container_edits,
-            ..
-        } in &self.devices
-        {
+        for Device { name, container_edits, .. } in &self.devices {
             if !is_name(name, "_-.:", true) {
                 return Some(format!(
                     "device name {name:?} must be letters, digits, _ - . : and no sign at either end"
@@ -284,66 +266,36 @@ impl Spec {
 
 impl ContainerEdits {
     fn broken_rule(&self) -> Option<String> {
-        const HOOKS: [&str; 6] = [
-            "prestart",
-            "createRuntime",
-            "createContainer",
-            "startContainer",
-            "poststart",
-            "poststop",
-        ];
+        const HOOKS: [&str; 6] =
+            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
         let hook_env = self.hooks.iter().flat_map(|hook| &hook.env);
-        if let Some(env) = self
-            .env
-            .iter()
-            .chain(hook_env)
-            .find(|env| env.find('=').unwrap_or_default() == 0)
+        if let Some(env) = self.env.iter().chain(hook_env).find(|env| env.find('=').unwrap_or_default() == 0)
         {
             return Some(format!("environment entry {env:?} is not NAME=value"));
         }
         let permissions = |node: &&DeviceNode| {
-            node.permissions
-                .as_ref()
-                .is_some_and(|p| p.chars().any(|c| !"rwm".contains(c)))
+            node.permissions.as_ref().is_some_and(|p| p.chars().any(|c| !"rwm".contains(c)))
         };
         let node_type = |node: &&DeviceNode| {
-            node.node_type
-                .as_ref()
-                .is_some_and(|t| !matches!(t.as_str(), "" | "b" | "c" | "u" | "p"))
+            node.node_type.as_ref().is_some_and(|t| !matches!(t.as_str(), "" | "b" | "c" | "u" | "p"))
         };
-        if let Some(node) = self
-            .device_nodes
-            .iter()
-            .find(|node| node.path.is_empty() || permissions(node) || node_type(node))
+        if let Some(node) =
+            self.device_nodes.iter().find(|node| node.path.is_empty() || permissions(node) || node_type(node))
         {
             return Some(format!(
                 "device node {:?} needs a path, a type of b c u p, and permissions of r w m",
                 node.path
             ));
         }
-        if self
-            .net_devices
-            .iter()
-            .any(|net| net.host_interface_name.is_empty() || net.name.is_empty())
-        {
+        if self.net_devices.iter().any(|net| net.host_interface_name.is_empty() || net.name.is_empty()) {
             return Some("a net device needs both names".into());
         }
-        if let Some(hook) = self
-            .hooks
-            .iter()
-            .find(|hook| !HOOKS.contains(&hook.hook_name.as_str()) || hook.path.is_empty())
+        if let Some(hook) =
+            self.hooks.iter().find(|hook| !HOOKS.contains(&hook.hook_name.as_str()) || hook.path.is_empty())
         {
-            return Some(format!(
-                "hook {:?} needs a path and a name of {}",
-                hook.hook_name,
-                HOOKS.join(" ")
-            ));
+            return Some(format!("hook {:?} needs a path and a name of {}", hook.hook_name, HOOKS.join(" ")));
         }
-        if self
-            .mounts
-            .iter()
-            .any(|mount| mount.host_path.is_empty() || mount.container_path.is_empty())
-        {
+        if self.mounts.iter().any(|mount| mount.host_path.is_empty() || mount.container_path.is_empty()) {
             return Some("a mount needs both paths".into());
         }
         None
@@ -354,11 +306,7 @@ impl ContainerEdits {
 fn is_name(text: &str, signs: &str, digit_first: bool) -> bool {
     let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || (digit_first && c.is_ascii_digit()));
     let ends = text.ends_with(|c: char| c.is_ascii_alphanumeric());
-    starts
-        && ends
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
+    starts && ends && text.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
 }
 
 #[cfg(test)]
@@ -380,33 +328,24 @@ mod tests {
     #[test]
     fn the_version_is_the_lowest_that_covers_the_content() {
         let edits: fn(&mut Value) -> &mut Value = |spec| &mut spec["devices"][0]["containerEdits"];
-        let cases: [(&str, &dyn Fn(&mut Value)); 12] = [
+        type Change<'c> = &'c dyn Fn(&mut Value);
+        let cases: [(&str, Change<'_>); 12] = [
             ("0.3.0", &|_| {}),
-            (
-                "0.3.0",
-                &|s| edits(s)["hooks"] = json!([{"hookName": "createRuntime", "path": "/h", "timeout": 5}]),
-            ),
             ("0.3.0", &|s| {
-                edits(s)["deviceNodes"] = json!([{"path": "/dev/x", "permissions": "rw"}])
+                edits(s)["hooks"] = json!([{"hookName": "createRuntime", "path": "/h", "timeout": 5}])
             }),
-            (
-                "0.4.0",
-                &|s| edits(s)["mounts"] = json!([{"hostPath": "/a", "containerPath": "/b", "type": "bind"}]),
-            ),
-            ("0.5.0", &|s| {
-                edits(s)["deviceNodes"] = json!([{"path": "/dev/x", "hostPath": "/dev/y"}])
+            ("0.3.0", &|s| edits(s)["deviceNodes"] = json!([{"path": "/dev/x", "permissions": "rw"}])),
+            ("0.4.0", &|s| {
+                edits(s)["mounts"] = json!([{"hostPath": "/a", "containerPath": "/b", "type": "bind"}])
             }),
+            ("0.5.0", &|s| edits(s)["deviceNodes"] = json!([{"path": "/dev/x", "hostPath": "/dev/y"}])),
             ("0.5.0", &|s| s["devices"][0]["name"] = json!("0d")),
             ("0.6.0", &|s| s["annotations"] = json!({"a": "b"})),
             ("0.6.0", &|s| s["devices"][0]["annotations"] = json!({"a": "b"})),
             ("0.6.0", &|s| s["kind"] = json!("v.example/c.d")),
             ("0.7.0", &|s| edits(s)["additionalGids"] = json!([7])),
-            ("0.7.0", &|s| {
-                s["containerEdits"] = json!({"intelRdt": {"closID": "x"}})
-            }),
-            ("1.1.0", &|s| {
-                edits(s)["netDevices"] = json!([{"hostInterfaceName": "a", "name": "b"}])
-            }),
+            ("0.7.0", &|s| s["containerEdits"] = json!({"intelRdt": {"closID": "x"}})),
+            ("1.1.0", &|s| edits(s)["netDevices"] = json!([{"hostInterfaceName": "a", "name": "b"}])),
         ];
         for (version, change) in cases {
             let mut spec = minimal();
@@ -424,10 +363,7 @@ mod tests {
         for (says, refused) in [
             ("unknown field `extra`", refused(|s| s["extra"] = json!(1))),
             ("unknown field `extra`", refused(|s| edits(s)["extra"] = json!(1))),
-            (
-                "cdiVersion \"2.0.0\" is unknown",
-                refused(|s| s["cdiVersion"] = json!("2.0.0")),
-            ),
+            ("cdiVersion \"2.0.0\" is unknown", refused(|s| s["cdiVersion"] = json!("2.0.0"))),
             (
                 "cdiVersion 0.5.0 is too low for the content, which needs 0.7.0",
                 refused(|s| {
@@ -435,40 +371,19 @@ mod tests {
                     edits(s)["additionalGids"] = json!([7]);
                 }),
             ),
-            (
-                "kind must be vendor/class",
-                refused(|s| s["kind"] = json!("9.example/c")),
-            ),
-            (
-                "kind must be vendor/class",
-                refused(|s| s["kind"] = json!("v.example-/c")),
-            ),
-            (
-                "kind must be vendor/class",
-                refused(|s| s["kind"] = json!("v.example")),
-            ),
+            ("kind must be vendor/class", refused(|s| s["kind"] = json!("9.example/c"))),
+            ("kind must be vendor/class", refused(|s| s["kind"] = json!("v.example-/c"))),
+            ("kind must be vendor/class", refused(|s| s["kind"] = json!("v.example"))),
             ("there is no device", refused(|s| s["devices"] = json!([]))),
-            (
-                "device name \"d-\" must be",
-                refused(|s| s["devices"][0]["name"] = json!("d-")),
-            ),
-            (
-                "device name \"a b\" must be",
-                refused(|s| s["devices"][0]["name"] = json!("a b")),
-            ),
+            ("device name \"d-\" must be", refused(|s| s["devices"][0]["name"] = json!("d-"))),
+            ("device name \"a b\" must be", refused(|s| s["devices"][0]["name"] = json!("a b"))),
             (
                 "two devices are named d",
                 refused(|s| s["devices"] = json!([s["devices"][0], s["devices"][0]])),
             ),
             ("device d changes nothing", refused(|s| *edits(s) = json!({}))),
-            (
-                "\"=1\" is not NAME=value",
-                refused(|s| edits(s)["env"] = json!(["=1"])),
-            ),
-            (
-                "\"A\" is not NAME=value",
-                refused(|s| s["containerEdits"] = json!({"env": ["A"]})),
-            ),
+            ("\"=1\" is not NAME=value", refused(|s| edits(s)["env"] = json!(["=1"]))),
+            ("\"A\" is not NAME=value", refused(|s| s["containerEdits"] = json!({"env": ["A"]}))),
             (
                 "hook \"start\" needs",
                 refused(|s| edits(s)["hooks"] = json!([{"hookName": "start", "path": "/h"}])),

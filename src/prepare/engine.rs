@@ -57,7 +57,11 @@ impl Engine {
         let mut own = BTreeSet::new();
         for result in &spec.results {
             let ours = self.ledger.ownership(result.pci)?.is_some_and(|owner| owner.claim.uid == spec.id.uid);
-            let found = if ours || result.admin_access { self.read(result.pci)? } else { self.read_settled(result.pci)? };
+            let found = if ours || result.admin_access {
+                self.read(result.pci)?
+            } else {
+                self.read_settled(result.pci)?
+            };
             facts.extend(found.map(|found| (result.pci, found)));
             if ours {
                 own.insert(result.pci);
@@ -93,7 +97,9 @@ impl Engine {
         let until = Instant::now() + SETTLE;
         loop {
             let facts = self.read(vf)?;
-            if facts.as_ref().is_none_or(|facts| facts.vf.place != Place::Elsewhere) || Instant::now() >= until {
+            if facts.as_ref().is_none_or(|facts| facts.vf.place != Place::Elsewhere)
+                || Instant::now() >= until
+            {
                 return Ok(facts);
             }
             thread::sleep(POLL);
@@ -103,7 +109,9 @@ impl Engine {
     fn siblings(&self, pod_uid: &str, but: &str) -> Result<Vec<Entry>, PrepareError> {
         let mut siblings = Vec::new();
         for uid in self.ledger.claims_of_pod(pod_uid)? {
-            if uid != but && let Some(entry) = self.ledger.entry(&uid)? {
+            if uid != but
+                && let Some(entry) = self.ledger.entry(&uid)?
+            {
                 siblings.push(entry);
             }
         }
@@ -151,8 +159,10 @@ impl Engine {
             self.ledger.put_entry(planned)?;
             done.entry = true;
         }
-        let pfs: BTreeSet<PciAddress> =
-            steps.iter().map(|step| facts.get(&step.vf()).and_then(|f| f.vf.pf).unwrap_or(step.vf())).collect();
+        let pfs: BTreeSet<PciAddress> = steps
+            .iter()
+            .map(|step| facts.get(&step.vf()).and_then(|f| f.vf.pf).unwrap_or(step.vf()))
+            .collect();
         {
             let _pfs = pfs.iter().map(|pf| self.locks.pf(*pf, deadline)).collect::<Result<Vec<_>, _>>()?;
             for step in steps {
@@ -162,7 +172,12 @@ impl Engine {
             }
         }
         done.cdi = true;
-        super::cdi_file::write(&self.cdi_dir, &self.driver, &planned.claim.uid, &super::cdi::spec_of(&self.driver, planned))?;
+        super::cdi_file::write(
+            &self.cdi_dir,
+            &self.driver,
+            &planned.claim.uid,
+            &super::cdi::spec_of(&self.driver, planned),
+        )?;
         let prepared = Entry { progress: Progress::Prepared, ..planned.clone() };
         if done.entry {
             self.ledger.put_entry(&prepared)?;
@@ -172,7 +187,13 @@ impl Engine {
 
     /// Takes the VF and notes what it was, before anything is changed. The note of the same boot and incarnation is
     /// never overwritten: by then the VF may already be changed.
-    fn own(&self, claim: &ClaimId, facts: &Facts, done: &mut Done, deadline: Instant) -> Result<(), PrepareError> {
+    fn own(
+        &self,
+        claim: &ClaimId,
+        facts: &Facts,
+        done: &mut Done,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
         let vf = facts.vf.pci;
         if let Some(owner) = self.ledger.ownership(vf)? {
             if owner.claim.uid != claim.uid {
@@ -182,7 +203,9 @@ impl Engine {
                 return Ok(());
             }
             let clean = self.clean_facts(facts, deadline)?;
-            return self.ledger.refresh(vf, &Ownership { claim: claim.clone(), boot_id: self.boot_id.clone(), clean });
+            return self
+                .ledger
+                .refresh(vf, &Ownership { claim: claim.clone(), boot_id: self.boot_id.clone(), clean });
         }
         let clean = self.clean_facts(facts, deadline)?;
         let ownership = Ownership { claim: claim.clone(), boot_id: self.boot_id.clone(), clean };
@@ -231,12 +254,14 @@ impl Engine {
         let started = Instant::now();
         loop {
             let handle = VfHandle { pci: vf, hw_addr };
-            let found = find_vf_on_host(self.kernel.as_ref(), &handle).map_err(|source| PrepareError::Vf { vf, source })?;
+            let found = find_vf_on_host(self.kernel.as_ref(), &handle)
+                .map_err(|source| PrepareError::Vf { vf, source })?;
             if let Some((_, link)) = found {
                 return Ok(link);
             }
             if Instant::now() >= deadline {
-                let why = "a network driver is bound, but its interface is in another network namespace".to_owned();
+                let why =
+                    "a network driver is bound, but its interface is in another network namespace".to_owned();
                 return Err(PrepareError::NoNetdev { vf, why, waited_s: started.elapsed().as_secs() });
             }
             thread::sleep(POLL);
@@ -270,7 +295,11 @@ impl Engine {
         };
         let deadline = Instant::now() + Duration::from_secs(5);
         if done.cdi && !had_entry {
-            note(super::cdi_file::remove(&self.cdi_dir, &self.driver, &entry.claim.uid).map(drop).map_err(PrepareError::from));
+            note(
+                super::cdi_file::remove(&self.cdi_dir, &self.driver, &entry.claim.uid)
+                    .map(drop)
+                    .map_err(PrepareError::from),
+            );
         }
         for step in done.steps.iter().rev() {
             note(self.apply(&step.inverse(), deadline));
@@ -325,9 +354,15 @@ impl Engine {
         Ok(())
     }
 
-    fn give_back(&self, vf: PciAddress, ownership: &Ownership, deadline: Instant) -> Result<(), PrepareError> {
+    fn give_back(
+        &self,
+        vf: PciAddress,
+        ownership: &Ownership,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
         if let Some(facts) = self.read(vf)? {
-            let same_life = ownership.boot_id == self.boot_id && facts.vf.incarnation == ownership.clean.incarnation;
+            let same_life =
+                ownership.boot_id == self.boot_id && facts.vf.incarnation == ownership.clean.incarnation;
             if same_life && facts.vf.driver != ownership.clean.driver {
                 let _pf = self.locks.pf(facts.vf.pf.unwrap_or(vf), deadline)?;
                 let to = ownership.clean.driver.clone().map_or(Driver::Unbound, Driver::Named);

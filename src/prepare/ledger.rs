@@ -66,9 +66,10 @@ impl Ledger {
     /// When a folder can't be made.
     pub fn open(durable: impl Into<PathBuf>, boot: impl Into<PathBuf>) -> Result<Self, PrepareError> {
         let ledger = Self { durable: durable.into(), boot: boot.into() };
-        for (root, folders) in
-            [(&ledger.durable, &["claims", "vf", "pods", "quarantine"][..]), (&ledger.boot, &["lock", "pods", "attach"])]
-        {
+        for (root, folders) in [
+            (&ledger.durable, &["claims", "vf", "pods", "quarantine"][..]),
+            (&ledger.boot, &["lock", "pods", "attach"]),
+        ] {
             for folder in folders {
                 let path = root.join(folder);
                 fs::create_dir_all(&path).map_err(failed("make", &path))?;
@@ -290,7 +291,8 @@ impl Ledger {
     /// When the disk refuses.
     pub fn refresh(&self, vf: PciAddress, ownership: &Ownership) -> Result<(), PrepareError> {
         let path = self.ownership_path(vf);
-        sealed::write(&path, ownership, Existing::Replace, Durability::Process).map_err(failed("write", &path))
+        sealed::write(&path, ownership, Existing::Replace, Durability::Process)
+            .map_err(failed("write", &path))
     }
 
     /// Lets a VF go.
@@ -355,7 +357,8 @@ impl Ledger {
     /// When the disk refuses.
     pub fn put_attachment(&self, claim_uid: &str, attachment: &Attachment) -> Result<(), PrepareError> {
         let path = self.attachment_path(claim_uid);
-        sealed::write(&path, attachment, Existing::Replace, Durability::Process).map_err(failed("write", &path))
+        sealed::write(&path, attachment, Existing::Replace, Durability::Process)
+            .map_err(failed("write", &path))
     }
 
     /// All VFs of the claim are back.

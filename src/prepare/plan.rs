@@ -67,7 +67,9 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// Allocated to something that is not here.
-    #[error("{claim}: request {request}: device {device} does not exist on this node (no VF at PCI address {vf}); was it removed after it was published?")]
+    #[error(
+        "{claim}: request {request}: device {device} does not exist on this node (no VF at PCI address {vf}); was it removed after it was published?"
+    )]
     NoSuchVf {
         /// `ResourceClaim ns/name`
         claim: String,
@@ -91,7 +93,9 @@ pub enum PlanError {
         why: String,
     },
     /// The interface's MTU can't be had.
-    #[error("{claim}: request {request}: interface.mtu {mtu} is above the MTU {limit} of PF {pf}; set at most {limit}, or raise the PF's MTU")]
+    #[error(
+        "{claim}: request {request}: interface.mtu {mtu} is above the MTU {limit} of PF {pf}; set at most {limit}, or raise the PF's MTU"
+    )]
     MtuAbovePf {
         /// `ResourceClaim ns/name`
         claim: String,
@@ -115,7 +119,9 @@ pub enum PlanError {
         mtu: u32,
     },
     /// Two interfaces of one pod want one name.
-    #[error("{claim}: request {request}: interface.name {name} is taken by another VF of the same pod (claim {other}); choose another name")]
+    #[error(
+        "{claim}: request {request}: interface.name {name} is taken by another VF of the same pod (claim {other}); choose another name"
+    )]
     NameTaken {
         /// `ResourceClaim ns/name`
         claim: String,
@@ -127,7 +133,9 @@ pub enum PlanError {
         other: String,
     },
     /// Two interfaces of one pod want one address.
-    #[error("{claim}: request {request}: address {address} is already given to another VF of the same pod (claim {other})")]
+    #[error(
+        "{claim}: request {request}: address {address} is already given to another VF of the same pod (claim {other})"
+    )]
     AddressTaken {
         /// `ResourceClaim ns/name`
         claim: String,
@@ -183,7 +191,12 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
         if let NameSpec::Explicit(name) = &result.name
             && let Some(other) = names.taken.insert(name.to_string(), spec.id.name.clone())
         {
-            return Err(PlanError::NameTaken { claim, request: result.request.clone(), name: name.clone(), other });
+            return Err(PlanError::NameTaken {
+                claim,
+                request: result.request.clone(),
+                name: name.clone(),
+                other,
+            });
         }
     }
     let mut steps = Vec::new();
@@ -207,7 +220,12 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
             check_mtu(&claim, result, facts)?;
             for address in &result.addresses {
                 if let Some(other) = addresses.insert(address.addr(), spec.id.name.clone()) {
-                    return Err(PlanError::AddressTaken { claim, request: request(), address: *address, other });
+                    return Err(PlanError::AddressTaken {
+                        claim,
+                        request: request(),
+                        address: *address,
+                        other,
+                    });
                 }
             }
         }

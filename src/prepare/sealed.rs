@@ -61,12 +61,16 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Read<T>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Read::Missing),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Read::Damaged("it is not text".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Ok(Read::Damaged("it is not text".to_owned()));
+        }
         Err(error) => return Err(error),
     };
     let envelope: Envelope = match serde_json::from_str(&text) {
         Ok(envelope) => envelope,
-        Err(error) => return Ok(Read::Damaged(format!("{} bytes that are no whole entry: {error}", text.len()))),
+        Err(error) => {
+            return Ok(Read::Damaged(format!("{} bytes that are no whole entry: {error}", text.len())));
+        }
     };
     if checksum(&envelope.body) != envelope.checksum {
         return Ok(Read::Damaged("its checksum is wrong".to_owned()));
@@ -80,13 +84,19 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Read<T>> {
     })
 }
 
-pub(super) fn write<T: Serialize>(path: &Path, body: &T, existing: Existing, durability: Durability) -> io::Result<()> {
+pub(super) fn write<T: Serialize>(
+    path: &Path,
+    body: &T,
+    existing: Existing,
+    durability: Durability,
+) -> io::Result<()> {
     let body = serde_json::to_value(body)?;
     let envelope = Envelope { version: VERSION, min_reader: 1, checksum: checksum(&body), body };
     let folder = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // One name per process and thread: two agents may write the same entry at the same moment.
-    let temporary = folder.join(format!(".{name}.{}.{:?}.tmp", std::process::id(), std::thread::current().id()));
+    let temporary =
+        folder.join(format!(".{name}.{}.{:?}.tmp", std::process::id(), std::thread::current().id()));
     let written = (|| {
         let mut file = File::create(&temporary)?;
         file.write_all(serde_json::to_string(&envelope)?.as_bytes())?;
@@ -152,7 +162,8 @@ mod tests {
     #[test]
     fn an_exclusive_write_loses_against_a_file_that_is_there_and_leaves_nothing_behind() {
         let (dir, path) = written(&serde_json::json!({"owner": "first"}));
-        let error = write(&path, &serde_json::json!({"owner": "second"}), Existing::Refuse, Durability::Process);
+        let error =
+            write(&path, &serde_json::json!({"owner": "second"}), Existing::Refuse, Durability::Process);
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(read::<Value>(&path).unwrap(), Read::Found(serde_json::json!({"owner": "first"})));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

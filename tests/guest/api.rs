@@ -21,10 +21,7 @@ impl Api {
         let mut config = kube::Config::new(server.url()?.parse()?);
         // The guest has no root certificates, and the client would look for some even for plain HTTP.
         config.root_cert = Some(Vec::new());
-        Ok(Self {
-            server,
-            client: Client::try_from(config)?,
-        })
+        Ok(Self { server, client: Client::try_from(config)? })
     }
 
     /// For `--kubeconfig`.
@@ -70,15 +67,9 @@ impl Api {
     }
 
     async fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
-        let body = if body.is_null() {
-            Vec::new()
-        } else {
-            serde_json::to_vec(body)?
-        };
-        let request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header("content-type", "application/json");
+        let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
+        let request =
+            http::Request::builder().method(method).uri(path).header("content-type", "application/json");
         let reply = self.client.request(request.body(body)?).await;
         reply.with_context(|| format!("{method} {path}"))
     }

@@ -73,10 +73,7 @@ pub struct PodId {
 impl PodId {
     /// A pod whose UID is made of its name.
     pub fn new(name: &str) -> Self {
-        Self {
-            uid: format!("pod-{name}-uid"),
-            name: name.to_owned(),
-        }
+        Self { uid: format!("pod-{name}-uid"), name: name.to_owned() }
     }
 }
 
@@ -93,11 +90,7 @@ pub struct Sandbox {
 impl Sandbox {
     /// The namespace's name for `ip -netns`.
     pub fn netns_name(&self) -> String {
-        self.netns
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
+        self.netns.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
 
@@ -107,13 +100,7 @@ impl Containerd {
     /// # Errors
     /// When it is not ready within two minutes, or refuses the image.
     pub async fn start() -> Result<Self> {
-        for dir in [
-            "/etc/containerd",
-            "/etc/cni/net.d",
-            "/rw/containerd",
-            CDI_DIR,
-            "/etc/cdi",
-        ] {
+        for dir in ["/etc/containerd", "/etc/cni/net.d", "/rw/containerd", CDI_DIR, "/etc/cdi"] {
             fs::create_dir_all(dir)?;
         }
         for old in fs::read_dir("/etc/cni/net.d")? {
@@ -132,11 +119,7 @@ impl Containerd {
             .stderr(log)
             .spawn()
             .context("can't start containerd")?;
-        let started = Self {
-            process,
-            channel: client::channel(Path::new(SOCKET)),
-            made: AtomicU32::new(0),
-        };
+        let started = Self { process, channel: client::channel(Path::new(SOCKET)), made: AtomicU32::new(0) };
         started.wait_ready().await?;
         started.import("busybox.tar", &archive(&busybox()?)?)?;
         Ok(started)
@@ -167,17 +150,7 @@ impl Containerd {
     pub fn import(&self, name: &str, archive: &[u8]) -> Result<()> {
         let file = Path::new("/rw").join(name);
         fs::write(&file, archive)?;
-        run(
-            "ctr",
-            &[
-                "-n",
-                "k8s.io",
-                "images",
-                "import",
-                "--local",
-                &file.display().to_string(),
-            ],
-        )?;
+        run("ctr", &["-n", "k8s.io", "images", "import", "--local", &file.display().to_string()])?;
         fs::remove_file(file)?;
         Ok(())
     }
@@ -204,31 +177,17 @@ impl Containerd {
             ..Default::default()
         };
         fs::create_dir_all(&config.log_directory)?;
-        let request = cri::RunPodSandboxRequest {
-            config: Some(config.clone()),
-            runtime_handler: String::new(),
-        };
+        let request =
+            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let reply = self.runtime().run_pod_sandbox(request).await.map_err(sentence)?;
         let id = reply.into_inner().pod_sandbox_id;
-        let request = cri::PodSandboxStatusRequest {
-            pod_sandbox_id: id.clone(),
-            verbose: true,
-        };
-        let status = self
-            .runtime()
-            .pod_sandbox_status(request)
-            .await
-            .map_err(sentence)?
-            .into_inner();
+        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: true };
+        let status = self.runtime().pod_sandbox_status(request).await.map_err(sentence)?.into_inner();
         let info: Value =
             serde_json::from_str(status.info.get("info").context("a verbose status has `info`")?)?;
-        let namespaces = info["runtimeSpec"]["linux"]["namespaces"]
-            .as_array()
-            .context("namespaces in `info`")?;
-        let netns = namespaces
-            .iter()
-            .find(|n| n["type"] == "network")
-            .and_then(|n| n["path"].as_str());
+        let namespaces =
+            info["runtimeSpec"]["linux"]["namespaces"].as_array().context("namespaces in `info`")?;
+        let netns = namespaces.iter().find(|n| n["type"] == "network").and_then(|n| n["path"].as_str());
         let netns = PathBuf::from(netns.context("a network namespace in `info`")?);
         Ok(Sandbox { id, netns, config })
     }
@@ -241,9 +200,7 @@ impl Containerd {
     pub async fn stop_pod(&self, id: &str) -> Result<()> {
         let mut attempts = 0;
         loop {
-            let request = cri::StopPodSandboxRequest {
-                pod_sandbox_id: id.to_owned(),
-            };
+            let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
             match self.runtime().stop_pod_sandbox(request).await {
                 Ok(_) => return Ok(()),
                 Err(status) if attempts >= 5 => return Err(sentence(status)),
@@ -258,13 +215,8 @@ impl Containerd {
     /// # Errors
     /// The runtime's sentence.
     pub async fn remove_pod(&self, id: &str) -> Result<()> {
-        let request = cri::RemovePodSandboxRequest {
-            pod_sandbox_id: id.to_owned(),
-        };
-        self.runtime()
-            .remove_pod_sandbox(request)
-            .await
-            .map_err(sentence)?;
+        let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        self.runtime().remove_pod_sandbox(request).await.map_err(sentence)?;
         Ok(())
     }
 
@@ -273,8 +225,7 @@ impl Containerd {
     /// # Errors
     /// The runtime's sentence, which carries the NRI plugin's or the hook's.
     pub async fn start_container(&self, sandbox: &Sandbox, name: &str, cdi_ids: &[String]) -> Result<String> {
-        self.start_image(sandbox, name, BUSYBOX, &["/bin/sleep", "100000"], cdi_ids)
-            .await
+        self.start_image(sandbox, name, BUSYBOX, &["/bin/sleep", "100000"], cdi_ids).await
     }
 
     /// The same with an image and command of the caller's choice.
@@ -294,10 +245,7 @@ impl Containerd {
                 name: name.to_owned(),
                 attempt: self.made.fetch_add(1, Ordering::Relaxed),
             }),
-            image: Some(cri::ImageSpec {
-                image: image.to_owned(),
-                ..Default::default()
-            }),
+            image: Some(cri::ImageSpec { image: image.to_owned(), ..Default::default() }),
             command: command.iter().map(|&c| c.to_owned()).collect(),
             log_path: format!("{name}.log"),
             linux: Some(cri::LinuxContainerConfig {
@@ -311,10 +259,7 @@ impl Containerd {
                 }),
                 ..Default::default()
             }),
-            cdi_devices: cdi_ids
-                .iter()
-                .map(|id| cri::CdiDevice { name: id.clone() })
-                .collect(),
+            cdi_devices: cdi_ids.iter().map(|id| cri::CdiDevice { name: id.clone() }).collect(),
             ..Default::default()
         };
         let request = cri::CreateContainerRequest {
@@ -322,16 +267,8 @@ impl Containerd {
             config: Some(config),
             sandbox_config: Some(sandbox.config.clone()),
         };
-        let id = self
-            .runtime()
-            .create_container(request)
-            .await
-            .map_err(sentence)?
-            .into_inner()
-            .container_id;
-        let request = cri::StartContainerRequest {
-            container_id: id.clone(),
-        };
+        let id = self.runtime().create_container(request).await.map_err(sentence)?.into_inner().container_id;
+        let request = cri::StartContainerRequest { container_id: id.clone() };
         self.runtime().start_container(request).await.map_err(sentence)?;
         Ok(id)
     }
@@ -342,16 +279,8 @@ impl Containerd {
     /// When it does not end within a minute.
     pub async fn wait_ended(&self, sandbox: &Sandbox, name: &str, id: &str) -> Result<(i32, String)> {
         for _ in 0..300 {
-            let request = cri::ContainerStatusRequest {
-                container_id: id.to_owned(),
-                verbose: false,
-            };
-            let reply = self
-                .runtime()
-                .container_status(request)
-                .await
-                .map_err(sentence)?
-                .into_inner();
+            let request = cri::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+            let reply = self.runtime().container_status(request).await.map_err(sentence)?.into_inner();
             let status = reply.status.context("a container's status")?;
             if status.state() == cri::ContainerState::ContainerExited {
                 let log =
@@ -373,16 +302,8 @@ impl Containerd {
             cmd: command.iter().map(|&c| c.to_owned()).collect(),
             timeout: 60,
         };
-        let reply = self
-            .runtime()
-            .exec_sync(request)
-            .await
-            .map_err(sentence)?
-            .into_inner();
-        let (out, err) = (
-            String::from_utf8_lossy(&reply.stdout),
-            String::from_utf8_lossy(&reply.stderr),
-        );
+        let reply = self.runtime().exec_sync(request).await.map_err(sentence)?.into_inner();
+        let (out, err) = (String::from_utf8_lossy(&reply.stdout), String::from_utf8_lossy(&reply.stderr));
         ensure!(
             reply.exit_code == 0,
             "`{}` in the container: exit code {}: {out}{err}",
@@ -459,9 +380,7 @@ pub fn destroy_netns(sandbox: &Sandbox) -> Result<()> {
         Ok(pids.is_empty())
     })?;
     run("ip", &["netns", "delete", &sandbox.netns_name()])?;
-    wait_for(Duration::from_secs(10), "the namespace's file to go", || {
-        Ok(!sandbox.netns.exists())
-    })
+    wait_for(Duration::from_secs(10), "the namespace's file to go", || Ok(!sandbox.netns.exists()))
 }
 
 fn inode(path: &Path) -> Option<u64> {

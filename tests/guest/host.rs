@@ -51,18 +51,10 @@ fn device(pci: PciAddress) -> PathBuf {
 /// # Errors
 /// With its error output if it can't be run or fails.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let done = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("can't run {program}"))?;
+    let done =
+        Command::new(program).args(arguments).output().with_context(|| format!("can't run {program}"))?;
     let errors = String::from_utf8_lossy(&done.stderr);
-    ensure!(
-        done.status.success(),
-        "`{program} {}`: {}: {}",
-        arguments.join(" "),
-        done.status,
-        errors.trim()
-    );
+    ensure!(done.status.success(), "`{program} {}`: {}: {}", arguments.join(" "), done.status, errors.trim());
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
@@ -83,10 +75,7 @@ pub fn pfs() -> Result<Vec<PciAddress>> {
 /// before that.
 pub fn make_vfs(pfs: &[PciAddress], count: u32) -> Result<Vec<Vf>> {
     std::thread::scope(|scope| {
-        let all: Vec<_> = pfs
-            .iter()
-            .map(|pf| scope.spawn(move || make_vfs_of(*pf, count)))
-            .collect();
+        let all: Vec<_> = pfs.iter().map(|pf| scope.spawn(move || make_vfs_of(*pf, count))).collect();
         let mut vfs = Vec::new();
         for made in all {
             vfs.extend(made.join().unwrap_or_else(|_| bail!("making VFs panicked"))?);
@@ -104,17 +93,11 @@ fn make_vfs_of(pf: PciAddress, count: u32) -> Result<Vec<Vf>> {
     }
     fs::write(&number, count.to_string()).with_context(|| format!("can't make {count} VFs on {pf}"))?;
     let vfs = vfs_of(pf)?;
-    ensure!(
-        vfs.len() == count as usize,
-        "{pf} has {} VFs instead of {count}",
-        vfs.len()
-    );
+    ensure!(vfs.len() == count as usize, "{pf} has {} VFs instead of {count}", vfs.len());
     for vf in &vfs {
-        wait_for(
-            Duration::from_secs(10),
-            &format!("a netdev of VF {}", vf.pci),
-            || Ok(netdev(vf.pci)?.is_some()),
-        )?;
+        wait_for(Duration::from_secs(10), &format!("a netdev of VF {}", vf.pci), || {
+            Ok(netdev(vf.pci)?.is_some())
+        })?;
     }
     Ok(vfs)
 }
@@ -126,16 +109,8 @@ pub fn vfs_of(pf: PciAddress) -> Result<Vec<Vf>> {
         let Ok(target) = fs::read_link(device(pf).join(format!("virtfn{index}"))) else {
             break;
         };
-        let name = target
-            .file_name()
-            .context("virtfn link without a name")?
-            .to_string_lossy()
-            .into_owned();
-        vfs.push(Vf {
-            pf,
-            index,
-            pci: name.parse()?,
-        });
+        let name = target.file_name().context("virtfn link without a name")?.to_string_lossy().into_owned();
+        vfs.push(Vf { pf, index, pci: name.parse()? });
     }
     Ok(vfs)
 }
@@ -143,10 +118,9 @@ pub fn vfs_of(pf: PciAddress) -> Result<Vec<Vf>> {
 /// The name of a function's netdev in the host's namespace.
 pub fn netdev(pci: PciAddress) -> Result<Option<String>> {
     match fs::read_dir(device(pci).join("net")) {
-        Ok(mut entries) => Ok(entries
-            .next()
-            .transpose()?
-            .map(|e| e.file_name().to_string_lossy().into_owned())),
+        Ok(mut entries) => {
+            Ok(entries.next().transpose()?.map(|e| e.file_name().to_string_lossy().into_owned()))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -165,10 +139,8 @@ pub fn facts(vfs: &[Vf]) -> Result<BTreeMap<PciAddress, Facts>> {
         let link = links.iter().find(|l| l["ifname"] == name.as_str());
         let link = link.with_context(|| format!("ip does not list {name} of VF {}", vf.pci))?;
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-        let mut alt_names: Vec<String> = list(&link["altnames"])
-            .iter()
-            .filter_map(|v| v.as_str().map(str::to_owned))
-            .collect();
+        let mut alt_names: Vec<String> =
+            list(&link["altnames"]).iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
         alt_names.sort();
         let addresses = list(&link["addr_info"]);
         let addresses = addresses
@@ -185,11 +157,7 @@ pub fn facts(vfs: &[Vf]) -> Result<BTreeMap<PciAddress, Facts>> {
                 alias: link["ifalias"].as_str().unwrap_or_default().to_owned(),
                 alt_names,
                 addresses: addresses.collect(),
-                driver: driver
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned(),
+                driver: driver.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 name,
             },
         );
@@ -217,16 +185,12 @@ pub struct Link {
 /// # Errors
 /// What `ip` says.
 pub fn links_in(netns: &str) -> Result<Vec<Link>> {
-    let links: Value = serde_json::from_str(&run(
-        "ip",
-        &["-netns", netns, "-json", "-details", "address", "show"],
-    )?)?;
+    let links: Value =
+        serde_json::from_str(&run("ip", &["-netns", netns, "-json", "-details", "address", "show"])?)?;
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let link = |link: &Value| Link {
         name: link["ifname"].as_str().unwrap_or_default().to_owned(),
-        pci: link["parentdev"]
-            .as_str()
-            .and_then(|address| address.parse().ok()),
+        pci: link["parentdev"].as_str().and_then(|address| address.parse().ok()),
         mtu: link["mtu"].as_u64().unwrap_or_default(),
         up: list(&link["flags"]).iter().any(|flag| flag == "UP"),
         addresses: list(&link["addr_info"])
@@ -250,9 +214,7 @@ pub fn wait_for(limit: Duration, what: &str, mut look: impl FnMut() -> Result<bo
             return Ok(());
         }
         if Instant::now() >= end {
-            return last
-                .and(Ok(()))
-                .and_then(|()| bail!("waited {} s for {what}", limit.as_secs()));
+            return last.and(Ok(())).and_then(|()| bail!("waited {} s for {what}", limit.as_secs()));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -284,11 +246,7 @@ pub fn wait_as_before(before: &BTreeMap<PciAddress, Facts>, limit: Duration) -> 
 fn differences(before: &BTreeMap<PciAddress, Facts>) -> Vec<String> {
     let of = |(pci, was): (&PciAddress, &Facts)| {
         // Index and PF don't matter to what is read.
-        match facts(&[Vf {
-            pf: *pci,
-            index: 0,
-            pci: *pci,
-        }]) {
+        match facts(&[Vf { pf: *pci, index: 0, pci: *pci }]) {
             Ok(now) if now.get(pci) == Some(was) => None,
             Ok(now) => Some(format!("{pci} was {was:?} and is {:?}", now.get(pci))),
             Err(error) => Some(format!("{pci}: {error:#}")),

@@ -27,20 +27,14 @@ pub struct Ground {
 impl Ground {
     /// The VFs of the first PF.
     pub fn of_one_pf(&self) -> Vec<Vf> {
-        self.vfs
-            .iter()
-            .copied()
-            .filter(|vf| vf.pf == self.vfs[0].pf)
-            .collect()
+        self.vfs.iter().copied().filter(|vf| vf.pf == self.vfs[0].pf).collect()
     }
 }
 
 /// Runs stories by name; the exit code is 1 if one of them did not hold, 2 if they could not be run.
 pub fn run(names: &str) -> ExitCode {
-    let stories: Vec<&Story> = ALL
-        .iter()
-        .filter(|story| names.split(',').any(|name| name == story.name))
-        .collect();
+    let stories: Vec<&Story> =
+        ALL.iter().filter(|story| names.split(',').any(|name| name == story.name)).collect();
     let done = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -76,22 +70,12 @@ async fn tell_all(stories: &[&Story]) -> Result<bool> {
         vfs.len(),
         began.elapsed().as_secs_f32()
     );
-    let mut records = File::options()
-        .create(true)
-        .append(true)
-        .open(format!("/share/{RECORDS}"))?;
+    let mut records = File::options().create(true).append(true).open(format!("/share/{RECORDS}"))?;
     let mut all_held = true;
     for story in stories {
         let began = Instant::now();
         println!("{} ...", story.name);
-        let told = tell(
-            story,
-            Ground {
-                runtime: Arc::clone(&runtime),
-                vfs: vfs.clone(),
-            },
-        )
-        .await;
+        let told = tell(story, Ground { runtime: Arc::clone(&runtime), vfs: vfs.clone() }).await;
         let mut failure = told.err().map(|error| format!("{error:#}"));
         if let Some(failure) = &failure {
             println!("{}: {failure}", story.name);
@@ -116,11 +100,7 @@ async fn tell_all(stories: &[&Story]) -> Result<bool> {
         }
         all_held &= failure.is_none();
         let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let record = Record {
-            story: story.name.to_owned(),
-            failure,
-            millis,
-        };
+        let record = Record { story: story.name.to_owned(), failure, millis };
         writeln!(records, "{}", serde_json::to_string(&record)?)?;
     }
     Ok(all_held)
@@ -141,11 +121,7 @@ async fn tell(story: &Story, ground: Ground) -> Result<()> {
 
 fn load_modules() -> Result<()> {
     let modules = ["igb", "igbvf", "8021q", "veth", "dummy", "vfio-pci"];
-    let status = Command::new("modprobe")
-        .arg("-a")
-        .args(modules)
-        .status()
-        .context("can't run modprobe")?;
+    let status = Command::new("modprobe").arg("-a").args(modules).status().context("can't run modprobe")?;
     anyhow::ensure!(status.success(), "modprobe -a {}: {status}", modules.join(" "));
     Ok(())
 }
@@ -167,11 +143,9 @@ fn diagnostics() {
         containerd::LOG
     );
     match Command::new("sh").args(["-c", &script]).output() {
-        Ok(done) => print!(
-            "{}{}",
-            String::from_utf8_lossy(&done.stdout),
-            String::from_utf8_lossy(&done.stderr)
-        ),
+        Ok(done) => {
+            print!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
+        }
         Err(error) => println!("no diagnostics: {error}"),
     }
 }

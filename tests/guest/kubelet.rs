@@ -46,11 +46,7 @@ impl Kubelet {
 
     async fn try_register(socket: &Path, driver: &str) -> Result<Self> {
         let mut client = registration::registration_client::RegistrationClient::new(channel(socket));
-        let info = client
-            .get_info(registration::InfoRequest {})
-            .await
-            .map_err(sentence)?
-            .into_inner();
+        let info = client.get_info(registration::InfoRequest {}).await.map_err(sentence)?.into_inner();
         ensure!(info.r#type == "DRAPlugin", "a plugin of type {:?}", info.r#type);
         ensure!(info.name == driver, "a plugin named {:?}", info.name);
         ensure!(
@@ -58,17 +54,9 @@ impl Kubelet {
             "versions {:?}",
             info.supported_versions
         );
-        let status = registration::RegistrationStatus {
-            plugin_registered: true,
-            error: String::new(),
-        };
-        client
-            .notify_registration_status(status)
-            .await
-            .map_err(sentence)?;
-        Ok(Self {
-            plugin: v1::dra_plugin_client::DraPluginClient::new(channel(Path::new(&info.endpoint))),
-        })
+        let status = registration::RegistrationStatus { plugin_registered: true, error: String::new() };
+        client.notify_registration_status(status).await.map_err(sentence)?;
+        Ok(Self { plugin: v1::dra_plugin_client::DraPluginClient::new(channel(Path::new(&info.endpoint))) })
     }
 
     /// NodePrepareResources for one claim; the CDI names of all its devices.
@@ -76,26 +64,12 @@ impl Kubelet {
     /// # Errors
     /// The plugin's sentence.
     pub async fn prepare(&self, claim: &Claim) -> Result<Vec<String>> {
-        let request = v1::NodePrepareResourcesRequest {
-            claims: vec![wire(claim)],
-        };
-        let mut reply = self
-            .plugin
-            .clone()
-            .node_prepare_resources(request)
-            .await
-            .map_err(sentence)?
-            .into_inner();
-        let entry = reply
-            .claims
-            .remove(&claim.uid)
-            .context("the reply has no entry for the claim's UID")?;
+        let request = v1::NodePrepareResourcesRequest { claims: vec![wire(claim)] };
+        let mut reply =
+            self.plugin.clone().node_prepare_resources(request).await.map_err(sentence)?.into_inner();
+        let entry = reply.claims.remove(&claim.uid).context("the reply has no entry for the claim's UID")?;
         ensure!(entry.error.is_empty(), "{}", entry.error);
-        Ok(entry
-            .devices
-            .into_iter()
-            .flat_map(|device| device.cdi_device_ids)
-            .collect())
+        Ok(entry.devices.into_iter().flat_map(|device| device.cdi_device_ids).collect())
     }
 
     /// NodeUnprepareResources for one claim.
@@ -103,31 +77,17 @@ impl Kubelet {
     /// # Errors
     /// The plugin's sentence.
     pub async fn unprepare(&self, claim: &Claim) -> Result<()> {
-        let request = v1::NodeUnprepareResourcesRequest {
-            claims: vec![wire(claim)],
-        };
-        let mut reply = self
-            .plugin
-            .clone()
-            .node_unprepare_resources(request)
-            .await
-            .map_err(sentence)?
-            .into_inner();
-        let entry = reply
-            .claims
-            .remove(&claim.uid)
-            .context("the reply has no entry for the claim's UID")?;
+        let request = v1::NodeUnprepareResourcesRequest { claims: vec![wire(claim)] };
+        let mut reply =
+            self.plugin.clone().node_unprepare_resources(request).await.map_err(sentence)?.into_inner();
+        let entry = reply.claims.remove(&claim.uid).context("the reply has no entry for the claim's UID")?;
         ensure!(entry.error.is_empty(), "{}", entry.error);
         Ok(())
     }
 }
 
 fn wire(claim: &Claim) -> v1::Claim {
-    v1::Claim {
-        namespace: "default".to_owned(),
-        uid: claim.uid.clone(),
-        name: claim.name.clone(),
-    }
+    v1::Claim { namespace: "default".to_owned(), uid: claim.uid.clone(), name: claim.name.clone() }
 }
 
 fn sentence(status: tonic::Status) -> anyhow::Error {
@@ -135,11 +95,8 @@ fn sentence(status: tonic::Status) -> anyhow::Error {
 }
 
 fn socket_in(folder: &Path) -> Option<PathBuf> {
-    let mut sockets: Vec<PathBuf> = std::fs::read_dir(folder)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let mut sockets: Vec<PathBuf> =
+        std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).collect();
     sockets.retain(|path| path.extension().is_some_and(|e| e == "sock"));
     sockets.sort();
     sockets.into_iter().next()

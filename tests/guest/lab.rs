@@ -102,17 +102,10 @@ impl Guest<'_> {
                 |file: &Path| String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned();
             let (console, errors) = (text(&console), text(&self.share.join("qemu-errors")));
             let last: Vec<&str> = console.lines().rev().take(30).collect();
-            format!(
-                "{errors}\n{}",
-                last.into_iter().rev().collect::<Vec<_>>().join("\n")
-            )
+            format!("{errors}\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"))
         };
         if ran_late {
-            bail!(
-                "the guest did not end within {} s; its console:\n{}",
-                self.timeout.as_secs(),
-                tail()
-            );
+            bail!("the guest did not end within {} s; its console:\n{}", self.timeout.as_secs(), tail());
         }
         if status.signal() == Some(6) {
             return Err(anyhow::Error::new(Aborted).context(tail()));
@@ -121,14 +114,10 @@ impl Guest<'_> {
             bail!("QEMU ended with {status}:\n{}", tail());
         }
         match fs::read_to_string(&exit) {
-            Ok(code) => Ok(Outcome {
-                code: code.trim().parse()?,
-                took: began.elapsed(),
-            }),
-            Err(_) => bail!(
-                "the guest ended without an exit code from its command; its console:\n{}",
-                tail()
-            ),
+            Ok(code) => Ok(Outcome { code: code.trim().parse()?, took: began.elapsed() }),
+            Err(_) => {
+                bail!("the guest ended without an exit code from its command; its console:\n{}", tail())
+            }
         }
     }
 
@@ -151,14 +140,7 @@ impl Guest<'_> {
     }
 
     fn arguments(&self, console: &Path) -> Vec<String> {
-        let Shape {
-            name: _,
-            pfs,
-            vfs: _,
-            numa,
-            iommu,
-            memory,
-        } = self.shape;
+        let Shape { name: _, pfs, vfs: _, numa, iommu, memory } = self.shape;
         let image = |file: &str| self.image.join(file).display().to_string();
         let accel = std::env::var(ACCEL_ENV).unwrap_or_else(|_| "tcg,thread=single,tb-size=512".to_owned());
         let mut all = Vec::new();
@@ -169,10 +151,7 @@ impl Guest<'_> {
         // Two virtual processors are slower here than one, and QEMU 10.0 aborts with two now and then.
         add("-smp", "1".to_owned());
         add("-m", format!("{memory}M"));
-        add(
-            "-machine",
-            if iommu { "q35,kernel-irqchip=off" } else { "q35" }.to_owned(),
-        );
+        add("-machine", if iommu { "q35,kernel-irqchip=off" } else { "q35" }.to_owned());
         if iommu {
             add("-device", "intel-iommu,intremap=on,caching-mode=on".to_owned());
         }
@@ -183,59 +162,27 @@ impl Guest<'_> {
         add("-device", "virtio-serial-pci,bus=pcie.0,addr=0x1c".to_owned());
         add("-chardev", "stdio,id=output,signal=off".to_owned());
         add("-device", "virtconsole,chardev=output".to_owned());
-        add(
-            "-fsdev",
-            format!("local,id=share,path={},security_model=none", self.share.display()),
-        );
-        add(
-            "-device",
-            "virtio-9p-pci,bus=pcie.0,addr=0x1d,fsdev=share,mount_tag=share".to_owned(),
-        );
+        add("-fsdev", format!("local,id=share,path={},security_model=none", self.share.display()));
+        add("-device", "virtio-9p-pci,bus=pcie.0,addr=0x1d,fsdev=share,mount_tag=share".to_owned());
         add("-device", "virtio-rng-pci,bus=pcie.0,addr=0x1e".to_owned());
-        add(
-            "-drive",
-            format!(
-                "if=none,id=root,file={},format=raw,readonly=on",
-                image("root.sqfs")
-            ),
-        );
-        add(
-            "-device",
-            "virtio-blk-pci,bus=pcie.0,addr=0x1b,drive=root".to_owned(),
-        );
+        add("-drive", format!("if=none,id=root,file={},format=raw,readonly=on", image("root.sqfs")));
+        add("-device", "virtio-blk-pci,bus=pcie.0,addr=0x1b,drive=root".to_owned());
         if numa {
             for node in 0..2 {
-                add(
-                    "-object",
-                    format!("memory-backend-ram,id=memory{node},size={}M", memory / 2),
-                );
+                add("-object", format!("memory-backend-ram,id=memory{node},size={}M", memory / 2));
                 let cpus = if node == 0 { ",cpus=0" } else { "" };
                 add("-numa", format!("node,nodeid={node}{cpus},memdev=memory{node}"));
                 let bus = 64 * (node + 1);
-                add(
-                    "-device",
-                    format!("pxb-pcie,id=numa{node},bus_nr={bus},bus=pcie.0,numa_node={node}"),
-                );
+                add("-device", format!("pxb-pcie,id=numa{node},bus_nr={bus},bus=pcie.0,numa_node={node}"));
             }
         }
         for pf in 0..pfs {
-            let bus = if numa {
-                format!("numa{}", pf % 2)
-            } else {
-                "pcie.0".to_owned()
-            };
+            let bus = if numa { format!("numa{}", pf % 2) } else { "pcie.0".to_owned() };
             let slot = pf + 1;
+            add("-device", format!("pcie-root-port,id=port{pf},bus={bus},chassis={slot},slot={slot}"));
             add(
                 "-device",
-                format!("pcie-root-port,id=port{pf},bus={bus},chassis={slot},slot={slot}"),
-            );
-            add(
-                "-device",
-                format!(
-                    "igb,id=pf{pf},bus=port{pf},mac=52:54:00:00:{:02x}:{:x}0",
-                    pf / 16,
-                    pf % 16
-                ),
+                format!("igb,id=pf{pf},bus=port{pf},mac=52:54:00:00:{:02x}:{:x}0", pf / 16, pf % 16),
             );
         }
         let mut kernel =
@@ -270,12 +217,7 @@ fn lock(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
 /// When it can't be copied; a missing `strip` only makes it larger.
 pub fn hand_in(executable: &Path, share: &Path, name: &str) -> Result<PathBuf> {
     let to = share.join(name);
-    let stripped = Command::new("strip")
-        .arg("-o")
-        .arg(&to)
-        .arg(executable)
-        .stderr(Stdio::null())
-        .status();
+    let stripped = Command::new("strip").arg("-o").arg(&to).arg(executable).stderr(Stdio::null()).status();
     if !stripped.is_ok_and(|status| status.success()) {
         fs::copy(executable, &to).with_context(|| format!("can't copy {}", executable.display()))?;
     }

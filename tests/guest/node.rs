@@ -67,16 +67,9 @@ impl Node {
             "apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": { "name": "vf" },
             "spec": { "selectors": [{ "cel": { "expression": format!("device.driver == '{DEFAULT_DRIVER_NAME}'") } }] },
         });
-        api.create("/apis/resource.k8s.io/v1/deviceclasses", &class)
-            .await?;
+        api.create("/apis/resource.k8s.io/v1/deviceclasses", &class).await?;
         fs::write(folder.join("kubeconfig"), api.kubeconfig()?)?;
-        Ok(Self {
-            runtime: Arc::clone(runtime),
-            api,
-            kubelet: None,
-            agent: None,
-            folder,
-        })
+        Ok(Self { runtime: Arc::clone(runtime), api, kubelet: None, agent: None, folder })
     }
 
     /// Starts the agent, returns when it has registered and the runtime listens to it.
@@ -88,15 +81,7 @@ impl Node {
         let connections = nri_connections()?;
         let path = |name: &str| self.folder.join(name).display().to_string();
         let agent = Command::new(AGENT)
-            .args([
-                "node",
-                "--node-name",
-                NAME,
-                "--nri-socket",
-                NRI_SOCKET,
-                "--cdi-dir",
-                CDI_DIR,
-            ])
+            .args(["node", "--node-name", NAME, "--nri-socket", NRI_SOCKET, "--cdi-dir", CDI_DIR])
             .args([
                 "--kubelet-dir",
                 &path("kubelet"),
@@ -115,9 +100,7 @@ impl Node {
         self.kubelet =
             Some(Kubelet::register(&self.folder.join("kubelet"), DEFAULT_DRIVER_NAME, START_LIMIT).await?);
         // Pods that start before the runtime knows the plugin are a story of their own.
-        wait_for(START_LIMIT, "the agent's connection to NRI", || {
-            Ok(nri_connections()? > connections)
-        })
+        wait_for(START_LIMIT, "the agent's connection to NRI", || Ok(nri_connections()? > connections))
     }
 
     /// The agent is killed in the middle of whatever it does.
@@ -157,9 +140,7 @@ impl Node {
         loop {
             let slices = self.api.get("/apis/resource.k8s.io/v1/resourceslices").await?;
             let of = |slice: &Value| slice["spec"]["devices"].as_array().map_or(0, Vec::len);
-            let published: usize = slices["items"]
-                .as_array()
-                .map_or(0, |all| all.iter().map(of).sum());
+            let published: usize = slices["items"].as_array().map_or(0, |all| all.iter().map(of).sum());
             if published == vfs {
                 return Ok(());
             }
@@ -189,17 +170,9 @@ impl Node {
             "metadata": { "name": name, "namespace": "default" },
             "spec": { "devices": { "requests": requests, "config": [{ "opaque": opaque }] } },
         });
-        let mut claim = self
-            .api
-            .create(
-                "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims",
-                &claim,
-            )
-            .await?;
-        let uid = claim["metadata"]["uid"]
-            .as_str()
-            .context("the API server gives a UID")?
-            .to_owned();
+        let mut claim =
+            self.api.create("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims", &claim).await?;
+        let uid = claim["metadata"]["uid"].as_str().context("the API server gives a UID")?.to_owned();
         let results: Vec<Value> = vfs
             .iter()
             .enumerate()
@@ -218,10 +191,7 @@ impl Node {
         });
         let path = format!("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/{name}");
         self.api.put_status(&path, &claim).await?;
-        Ok(Claim {
-            uid,
-            name: name.to_owned(),
-        })
+        Ok(Claim { uid, name: name.to_owned() })
     }
 
     /// NodePrepareResources; the CDI names.
@@ -229,11 +199,7 @@ impl Node {
     /// # Errors
     /// The agent's sentence.
     pub async fn prepare(&self, claim: &Claim) -> Result<Vec<String>> {
-        self.kubelet
-            .as_ref()
-            .context("no agent is registered")?
-            .prepare(claim)
-            .await
+        self.kubelet.as_ref().context("no agent is registered")?.prepare(claim).await
     }
 
     /// NodeUnprepareResources.
@@ -241,11 +207,7 @@ impl Node {
     /// # Errors
     /// The agent's sentence.
     pub async fn unprepare(&self, claim: &Claim) -> Result<()> {
-        self.kubelet
-            .as_ref()
-            .context("no agent is registered")?
-            .unprepare(claim)
-            .await
+        self.kubelet.as_ref().context("no agent is registered")?.unprepare(claim).await
     }
 
     /// What the kubelet does from claim to running container: prepare, sandbox, container.
@@ -256,23 +218,14 @@ impl Node {
         let mut cdi_ids = Vec::new();
         for claim in claims {
             cdi_ids.extend(
-                self.prepare(claim)
-                    .await
-                    .with_context(|| format!("preparing claim {}", claim.name))?,
+                self.prepare(claim).await.with_context(|| format!("preparing claim {}", claim.name))?,
             );
         }
-        let sandbox = self
-            .runtime
-            .run_pod(pod, 0)
-            .await
-            .with_context(|| format!("RunPodSandbox of {}", pod.name))?;
+        let sandbox =
+            self.runtime.run_pod(pod, 0).await.with_context(|| format!("RunPodSandbox of {}", pod.name))?;
         let container = self.runtime.start_container(&sandbox, "main", &cdi_ids).await;
         let container = container.with_context(|| format!("container of {}", pod.name))?;
-        Ok(Running {
-            sandbox,
-            container,
-            cdi_ids,
-        })
+        Ok(Running { sandbox, container, cdi_ids })
     }
 
     /// CreateContainer until it is taken, as the kubelet repeats it.
@@ -303,21 +256,14 @@ impl Node {
     /// The server's status.
     pub async fn read_claim(&self, claim: &Claim) -> Result<Value> {
         self.api
-            .get(&format!(
-                "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/{}",
-                claim.name
-            ))
+            .get(&format!("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/{}", claim.name))
             .await
     }
 
     /// Files that mention a claim below the agent's folders and in the CDI folder: nothing of it may stay.
     pub fn traces_of(&self, claim: &Claim) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut folders = vec![
-            self.folder.join("kubelet"),
-            self.folder.join("run"),
-            PathBuf::from(CDI_DIR),
-        ];
+        let mut folders = vec![self.folder.join("kubelet"), self.folder.join("run"), PathBuf::from(CDI_DIR)];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let path = entry.path();
@@ -357,7 +303,5 @@ pub struct Running {
 
 /// Plugins the runtime has let in since it started, by its own log.
 fn nri_connections() -> Result<usize> {
-    Ok(fs::read_to_string(containerd::LOG)?
-        .matches("connected and synchronized")
-        .count())
+    Ok(fs::read_to_string(containerd::LOG)?.matches("connected and synchronized").count())
 }

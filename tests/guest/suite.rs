@@ -37,19 +37,11 @@ const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// When the image is not there or nothing matches.
 pub fn run(image: &Path, filter: &[String]) -> Result<ExitCode> {
     for part in ["vmlinux", "initrd.cpio", "root.sqfs"] {
-        ensure!(
-            image.join(part).is_file(),
-            "the guest image at {} has no {part}",
-            image.display()
-        );
+        ensure!(image.join(part).is_file(), "the guest image at {} has no {part}", image.display());
     }
     let wanted = |story: &&Story| filter.is_empty() || filter.iter().any(|f| story.name.contains(f.as_str()));
     let stories: Vec<&Story> = ALL.iter().filter(wanted).collect();
-    ensure!(
-        !stories.is_empty(),
-        "no story's name contains {}",
-        filter.join(" or ")
-    );
+    ensure!(!stories.is_empty(), "no story's name contains {}", filter.join(" or "));
     println!("\nrunning {} tests", stories.len());
     let (mut passed, mut failed) = (0, 0);
     std::thread::scope(|scope| {
@@ -68,11 +60,7 @@ pub fn run(image: &Path, filter: &[String]) -> Result<ExitCode> {
     });
     let word = if failed == 0 { "ok" } else { "FAILED" };
     println!("\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored");
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Boots one guest, returns for each story whether it held.
@@ -85,31 +73,16 @@ fn in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Vec<bool> {
     let mut held = Vec::new();
     for story in stories {
         match records.get(story.name) {
-            Some(Record {
-                failure: None,
-                millis,
-                ..
-            }) => {
+            Some(Record { failure: None, millis, .. }) => {
                 println!("test {} ... ok ({:.1} s)", story.name, seconds(*millis));
                 held.push(true);
             }
-            Some(Record {
-                failure: Some(why),
-                millis,
-                ..
-            }) => {
-                println!(
-                    "test {} ... FAILED ({:.1} s)\n    {why}",
-                    story.name,
-                    seconds(*millis)
-                );
+            Some(Record { failure: Some(why), millis, .. }) => {
+                println!("test {} ... FAILED ({:.1} s)\n    {why}", story.name, seconds(*millis));
                 held.push(false);
             }
             None => {
-                println!(
-                    "test {} ... FAILED\n    the guest ended before the story did",
-                    story.name
-                );
+                println!("test {} ... FAILED\n    the guest ended before the story did", story.name);
                 held.push(false);
             }
         }
@@ -128,11 +101,7 @@ fn try_in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Result<Record
     let share = tempfile::tempdir().context("no temporary folder").map_err(none)?;
     let prepare = || -> Result<()> {
         hand_in(&std::env::current_exe()?, share.path(), "guest-stories")?;
-        hand_in(
-            Path::new(env!("CARGO_BIN_EXE_sriov-dra")),
-            share.path(),
-            "sriov-dra",
-        )?;
+        hand_in(Path::new(env!("CARGO_BIN_EXE_sriov-dra")), share.path(), "sriov-dra")?;
         Ok(())
     };
     prepare().map_err(none)?;
@@ -165,10 +134,7 @@ fn try_in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Result<Record
             if outcome.code == 0 || (outcome.code == 1 && records.values().any(|r| r.failure.is_some())) {
                 Ok(records)
             } else {
-                Err((
-                    records,
-                    anyhow::anyhow!("the half inside ended with exit code {}", outcome.code),
-                ))
+                Err((records, anyhow::anyhow!("the half inside ended with exit code {}", outcome.code)))
             }
         }
         Err(error) => Err((records, error)),
@@ -177,9 +143,7 @@ fn try_in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Result<Record
 
 fn read_records(file: &Path) -> Records {
     let text = fs::read_to_string(file).unwrap_or_default();
-    let records = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Record>(line).ok());
+    let records = text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
     records.map(|record| (record.story.clone(), record)).collect()
 }
 

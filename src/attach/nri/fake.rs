@@ -153,10 +153,8 @@ impl Registered {
             request_timeout: millis,
             ..Default::default()
         };
-        let reply: api::ConfigureResponse = self
-            .request("Configure", &request)
-            .await
-            .map_err(|f| anyhow::anyhow!("Configure: {f:?}"))?;
+        let reply: api::ConfigureResponse =
+            self.request("Configure", &request).await.map_err(|f| anyhow::anyhow!("Configure: {f:?}"))?;
         self.mask = reply.events;
         Ok(())
     }
@@ -174,21 +172,13 @@ impl Registered {
             let rest_pods = pods.split_off(self.options.part.min(pods.len()));
             let rest_containers = containers.split_off(self.options.part.min(containers.len()));
             let more = !rest_pods.is_empty() || !rest_containers.is_empty();
-            let request = api::SynchronizeRequest {
-                pods,
-                containers,
-                more,
-            };
+            let request = api::SynchronizeRequest { pods, containers, more };
             let reply: api::SynchronizeResponse = self
                 .request("Synchronize", &request)
                 .await
                 .map_err(|f| anyhow::anyhow!("Synchronize: {f:?}"))?;
             ensure!(reply.update.is_empty(), "the plugin wants containers updated");
-            ensure!(
-                reply.more == more,
-                "the plugin answered more={} to more={more}",
-                reply.more
-            );
+            ensure!(reply.more == more, "the plugin answered more={} to more={more}", reply.more);
             if !more {
                 return Ok(());
             }
@@ -209,8 +199,7 @@ impl Registered {
     /// # Errors
     /// See [`Failure`].
     pub async fn stop_pod_sandbox(&self, pod: &api::PodSandbox) -> Result<(), Failure> {
-        self.event(api::Event::StopPodSandbox, "StopPodSandbox", pod)
-            .await
+        self.event(api::Event::StopPodSandbox, "StopPodSandbox", pod).await
     }
 
     /// RemovePodSandbox.
@@ -218,8 +207,7 @@ impl Registered {
     /// # Errors
     /// See [`Failure`].
     pub async fn remove_pod_sandbox(&self, pod: &api::PodSandbox) -> Result<(), Failure> {
-        self.event(api::Event::RemovePodSandbox, "RemovePodSandbox", pod)
-            .await
+        self.event(api::Event::RemovePodSandbox, "RemovePodSandbox", pod).await
     }
 
     /// CreateContainer.
@@ -231,18 +219,10 @@ impl Registered {
         pod: &api::PodSandbox,
         container: &api::Container,
     ) -> Result<Adjustment, Failure> {
-        let request = api::CreateContainerRequest {
-            pod: Some(pod.clone()),
-            container: Some(container.clone()),
-        };
+        let request =
+            api::CreateContainerRequest { pod: Some(pod.clone()), container: Some(container.clone()) };
         let reply: api::CreateContainerResponse = self.request("CreateContainer", &request).await?;
-        let env = reply
-            .adjust
-            .unwrap_or_default()
-            .env
-            .into_iter()
-            .map(|kv| (kv.key, kv.value))
-            .collect();
+        let env = reply.adjust.unwrap_or_default().env.into_iter().map(|kv| (kv.key, kv.value)).collect();
         Ok(Adjustment { env })
     }
 
@@ -252,25 +232,15 @@ impl Registered {
         }
         if self.options.events == Events::Dedicated {
             // Run-, Stop- and RemovePodSandboxRequest have one shape.
-            let request = api::RunPodSandboxRequest {
-                pod: Some(pod.clone()),
-            };
+            let request = api::RunPodSandboxRequest { pod: Some(pod.clone()) };
             match self.request::<api::Empty>(method, &request).await {
-                Err(Failure::Refused {
-                    code: code::UNIMPLEMENTED,
-                    ..
-                }) => {}
+                Err(Failure::Refused { code: code::UNIMPLEMENTED, .. }) => {}
                 outcome => return outcome.map(|_| ()),
             }
         }
-        let mut change = api::StateChangeEvent {
-            pod: Some(pod.clone()),
-            ..Default::default()
-        };
+        let mut change = api::StateChangeEvent { pod: Some(pod.clone()), ..Default::default() };
         change.set_event(event);
-        self.request::<api::Empty>("StateChange", &change)
-            .await
-            .map(|_| ())
+        self.request::<api::Empty>("StateChange", &change).await.map(|_| ())
     }
 
     async fn request<R: prost::Message + Default>(
@@ -287,11 +257,7 @@ impl Registered {
     /// # Errors
     /// See [`Failure`].
     pub async fn call(&self, service: &str, method: &str, payload: Vec<u8>) -> Result<Vec<u8>, Failure> {
-        match self
-            .peer
-            .call(service, method, payload, self.options.request_timeout)
-            .await
-        {
+        match self.peer.call(service, method, payload, self.options.request_timeout).await {
             Ok(reply) => Ok(reply.to_vec()),
             Err(CallError::Status(Status { code, message })) => Err(Failure::Refused { code, message }),
             Err(CallError::Closed) => Err(Failure::Gone),
@@ -319,25 +285,13 @@ impl Answers for RuntimeService {
     async fn answer(self: Arc<Self>, question: Question) -> Result<Vec<u8>, Status> {
         if question.service != RUNTIME_SERVICE || question.method != "RegisterPlugin" {
             let message = format!("{}/{} is not implemented", question.service, question.method);
-            return Err(Status {
-                code: code::UNIMPLEMENTED,
-                message,
-            });
+            return Err(Status { code: code::UNIMPLEMENTED, message });
         }
-        let request = api::RegisterPluginRequest::decode(question.payload).map_err(|e| Status {
-            code: code::INVALID_ARGUMENT,
-            message: e.to_string(),
-        })?;
-        let gone = |_| Status {
-            code: code::UNKNOWN,
-            message: "this runtime is gone".to_owned(),
-        };
+        let request = api::RegisterPluginRequest::decode(question.payload)
+            .map_err(|e| Status { code: code::INVALID_ARGUMENT, message: e.to_string() })?;
+        let gone = |_| Status { code: code::UNKNOWN, message: "this runtime is gone".to_owned() };
         self.tell.send(request).await.map_err(|_| gone(()))?;
-        self.allowed
-            .clone()
-            .wait_for(|allowed| *allowed)
-            .await
-            .map_err(|_| gone(()))?;
+        self.allowed.clone().wait_for(|allowed| *allowed).await.map_err(|_| gone(()))?;
         Ok(Vec::new())
     }
 }

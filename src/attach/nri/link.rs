@@ -80,11 +80,7 @@ impl Peer {
             if self.gone.is_cancelled() {
                 return Err(CallError::Closed);
             }
-            calls.last = if calls.last == 0 {
-                1
-            } else {
-                calls.last.wrapping_add(2)
-            };
+            calls.last = if calls.last == 0 { 1 } else { calls.last.wrapping_add(2) };
             let stream = calls.last;
             calls.waiting.insert(stream, tell);
             stream
@@ -98,20 +94,12 @@ impl Peer {
         };
         let exchange = async {
             let message = ttrpc::request(stream, &request).map_err(|e| {
-                CallError::Status(Status {
-                    code: code::RESOURCE_EXHAUSTED,
-                    message: e.to_string(),
-                })
+                CallError::Status(Status { code: code::RESOURCE_EXHAUSTED, message: e.to_string() })
             })?;
-            self.out
-                .send(frames(self.connection, &message))
-                .await
-                .map_err(|_| CallError::Closed)?;
+            self.out.send(frames(self.connection, &message)).await.map_err(|_| CallError::Closed)?;
             answer.await.map_err(|_| CallError::Closed)
         };
-        let outcome = tokio::time::timeout(timeout, exchange)
-            .await
-            .unwrap_or(Err(CallError::Timeout));
+        let outcome = tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(CallError::Timeout));
         self.lock().waiting.remove(&stream);
         let response = outcome?;
         match response.status {
@@ -170,13 +158,7 @@ impl Link {
             gone: CancellationToken::new(),
         });
         let (tell_open, open) = watch::channel(0);
-        let reader = Reader {
-            sides,
-            answers,
-            out,
-            peer: Arc::clone(&peer),
-            open: Arc::new(tell_open),
-        };
+        let reader = Reader { sides, answers, out, peer: Arc::clone(&peer), open: Arc::new(tell_open) };
         let flush = CancellationToken::new();
         Self {
             peer,
@@ -289,25 +271,10 @@ impl<A: Answers> Reader<A> {
                     code: code::INVALID_ARGUMENT,
                     message: format!("the ttrpc request can't be decoded: {error}"),
                 }),
-                Ok(Request {
-                    service,
-                    method,
-                    payload,
-                    timeout_nano,
-                    ..
-                }) => {
-                    let timeout = u64::try_from(timeout_nano)
-                        .ok()
-                        .filter(|n| *n > 0)
-                        .map(Duration::from_nanos);
-                    answers
-                        .answer(Question {
-                            service,
-                            method,
-                            payload,
-                            timeout,
-                        })
-                        .await
+                Ok(Request { service, method, payload, timeout_nano, .. }) => {
+                    let timeout =
+                        u64::try_from(timeout_nano).ok().filter(|n| *n > 0).map(Duration::from_nanos);
+                    answers.answer(Question { service, method, payload, timeout }).await
                 }
             };
             match ttrpc::response(stream, outcome) {

@@ -73,11 +73,7 @@ impl Demux {
                 self.connection = u32::from_be_bytes([a, b, c, d]);
                 self.left = u32::from_be_bytes([e, f, g, h]) as usize;
                 if self.left > MAX_TAKEN {
-                    return Err(NriError::TooLong {
-                        what: "mux frame",
-                        length: self.left,
-                        limit: MAX_TAKEN,
-                    });
+                    return Err(NriError::TooLong { what: "mux frame", length: self.left, limit: MAX_TAKEN });
                 }
             }
         }
@@ -105,10 +101,7 @@ mod tests {
     #[test]
     fn a_frame_is_connection_length_payload_in_network_order() {
         assert_eq!(frames(2, b"abc"), [0, 0, 0, 2, 0, 0, 0, 3, b'a', b'b', b'c']);
-        assert_eq!(
-            collect(&mut Demux::default(), &[0, 0, 0, 1, 0, 0, 0, 2, 7, 8]),
-            [(1, vec![7, 8])]
-        );
+        assert_eq!(collect(&mut Demux::default(), &[0, 0, 0, 1, 0, 0, 0, 2, 7, 8]), [(1, vec![7, 8])]);
     }
 
     #[test]
@@ -139,11 +132,7 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(
-                out,
-                [(1, b"first".to_vec()), (2, b"second".to_vec())],
-                "reads of {size}"
-            );
+            assert_eq!(out, [(1, b"first".to_vec()), (2, b"second".to_vec())], "reads of {size}");
         }
     }
 
@@ -152,9 +141,6 @@ mod tests {
         let error = Demux::default()
             .feed(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff], |_, _| Ok(()))
             .expect_err("too long");
-        assert!(
-            error.to_string().contains("mux frame of 4294967295 bytes"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("mux frame of 4294967295 bytes"), "{error}");
     }
 }

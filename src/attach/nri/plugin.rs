@@ -102,10 +102,7 @@ impl Plugin {
                 problem: "has to be of exactly two digits, like 10",
             });
         }
-        let state = watch::Sender::new(Connection::Disconnected {
-            since: SystemTime::now(),
-            reason: None,
-        });
+        let state = watch::Sender::new(Connection::Disconnected { since: SystemTime::now(), reason: None });
         Ok(Self { config, state })
     }
 
@@ -130,25 +127,14 @@ impl Plugin {
             if reached == Reached::Synchronized && begun.elapsed() >= GOOD {
                 pause = PAUSE_FIRST;
             }
-            let longest = if reached == Reached::Nobody {
-                PAUSE_ABSENT
-            } else {
-                PAUSE_BROKEN
-            };
-            if stop
-                .run_until_cancelled(tokio::time::sleep(pause.min(longest)))
-                .await
-                .is_none()
-            {
+            let longest = if reached == Reached::Nobody { PAUSE_ABSENT } else { PAUSE_BROKEN };
+            if stop.run_until_cancelled(tokio::time::sleep(pause.min(longest))).await.is_none() {
                 break;
             }
             pause = (pause * 2).min(longest);
         }
         let reason = Some("this driver is shutting down".to_owned());
-        self.state.send_replace(Connection::Disconnected {
-            since: SystemTime::now(),
-            reason,
-        });
+        self.state.send_replace(Connection::Disconnected { since: SystemTime::now(), reason });
     }
 
     /// One connection from begin to end; `Ok` only when `stop` ended it.
@@ -160,10 +146,7 @@ impl Plugin {
     ) -> Result<(), NriError> {
         let stream = UnixStream::connect(&self.config.socket)
             .await
-            .map_err(|source| NriError::Connect {
-                socket: self.config.socket.clone(),
-                source,
-            })?;
+            .map_err(|source| NriError::Connect { socket: self.config.socket.clone(), source })?;
         *reached = Reached::Runtime;
         let mut link = Link::start(stream, mux::PLUGIN, Arc::clone(session));
         let peer = Arc::clone(&link.peer);
@@ -190,10 +173,7 @@ impl Plugin {
     }
 
     async fn handshake<E: PodEvents>(&self, peer: &Peer, session: &Session<E>) -> Result<(), NriError> {
-        let late = |what| NriError::Handshake {
-            what,
-            seconds: HANDSHAKE.as_secs(),
-        };
+        let late = |what| NriError::Handshake { what, seconds: HANDSHAKE.as_secs() };
         let deadline = tokio::time::Instant::now() + HANDSHAKE;
         let mut phase = session.phase();
         let request = api::RegisterPluginRequest {
@@ -201,23 +181,13 @@ impl Plugin {
             plugin_idx: self.config.index.clone(),
             nri_version: String::new(),
         };
-        peer.call(
-            RUNTIME_SERVICE,
-            "RegisterPlugin",
-            request.encode_to_vec(),
-            HANDSHAKE,
-        )
-        .await
-        .map_err(|error| match error {
-            CallError::Status(status) => NriError::Refused {
-                code: status.code,
-                message: status.message,
+        peer.call(RUNTIME_SERVICE, "RegisterPlugin", request.encode_to_vec(), HANDSHAKE).await.map_err(
+            |error| match error {
+                CallError::Status(status) => NriError::Refused { code: status.code, message: status.message },
+                CallError::Timeout => late("answer"),
+                CallError::Closed => NriError::Closed { when: "during the registration" },
             },
-            CallError::Timeout => late("answer"),
-            CallError::Closed => NriError::Closed {
-                when: "during the registration",
-            },
-        })?;
+        )?;
         // Configure may have come before the answer.
         let synchronized = phase.wait_for(|phase| matches!(phase, Phase::Synchronized(_)));
         let synchronized = tokio::select! {
@@ -229,19 +199,12 @@ impl Plugin {
             _ => {
                 drop(synchronized);
                 let configured = matches!(*session.phase().borrow(), Phase::Configured(_));
-                return Err(late(if configured {
-                    "synchronize"
-                } else {
-                    "configure this plugin"
-                }));
+                return Err(late(if configured { "synchronize" } else { "configure this plugin" }));
             }
         };
         tracing::info!(socket = %self.config.socket.display(), runtime = %runtime.name, version = %runtime.version,
             request_timeout_ms = runtime.request_timeout.as_millis(), "registered with the runtime over NRI");
-        self.state.send_replace(Connection::Connected {
-            since: SystemTime::now(),
-            runtime,
-        });
+        self.state.send_replace(Connection::Connected { since: SystemTime::now(), runtime });
         Ok(())
     }
 
@@ -252,18 +215,13 @@ impl Plugin {
             sentence = format!("{sentence}: {source}");
         }
         let news = self.state.send_if_modified(|now| match now {
-            Connection::Disconnected {
-                reason: Some(reason), ..
-            } if *reason == sentence => false,
+            Connection::Disconnected { reason: Some(reason), .. } if *reason == sentence => false,
             Connection::Disconnected { reason, .. } => {
                 *reason = Some(sentence.clone());
                 true
             }
             Connection::Connected { .. } => {
-                *now = Connection::Disconnected {
-                    since: SystemTime::now(),
-                    reason: Some(sentence.clone()),
-                };
+                *now = Connection::Disconnected { since: SystemTime::now(), reason: Some(sentence.clone()) };
                 true
             }
         });

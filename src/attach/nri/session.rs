@@ -49,12 +49,7 @@ pub(super) struct Session<E> {
 
 impl<E: PodEvents> Session<E> {
     pub(super) fn new(events: Arc<E>, synchronizing: Arc<tokio::sync::Mutex<()>>) -> Self {
-        Self {
-            events,
-            synchronizing,
-            partial: Mutex::default(),
-            phase: watch::Sender::new(Phase::Connected),
-        }
+        Self { events, synchronizing, partial: Mutex::default(), phase: watch::Sender::new(Phase::Connected) }
     }
 
     pub(super) fn phase(&self) -> watch::Receiver<Phase> {
@@ -72,40 +67,22 @@ impl<E: PodEvents> Session<E> {
     }
 
     fn configure(&self, request: api::ConfigureRequest) -> api::ConfigureResponse {
-        let api::ConfigureRequest {
-            runtime_name: name,
-            runtime_version: version,
-            request_timeout,
-            ..
-        } = request;
-        let timeout = u64::try_from(request_timeout)
-            .ok()
-            .filter(|ms| *ms > 0)
-            .map(Duration::from_millis);
-        let runtime = Runtime {
-            name,
-            version,
-            request_timeout: timeout.unwrap_or(DEFAULT_REQUEST_TIMEOUT),
-        };
+        let api::ConfigureRequest { runtime_name: name, runtime_version: version, request_timeout, .. } =
+            request;
+        let timeout = u64::try_from(request_timeout).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
+        let runtime = Runtime { name, version, request_timeout: timeout.unwrap_or(DEFAULT_REQUEST_TIMEOUT) };
         self.phase.send_replace(Phase::Configured(runtime));
         api::ConfigureResponse { events: EVENTS }
     }
 
     /// Answered at once: the runtime holds up every pod of the node while it waits.
     fn synchronize(&self, request: api::SynchronizeRequest) -> api::SynchronizeResponse {
-        let api::SynchronizeRequest {
-            pods,
-            containers,
-            more,
-        } = request;
+        let api::SynchronizeRequest { pods, containers, more } = request;
         let mut partial = self.lock();
         partial.0.extend(pods.into_iter().map(Sandbox::from));
         partial.1.extend(containers.into_iter().map(Container::from));
         if more {
-            return api::SynchronizeResponse {
-                update: Vec::new(),
-                more: true,
-            };
+            return api::SynchronizeResponse { update: Vec::new(), more: true };
         }
         let (sandboxes, containers) = std::mem::take(&mut *partial);
         drop(partial);
@@ -179,18 +156,10 @@ impl<E: PodEvents> Session<E> {
         let work = async move { events.create_container(sandbox, container).await };
         let Adjustment { env } = within(self.budget(own), doing, work).await.map_err(failed)?;
         let adjust = (!env.is_empty()).then(|| api::ContainerAdjustment {
-            env: env
-                .into_iter()
-                .map(|(key, value)| api::KeyValue { key, value })
-                .collect(),
+            env: env.into_iter().map(|(key, value)| api::KeyValue { key, value }).collect(),
             ..Default::default()
         });
-        Ok(api::CreateContainerResponse {
-            adjust,
-            update: Vec::new(),
-            evict: Vec::new(),
-        }
-        .encode_to_vec())
+        Ok(api::CreateContainerResponse { adjust, update: Vec::new(), evict: Vec::new() }.encode_to_vec())
     }
 
     fn lock(&self) -> MutexGuard<'_, (Vec<Sandbox>, Vec<Container>)> {
@@ -200,12 +169,7 @@ impl<E: PodEvents> Session<E> {
 
 impl<E: PodEvents> Answers for Session<E> {
     async fn answer(self: Arc<Self>, question: Question) -> Result<Vec<u8>, Status> {
-        let Question {
-            service,
-            method,
-            payload,
-            timeout,
-        } = question;
+        let Question { service, method, payload, timeout } = question;
         if service != PLUGIN_SERVICE {
             return Err(unimplemented(&format!("service {service}")));
         }
@@ -256,10 +220,7 @@ async fn within<T: Send + 'static>(
     let mut task = tokio::spawn(work);
     if let Ok(ended) = tokio::time::timeout(budget, &mut task).await {
         return ended.unwrap_or_else(|defect| {
-            Err(format!(
-                "sriov-dra ran into a defect while {doing}: {}",
-                defect_text(defect)
-            ))
+            Err(format!("sriov-dra ran into a defect while {doing}: {}", defect_text(defect)))
         });
     }
     tracing::warn!(
@@ -270,10 +231,9 @@ async fn within<T: Send + 'static>(
     tokio::spawn(async move {
         let took_ms = begun.elapsed().as_millis();
         match task.await {
-            Ok(Ok(_)) => tracing::info!(
-                took_ms = begun.elapsed().as_millis(),
-                "done {late}, after the answer was due"
-            ),
+            Ok(Ok(_)) => {
+                tracing::info!(took_ms = begun.elapsed().as_millis(), "done {late}, after the answer was due")
+            }
             Ok(Err(error)) => tracing::warn!(took_ms, %error, "failed {late}, after the answer was due"),
             Err(defect) => tracing::error!(took_ms, error = %defect_text(defect), "defect while {late}"),
         }
@@ -300,24 +260,15 @@ fn decode<M: prost::Message + Default>(method: &str, payload: bytes::Bytes) -> R
 }
 
 fn invalid(method: &str, field: &str) -> Status {
-    Status {
-        code: code::INVALID_ARGUMENT,
-        message: format!("the request of {method} has no {field}"),
-    }
+    Status { code: code::INVALID_ARGUMENT, message: format!("the request of {method} has no {field}") }
 }
 
 fn unimplemented(what: &str) -> Status {
-    Status {
-        code: code::UNIMPLEMENTED,
-        message: format!("{what} is not served by this plugin"),
-    }
+    Status { code: code::UNIMPLEMENTED, message: format!("{what} is not served by this plugin") }
 }
 
 fn failed(sentence: String) -> Status {
-    Status {
-        code: code::UNKNOWN,
-        message: sentence,
-    }
+    Status { code: code::UNKNOWN, message: sentence }
 }
 
 impl From<api::PodSandbox> for Sandbox {
@@ -343,23 +294,8 @@ impl From<api::PodSandbox> for Sandbox {
 impl From<api::Container> for Container {
     fn from(container: api::Container) -> Self {
         use api::ContainerState::{ContainerCreated, ContainerPaused, ContainerRunning};
-        let live = matches!(
-            container.state(),
-            ContainerCreated | ContainerPaused | ContainerRunning
-        );
-        let api::Container {
-            id,
-            pod_sandbox_id: sandbox_id,
-            name,
-            env,
-            ..
-        } = container;
-        Self {
-            id,
-            sandbox_id,
-            name,
-            env,
-            live,
-        }
+        let live = matches!(container.state(), ContainerCreated | ContainerPaused | ContainerRunning);
+        let api::Container { id, pod_sandbox_id: sandbox_id, name, env, .. } = container;
+        Self { id, sandbox_id, name, env, live }
     }
 }

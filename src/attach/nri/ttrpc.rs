@@ -50,28 +50,12 @@ pub(super) fn request(stream: u32, request: &Request) -> Result<Vec<u8>, NriErro
 /// A response in bytes; one that is too long becomes an error to the caller instead of a broken connection.
 pub(super) fn response(stream: u32, outcome: Result<Vec<u8>, Status>) -> Result<Vec<u8>, NriError> {
     let response = match outcome {
-        Ok(payload) => Response {
-            status: None,
-            payload: payload.into(),
-        },
-        Err(status) => Response {
-            status: Some(status),
-            payload: Bytes::new(),
-        },
+        Ok(payload) => Response { status: None, payload: payload.into() },
+        Err(status) => Response { status: Some(status), payload: Bytes::new() },
     };
     encode(stream, RESPONSE, &response).or_else(|error| {
-        let status = Status {
-            code: code::RESOURCE_EXHAUSTED,
-            message: error.to_string(),
-        };
-        encode(
-            stream,
-            RESPONSE,
-            &Response {
-                status: Some(status),
-                payload: Bytes::new(),
-            },
-        )
+        let status = Status { code: code::RESOURCE_EXHAUSTED, message: error.to_string() };
+        encode(stream, RESPONSE, &Response { status: Some(status), payload: Bytes::new() })
     })
 }
 
@@ -82,11 +66,7 @@ pub(super) const MAX_SENT: usize = 900 << 10;
 fn encode(stream: u32, kind: u8, message: &impl prost::Message) -> Result<Vec<u8>, NriError> {
     let length = message.encoded_len();
     if length > MAX_SENT {
-        return Err(NriError::TooLong {
-            what: "ttrpc message",
-            length,
-            limit: MAX_SENT,
-        });
+        return Err(NriError::TooLong { what: "ttrpc message", length, limit: MAX_SENT });
     }
     let mut out = Vec::with_capacity(HEADER + length);
     out.extend_from_slice(&(length as u32).to_be_bytes());
@@ -116,22 +96,14 @@ impl Messages {
         let [a, b, c, d, e, f, g, h, kind, _flags] = *header;
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if length > MAX_DATA {
-            return Err(NriError::TooLong {
-                what: "ttrpc message",
-                length,
-                limit: MAX_DATA,
-            });
+            return Err(NriError::TooLong { what: "ttrpc message", length, limit: MAX_DATA });
         }
         if self.buffer.len() < HEADER + length {
             return Ok(None);
         }
         self.buffer.advance(HEADER);
         let data = self.buffer.split_to(length).freeze();
-        Ok(Some(Message {
-            stream: u32::from_be_bytes([e, f, g, h]),
-            kind,
-            data,
-        }))
+        Ok(Some(Message { stream: u32::from_be_bytes([e, f, g, h]), kind, data }))
     }
 }
 
@@ -168,24 +140,9 @@ mod tests {
 
     #[test]
     fn a_failure_is_a_response_with_a_status() {
-        let bytes = response(
-            7,
-            Err(Status {
-                code: 12,
-                message: "no".into(),
-            }),
-        )
-        .expect("short");
-        assert_eq!(
-            bytes,
-            [
-                0, 0, 0, 8, 0, 0, 0, 7, 2, 0, 0x0a, 6, 0x08, 12, 0x12, 2, b'n', b'o'
-            ]
-        );
-        assert_eq!(
-            response(9, Ok(Vec::new())).expect("short"),
-            [0, 0, 0, 0, 0, 0, 0, 9, 2, 0]
-        );
+        let bytes = response(7, Err(Status { code: 12, message: "no".into() })).expect("short");
+        assert_eq!(bytes, [0, 0, 0, 8, 0, 0, 0, 7, 2, 0, 0x0a, 6, 0x08, 12, 0x12, 2, b'n', b'o']);
+        assert_eq!(response(9, Ok(Vec::new())).expect("short"), [0, 0, 0, 0, 0, 0, 0, 9, 2, 0]);
     }
 
     #[test]
@@ -194,10 +151,7 @@ mod tests {
         let mut messages = Messages::default();
         messages.push(&bytes);
         let message = messages.next().expect("well-formed").expect("complete");
-        let status = Response::decode(message.data)
-            .expect("decodes")
-            .status
-            .expect("status");
+        let status = Response::decode(message.data).expect("decodes").status.expect("status");
         assert_eq!(status.code, code::RESOURCE_EXHAUSTED);
         assert!(status.message.contains("ttrpc message of"), "{}", status.message);
     }
@@ -220,24 +174,14 @@ mod tests {
     #[test]
     fn no_bytes_make_the_decoders_panic() {
         let mut seed = 0x9e37_79b9_7f4a_7c15;
-        let pod = api::PodSandbox {
-            id: "a".into(),
-            uid: "b".into(),
-            ..Default::default()
-        };
+        let pod = api::PodSandbox { id: "a".into(), uid: "b".into(), ..Default::default() };
         let payload = api::RunPodSandboxRequest { pod: Some(pod) }.encode_to_vec();
-        let valid = Request {
-            method: "RunPodSandbox".into(),
-            payload: payload.into(),
-            ..Request::default()
-        };
+        let valid = Request { method: "RunPodSandbox".into(), payload: payload.into(), ..Request::default() };
         let mut decoded = 0;
         for round in 0..20_000 {
             // Pure noise, and valid streams with a few bytes changed.
             let mut bytes = if round % 2 == 0 {
-                (0..random(&mut seed) % 200)
-                    .map(|_| random(&mut seed) as u8)
-                    .collect()
+                (0..random(&mut seed) % 200).map(|_| random(&mut seed) as u8).collect()
             } else {
                 frames(1, &request(1, &valid).expect("short"))
             };

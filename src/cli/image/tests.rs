@@ -16,20 +16,9 @@ fn members(tar: &[u8]) -> Vec<(String, u8, u32, String, Vec<u8>)> {
         let sum: u64 = header
             .iter()
             .enumerate()
-            .map(|(i, b)| {
-                if (148..156).contains(&i) {
-                    32
-                } else {
-                    u64::from(*b)
-                }
-            })
+            .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) })
             .sum();
-        assert_eq!(
-            sum,
-            octal(&header[148..155]),
-            "checksum of {}",
-            text(&header[..100])
-        );
+        assert_eq!(sum, octal(&header[148..155]), "checksum of {}", text(&header[..100]));
         assert_eq!(&header[257..265], b"ustar\x0000");
         let size = usize::try_from(octal(&header[124..136])).unwrap();
         found.push((
@@ -60,20 +49,11 @@ fn elf(machine: u16, segment: u32) -> Vec<u8> {
 #[test]
 fn every_digest_in_the_archive_leads_to_the_blob_with_that_checksum_and_the_executable_is_in_the_layer() {
     let executable = elf(62, 1);
-    let bytes = archive(&driver_image(
-        "localhost/sriov-dra:0.1.0",
-        "amd64",
-        executable.clone(),
-    ))
-    .unwrap();
+    let bytes = archive(&driver_image("localhost/sriov-dra:0.1.0", "amd64", executable.clone())).unwrap();
     let files: BTreeMap<String, Vec<u8>> = members(&bytes).into_iter().map(|m| (m.0, m.4)).collect();
     let json = |path: &str| -> Value { serde_json::from_slice(&files[path]).unwrap() };
     let follow = |descriptor: &Value| -> Vec<u8> {
-        let sha = descriptor["digest"]
-            .as_str()
-            .unwrap()
-            .strip_prefix("sha256:")
-            .unwrap();
+        let sha = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
         let blob = files[&format!("blobs/sha256/{sha}")].clone();
         let sum: String = Sha256::digest(&blob).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(sum, sha);
@@ -83,14 +63,8 @@ fn every_digest_in_the_archive_leads_to_the_blob_with_that_checksum_and_the_exec
 
     assert_eq!(json("oci-layout"), json!({ "imageLayoutVersion": "1.0.0" }));
     let listed = &json("index.json")["manifests"][0];
-    assert_eq!(
-        listed["annotations"]["io.containerd.image.name"],
-        "localhost/sriov-dra:0.1.0"
-    );
-    assert_eq!(
-        listed["annotations"]["org.opencontainers.image.ref.name"],
-        "0.1.0"
-    );
+    assert_eq!(listed["annotations"]["io.containerd.image.name"], "localhost/sriov-dra:0.1.0");
+    assert_eq!(listed["annotations"]["org.opencontainers.image.ref.name"], "0.1.0");
     let manifest: Value = serde_json::from_slice(&follow(listed)).unwrap();
     let config: Value = serde_json::from_slice(&follow(&manifest["config"])).unwrap();
     let layer = follow(&manifest["layers"][0]);
@@ -100,18 +74,12 @@ fn every_digest_in_the_archive_leads_to_the_blob_with_that_checksum_and_the_exec
     );
     assert_eq!(config["config"]["Entrypoint"], json!(["/sriov-dra"]));
     assert_eq!(config["architecture"], "amd64");
-    assert_eq!(
-        members(&layer),
-        [("sriov-dra".to_owned(), b'0', 0o755, String::new(), executable)]
-    );
+    assert_eq!(members(&layer), [("sriov-dra".to_owned(), b'0', 0o755, String::new(), executable)]);
 
     let docker = &json("manifest.json")[0];
     assert_eq!(docker["RepoTags"], json!(["localhost/sriov-dra:0.1.0"]));
     assert_eq!(files[docker["Layers"][0].as_str().unwrap()], layer);
-    assert_eq!(
-        serde_json::from_slice::<Value>(&files[docker["Config"].as_str().unwrap()]).unwrap(),
-        config
-    );
+    assert_eq!(serde_json::from_slice::<Value>(&files[docker["Config"].as_str().unwrap()]).unwrap(), config);
 }
 
 #[test]
@@ -134,19 +102,10 @@ fn folders_files_and_links_survive_the_machines_own_tar() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.tar");
     fs::write(&file, tar.finish()).unwrap();
-    let done = Command::new("tar")
-        .arg("-xf")
-        .arg(&file)
-        .arg("-C")
-        .arg(folder.path())
-        .status()
-        .unwrap();
+    let done = Command::new("tar").arg("-xf").arg(&file).arg("-C").arg(folder.path()).status().unwrap();
     assert!(done.success());
     assert_eq!(fs::read(folder.path().join("bin/tool")).unwrap(), vec![7; 513]);
-    assert_eq!(
-        fs::read_link(folder.path().join("bin/sh")).unwrap(),
-        Path::new("tool")
-    );
+    assert_eq!(fs::read_link(folder.path().join("bin/sh")).unwrap(), Path::new("tool"));
     assert_eq!(fs::read(folder.path().join("empty")).unwrap(), b"");
 }
 
@@ -154,12 +113,7 @@ fn folders_files_and_links_survive_the_machines_own_tar() {
 fn names_that_do_not_fit_a_header_are_refused_and_leave_the_archive_as_it_was() {
     let mut tar = Tar::new();
     let long = "x".repeat(101);
-    assert!(
-        tar.push(&Entry::file(&long, 0o644, ""))
-            .unwrap_err()
-            .to_string()
-            .contains("room for 100 bytes")
-    );
+    assert!(tar.push(&Entry::file(&long, 0o644, "")).unwrap_err().to_string().contains("room for 100 bytes"));
     assert!(tar.push(&Entry::symlink("a", long)).is_err());
     assert_eq!(tar.finish(), vec![0; 1024]);
 }
@@ -177,11 +131,8 @@ fn a_file_that_can_not_run_in_an_empty_image_is_refused_with_the_reason() {
         let binary = folder.path().join("binary");
         let output = folder.path().join("image.tar");
         fs::write(&binary, content).unwrap();
-        let args = ImageArgs {
-            output: output.clone(),
-            tag: "localhost/a:1".to_owned(),
-            binary: Some(binary),
-        };
+        let args =
+            ImageArgs { output: output.clone(), tag: "localhost/a:1".to_owned(), binary: Some(binary) };
         let error = run(&args).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
         assert!(!output.exists(), "a refused image leaves no archive");
@@ -191,11 +142,7 @@ fn a_file_that_can_not_run_in_an_empty_image_is_refused_with_the_reason() {
 
 #[test]
 fn tags_follow_the_grammar_of_image_references() {
-    for good in [
-        "localhost/sriov-dra:0.1.0",
-        "example.com:5000/team/sriov-dra:v1",
-        "10.0.0.1/a_b:A.b-c",
-    ] {
+    for good in ["localhost/sriov-dra:0.1.0", "example.com:5000/team/sriov-dra:v1", "10.0.0.1/a_b:A.b-c"] {
         assert!(check_tag(good).is_ok(), "{good}");
     }
     for bad in [
@@ -216,10 +163,7 @@ fn tags_follow_the_grammar_of_image_references() {
         "-x.y/a:1",
     ] {
         let error = check_tag(bad).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("{bad:?} is not an image name")),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("{bad:?} is not an image name")), "{error}");
     }
 }
 
@@ -227,20 +171,8 @@ fn tags_follow_the_grammar_of_image_references() {
 fn this_static_executable_makes_an_image_and_the_archive_takes_its_place_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("image.tar");
-    let args = ImageArgs {
-        output: output.clone(),
-        tag: "localhost/a:1".to_owned(),
-        binary: None,
-    };
+    let args = ImageArgs { output: output.clone(), tag: "localhost/a:1".to_owned(), binary: None };
     run(&args).unwrap();
-    assert!(
-        members(&fs::read(&output).unwrap())
-            .iter()
-            .any(|m| m.0 == "index.json")
-    );
-    assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
-        1,
-        "nothing is left beside it"
-    );
+    assert!(members(&fs::read(&output).unwrap()).iter().any(|m| m.0 == "index.json"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
 }

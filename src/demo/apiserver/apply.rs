@@ -16,11 +16,7 @@ use super::status::ApiError;
 pub fn apply(live: &Value, wanted: &Value, manager: &Manager, force: bool) -> Result<Value, ApiError> {
     let mut managers = Managers::of(live);
     let wants = leaves(wanted);
-    let had = managers
-        .0
-        .get(manager)
-        .map(|(set, _)| set.clone())
-        .unwrap_or_default();
+    let had = managers.0.get(manager).map(|(set, _)| set.clone()).unwrap_or_default();
 
     let mut conflicts = Vec::new();
     for (other, (set, _)) in managers.0.iter_mut().filter(|(other, _)| *other != manager) {

@@ -17,25 +17,13 @@ pub fn answer(path: &str) -> Option<Value> {
         "/api" => Some(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})),
         "/api/v1" => Some(resource_list("", "v1")),
         "/apis" => Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups()})),
-        path => match path
-            .strip_prefix("/apis/")?
-            .split('/')
-            .collect::<Vec<_>>()
-            .as_slice()
-        {
-            [group] => groups()
-                .into_iter()
-                .find(|g| g["name"] == *group)
-                .map(|mut found| {
-                    found["kind"] = json!("APIGroup");
-                    found["apiVersion"] = json!("v1");
-                    found
-                }),
-            [group, version]
-                if RESOURCES
-                    .iter()
-                    .any(|r| r.group == *group && r.version == *version) =>
-            {
+        path => match path.strip_prefix("/apis/")?.split('/').collect::<Vec<_>>().as_slice() {
+            [group] => groups().into_iter().find(|g| g["name"] == *group).map(|mut found| {
+                found["kind"] = json!("APIGroup");
+                found["apiVersion"] = json!("v1");
+                found
+            }),
+            [group, version] if RESOURCES.iter().any(|r| r.group == *group && r.version == *version) => {
                 Some(resource_list(group, version))
             }
             _ => None,
@@ -52,11 +40,8 @@ fn version() -> Value {
 }
 
 fn groups() -> Vec<Value> {
-    let names: BTreeSet<(&str, &str)> = RESOURCES
-        .iter()
-        .filter(|r| !r.group.is_empty())
-        .map(|r| (r.group, r.version))
-        .collect();
+    let names: BTreeSet<(&str, &str)> =
+        RESOURCES.iter().filter(|r| !r.group.is_empty()).map(|r| (r.group, r.version)).collect();
     names
         .into_iter()
         .map(|(group, version)| {
@@ -67,21 +52,10 @@ fn groups() -> Vec<Value> {
 }
 
 fn resource_list(group: &str, version: &str) -> Value {
-    const VERBS: [&str; 8] = [
-        "create",
-        "delete",
-        "deletecollection",
-        "get",
-        "list",
-        "patch",
-        "update",
-        "watch",
-    ];
+    const VERBS: [&str; 8] =
+        ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
     let mut resources = Vec::new();
-    for resource in RESOURCES
-        .iter()
-        .filter(|r| r.group == group && r.version == version)
-    {
+    for resource in RESOURCES.iter().filter(|r| r.group == group && r.version == version) {
         resources.push(json!({
             "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
             "kind": resource.kind, "verbs": VERBS,
@@ -93,10 +67,6 @@ fn resource_list(group: &str, version: &str) -> Value {
             }));
         }
     }
-    let group_version = if group.is_empty() {
-        version.to_owned()
-    } else {
-        format!("{group}/{version}")
-    };
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
 }

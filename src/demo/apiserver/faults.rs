@@ -58,9 +58,7 @@ pub struct Faults {
 
 impl std::fmt::Debug for Faults {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Faults")
-            .field("rules", &lock(&self.rules).len())
-            .finish_non_exhaustive()
+        f.debug_struct("Faults").field("rules", &lock(&self.rules).len()).finish_non_exhaustive()
     }
 }
 
@@ -89,10 +87,7 @@ impl Faults {
 
     /// Writes to a resource among [`Faults::requests`].
     pub fn writes(&self, plural: &str) -> Vec<Logged> {
-        self.requests()
-            .into_iter()
-            .filter(|request| request.is_write() && request.is_about(plural))
-            .collect()
+        self.requests().into_iter().filter(|request| request.is_write() && request.is_about(plural)).collect()
     }
 
     /// Empties the log.
@@ -103,9 +98,7 @@ impl Faults {
     pub(super) fn arrives(&self, request: &Logged) -> Option<Fault> {
         lock(&self.log).push(request.clone());
         let mut rules = lock(&self.rules);
-        let rule = rules
-            .iter_mut()
-            .find(|(times, matches, _)| *times > 0 && matches(request))?;
+        let rule = rules.iter_mut().find(|(times, matches, _)| *times > 0 && matches(request))?;
         rule.0 -= 1;
         let fault = rule.2.clone();
         rules.retain(|(times, ..)| *times > 0);

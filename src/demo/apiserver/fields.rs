@@ -47,10 +47,7 @@ pub fn list_at(path: &[Step]) -> List {
         [.., "conditions"] => List::Map(&["type"]),
         ["status", "reservedFor"] | ["metadata", "ownerReferences"] => List::Map(&["uid"]),
         ["metadata", "finalizers"] => List::Set,
-        [
-            "spec",
-            "containers" | "initContainers" | "volumes" | "resourceClaims",
-        ] => List::Map(&["name"]),
+        ["spec", "containers" | "initContainers" | "volumes" | "resourceClaims"] => List::Map(&["name"]),
         _ => List::Atomic,
     }
 }
@@ -80,10 +77,7 @@ pub fn step_to(list: List, item: &Value) -> Option<Step> {
 pub fn leaves(object: &Value) -> FieldSet {
     let mut set = FieldSet::new();
     if let Value::Object(map) = object {
-        for (key, value) in map
-            .iter()
-            .filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str()))
-        {
+        for (key, value) in map.iter().filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str())) {
             collect(&mut vec![Step::Field(key.clone())], value, &mut set);
         }
     }
@@ -147,9 +141,7 @@ pub fn get<'a>(object: &'a Value, path: &[Step]) -> Option<&'a Value> {
             Step::Field(name) => at.get(name)?,
             step => {
                 let list = list_at(&path[..depth]);
-                at.as_array()?
-                    .iter()
-                    .find(|item| step_to(list, item).as_ref() == Some(step))?
+                at.as_array()?.iter().find(|item| step_to(list, item).as_ref() == Some(step))?
             }
         };
     }
@@ -178,9 +170,7 @@ fn remove_below(at: &mut Value, path: &[Step], depth: usize) {
         }
         (step, Value::Array(items)) => {
             let list = list_at(&path[..depth]);
-            let index = items
-                .iter()
-                .position(|item| step_to(list, item).as_ref() == Some(step));
+            let index = items.iter().position(|item| step_to(list, item).as_ref() == Some(step));
             match index {
                 Some(index) if last => {
                     items.remove(index);
@@ -211,15 +201,9 @@ pub struct Manager {
 impl Managers {
     /// Reads `metadata.managedFields`.
     pub fn of(object: &Value) -> Self {
-        let entries = object
-            .pointer("/metadata/managedFields")
-            .and_then(Value::as_array);
+        let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
         let read = entries.into_iter().flatten().map(|entry| {
-            let operation = if str_at(entry, "/operation") == "Apply" {
-                "Apply"
-            } else {
-                "Update"
-            };
+            let operation = if str_at(entry, "/operation") == "Apply" { "Apply" } else { "Update" };
             let manager = Manager {
                 name: str_at(entry, "/manager").to_owned(),
                 operation,
@@ -235,20 +219,16 @@ impl Managers {
     /// Writes `metadata.managedFields`.
     pub fn write_to(&self, object: &mut Value) {
         let api_version = object["apiVersion"].clone();
-        let entries = self
-            .0
-            .iter()
-            .filter(|(_, (set, _))| !set.is_empty())
-            .map(|(manager, (set, time))| {
-                let mut entry = json!({
-                    "manager": manager.name, "operation": manager.operation, "apiVersion": api_version,
-                    "time": time, "fieldsType": "FieldsV1", "fieldsV1": encode(set),
-                });
-                if !manager.subresource.is_empty() {
-                    entry["subresource"] = json!(manager.subresource);
-                }
-                entry
+        let entries = self.0.iter().filter(|(_, (set, _))| !set.is_empty()).map(|(manager, (set, time))| {
+            let mut entry = json!({
+                "manager": manager.name, "operation": manager.operation, "apiVersion": api_version,
+                "time": time, "fieldsType": "FieldsV1", "fieldsV1": encode(set),
             });
+            if !manager.subresource.is_empty() {
+                entry["subresource"] = json!(manager.subresource);
+            }
+            entry
+        });
         let entries: Vec<Value> = entries.collect();
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove("managedFields");
@@ -332,9 +312,7 @@ pub fn display(path: &[Step]) -> String {
             Step::Field(name) => text.push_str(&format!(".{name}")),
             Step::Key(key) => text.push_str(&format!(
                 "[{}]",
-                key.trim_matches(['{', '}'])
-                    .replace("\":", "\"=")
-                    .replace('"', "")
+                key.trim_matches(['{', '}']).replace("\":", "\"=").replace('"', "")
             )),
             Step::Item(item) => text.push_str(&format!("[={item}]")),
         }

@@ -33,21 +33,12 @@ struct Dropped;
 pub async fn connection(io: impl Read + Write + Unpin, shared: Arc<Shared>) {
     let service = service_fn(|request| serve(request, shared.clone()));
     // An error is a client that went away, or a connection dropped on purpose.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .serve_connection(io, service)
-        .await;
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
 }
 
 async fn serve(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Dropped> {
     let (parts, body) = request.into_parts();
-    let header = |name| {
-        parts
-            .headers
-            .get(name)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let header = |name| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let logged = Logged {
         method: parts.method.to_string(),
         path: parts.uri.path().to_owned(),
@@ -96,9 +87,7 @@ fn answer(
     if method == Method::GET && query.is_set("watch") {
         let events = watch::watch(&shared.store, &target, &query)?;
         let mut response = Response::new(events.boxed_unsync());
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         return Ok(response);
     }
     let call = Call {
@@ -132,11 +121,7 @@ fn verb(method: &Method, content_type: &str, body: &Bytes, target: &Target, call
             call.patch(name, kind, parse(kind == PatchKind::Apply, body)?)
         }
         (&Method::DELETE, Some(name)) if !target.is_status() => {
-            let options = if body.is_empty() {
-                json!({})
-            } else {
-                read(media_type, body)?
-            };
+            let options = if body.is_empty() { json!({}) } else { read(media_type, body)? };
             call.delete(name, &options)
         }
         (&Method::DELETE, None) => call.delete_collection(),
@@ -148,9 +133,7 @@ fn read(media_type: &str, body: &Bytes) -> Result<Value, ApiError> {
     match media_type {
         "" | "application/json" => parse(false, body),
         "application/yaml" => parse(true, body),
-        _ => Err(ApiError::unsupported_media_type(
-            "application/json, application/yaml",
-        )),
+        _ => Err(ApiError::unsupported_media_type("application/json, application/yaml")),
     }
 }
 
@@ -175,9 +158,7 @@ fn json_answer(code: u16, body: &Value) -> Response<Body> {
     let mut response = Response::new(full(body.to_string()));
     *response.status_mut() =
         http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }
 

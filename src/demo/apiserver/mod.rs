@@ -103,13 +103,7 @@ impl ApiServer {
     ) -> Result<Self, Error> {
         let name = format!("{address:?}");
         let listener = TcpListener::bind(address).await;
-        Self::serve(
-            Listener::Tcp(listener.map_err(|source| Error::Listen {
-                address: name,
-                source,
-            })?),
-            store,
-        )
+        Self::serve(Listener::Tcp(listener.map_err(|source| Error::Listen { address: name, source })?), store)
     }
 
     /// A server on a listener of the caller.
@@ -117,9 +111,7 @@ impl ApiServer {
         let address = match &listener {
             Listener::Tcp(tcp) => tcp.local_addr().map(Address::Tcp),
             Listener::Unix(unix) => {
-                let path = unix
-                    .local_addr()
-                    .map(|a| a.as_pathname().map(PathBuf::from).unwrap_or_default());
+                let path = unix.local_addr().map(|a| a.as_pathname().map(PathBuf::from).unwrap_or_default());
                 path.map(Address::Unix)
             }
         };
@@ -127,18 +119,10 @@ impl ApiServer {
             address: "the listener that was handed over".to_owned(),
             source,
         })?;
-        let shared = Arc::new(Shared {
-            store,
-            faults: Faults::default(),
-        });
+        let shared = Arc::new(Shared { store, faults: Faults::default() });
         let stop = CancellationToken::new();
         let task = tokio::spawn(accept(listener, shared.clone(), stop.clone()));
-        Ok(Self {
-            shared,
-            address,
-            stop,
-            task: Some(task),
-        })
+        Ok(Self { shared, address, stop, task: Some(task) })
     }
 
     /// `http://127.0.0.1:12345`
@@ -165,10 +149,7 @@ impl ApiServer {
             source: Box::new(kube::Error::HttpError(source.into())),
         })?;
         let client = kube::Client::try_from(kube::Config::new(uri));
-        client.map_err(|source| Error::Client {
-            url,
-            source: Box::new(source),
-        })
+        client.map_err(|source| Error::Client { url, source: Box::new(source) })
     }
 
     /// A kubeconfig for other processes, as YAML.

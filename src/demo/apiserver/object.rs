@@ -8,18 +8,13 @@ use super::resources::Resource;
 
 /// The text at a JSON pointer; empty if there is none.
 pub fn str_at<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Now, with the seconds that Kubernetes keeps.
 pub fn now() -> String {
     let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_second(now.as_second())
-        .unwrap_or(now)
-        .to_string()
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
 }
 
 /// Fills in what an object has that wasn't born through the API.
@@ -27,11 +22,9 @@ pub fn born(resource: &Resource, mut object: Value) -> Value {
     object["apiVersion"] = json!(resource.api_version());
     object["kind"] = json!(resource.kind);
     let metadata = &mut object["metadata"];
-    for (field, value) in [
-        ("uid", json!(uid())),
-        ("creationTimestamp", json!(now())),
-        ("generation", json!(1)),
-    ] {
+    for (field, value) in
+        [("uid", json!(uid())), ("creationTimestamp", json!(now())), ("generation", json!(1))]
+    {
         if metadata[field].is_null() {
             metadata[field] = value;
         }

@@ -21,11 +21,8 @@ pub struct Target {
 impl Target {
     /// Reads a path; `None` for one that names no resource.
     pub fn parse(path: &str) -> Option<Self> {
-        let parts: Vec<String> = path
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .map(|part| decode(part, false))
-            .collect();
+        let parts: Vec<String> =
+            path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] => ("", *version, rest),
@@ -73,8 +70,7 @@ impl Query {
         let mut all = BTreeMap::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            all.entry(decode(name, true))
-                .or_insert_with(|| decode(value, true));
+            all.entry(decode(name, true)).or_insert_with(|| decode(value, true));
         }
         Self(all)
     }
@@ -133,10 +129,7 @@ mod tests {
             ("a", Some("b"), true)
         );
         let namespace = Target::parse("/api/v1/namespaces/a").unwrap();
-        assert_eq!(
-            (namespace.resource.kind, namespace.name.as_deref()),
-            ("Namespace", Some("a"))
-        );
+        assert_eq!((namespace.resource.kind, namespace.name.as_deref()), ("Namespace", Some("a")));
         assert!(Target::parse("/api/v1/namespaces/a/status").unwrap().is_status());
         assert!(Target::parse("/api/v1/pods").unwrap().name.is_none());
     }

@@ -37,11 +37,7 @@ impl Resource {
 
     /// `pods`, `resourceclaims.resource.k8s.io`: what messages say.
     pub fn qualified(&self) -> String {
-        if self.group.is_empty() {
-            self.plural.to_owned()
-        } else {
-            format!("{}.{}", self.plural, self.group)
-        }
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
     }
 
     /// The object as a server keeps it: fields of the wrong type are an error, unknown fields are dropped.
@@ -78,7 +74,5 @@ resources! {
 
 /// The resource of a path.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
-    RESOURCES
-        .iter()
-        .find(|r| r.group == group && r.version == version && r.plural == plural)
+    RESOURCES.iter().find(|r| r.group == group && r.version == version && r.plural == plural)
 }

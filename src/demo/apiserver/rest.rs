@@ -46,23 +46,17 @@ impl Call<'_> {
     pub fn get(&self, name: &str) -> Answer {
         let key = self.key(name);
         let object = self.store.with(|objects| objects.get(&key));
-        object
-            .map(|object| (200, object))
-            .ok_or_else(|| ApiError::not_found(self.target.resource, name))
+        object.map(|object| (200, object)).ok_or_else(|| ApiError::not_found(self.target.resource, name))
     }
 
     /// GET of a collection.
     pub fn list(&self) -> Answer {
         let resource = self.target.resource;
         let selector = Selector::parse(resource, self.query)?;
-        let (version, objects) = self
-            .store
-            .with(|objects| (objects.version, objects.list(resource, &self.target.namespace)));
-        let items: Vec<&Value> = objects
-            .iter()
-            .map(|(_, object)| &**object)
-            .filter(|object| selector.matches(object))
-            .collect();
+        let (version, objects) =
+            self.store.with(|objects| (objects.version, objects.list(resource, &self.target.namespace)));
+        let items: Vec<&Value> =
+            objects.iter().map(|(_, object)| &**object).filter(|object| selector.matches(object)).collect();
         let list = json!({
             "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
             "metadata": {"resourceVersion": version.to_string()}, "items": items,
@@ -76,22 +70,12 @@ impl Call<'_> {
         let mut object = self.decoded(body)?;
         let metadata = &mut object["metadata"];
         if metadata["name"].is_null() && !metadata["generateName"].is_null() {
-            metadata["name"] = json!(generated_name(
-                metadata["generateName"].as_str().unwrap_or_default()
-            ));
+            metadata["name"] = json!(generated_name(metadata["generateName"].as_str().unwrap_or_default()));
         }
         if !metadata["resourceVersion"].is_null() {
-            return Err(ApiError::bad_request(
-                "resourceVersion should not be set on objects to be created",
-            ));
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        for field in [
-            "uid",
-            "creationTimestamp",
-            "generation",
-            "deletionTimestamp",
-            "managedFields",
-        ] {
+        for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "managedFields"] {
             metadata[field] = Value::Null;
         }
         match resource.kind {
@@ -153,10 +137,7 @@ impl Call<'_> {
             let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
             return Err(ApiError::bad_request(message));
         }
-        if !wanted
-            .pointer("/metadata/managedFields")
-            .is_none_or(Value::is_null)
-        {
+        if !wanted.pointer("/metadata/managedFields").is_none_or(Value::is_null) {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
         // Decoding fills in required members; those aren't what the manager wants.
@@ -338,11 +319,7 @@ impl Call<'_> {
     }
 
     fn committed(&self, objects: &mut Objects, key: Key, object: Value) -> Arc<Value> {
-        if self.query.get("dryRun").is_empty() {
-            objects.put(key, object)
-        } else {
-            Arc::new(object)
-        }
+        if self.query.get("dryRun").is_empty() { objects.put(key, object) } else { Arc::new(object) }
     }
 
     /// The object after the webhooks, typed again: they may have left `null`s.
@@ -355,9 +332,7 @@ impl Call<'_> {
         let kind = self.target.resource.kind;
         let typed = self.target.resource.typed(object);
         typed.map(without_nulls).map_err(|error| {
-            ApiError::bad_request(format!(
-                "{kind} in version \"v1\" cannot be handled as a {kind}: {error}"
-            ))
+            ApiError::bad_request(format!("{kind} in version \"v1\" cannot be handled as a {kind}: {error}"))
         })
     }
 
@@ -365,14 +340,10 @@ impl Call<'_> {
     fn decoded(&self, mut body: Value) -> Result<Value, ApiError> {
         let resource = self.target.resource;
         if !body.is_object() {
-            return Err(ApiError::bad_request(
-                "the body of the request is not a JSON object",
-            ));
+            return Err(ApiError::bad_request("the body of the request is not a JSON object"));
         }
-        for (field, expected) in [
-            ("kind", resource.kind.to_owned()),
-            ("apiVersion", resource.api_version()),
-        ] {
+        for (field, expected) in [("kind", resource.kind.to_owned()), ("apiVersion", resource.api_version())]
+        {
             match body[field].as_str() {
                 None => body[field] = json!(expected),
                 Some(given) if given == expected => {}
@@ -414,11 +385,7 @@ impl Call<'_> {
         };
         let missing =
             self.target.resource.namespaced && objects.get(&Key::new(namespaces, "", namespace)).is_none();
-        if missing {
-            Err(ApiError::not_found(namespaces, namespace))
-        } else {
-            Ok(())
-        }
+        if missing { Err(ApiError::not_found(namespaces, namespace)) } else { Ok(()) }
     }
 
     fn precondition(&self, name: &str, field: &str, wanted: &Value, have: &Value) -> ApiError {
@@ -435,11 +402,7 @@ impl Call<'_> {
             name => name,
         };
         let name = if name.is_empty() { "unknown" } else { name }.to_owned();
-        Manager {
-            name,
-            operation,
-            subresource: self.target.subresource.clone().unwrap_or_default(),
-        }
+        Manager { name, operation, subresource: self.target.subresource.clone().unwrap_or_default() }
     }
 
     fn key(&self, name: &str) -> Key {
@@ -451,20 +414,12 @@ impl Call<'_> {
 fn only_sent(sent: &Value, typed: Value) -> Value {
     match (sent, typed) {
         (Value::Object(sent), Value::Object(typed)) => {
-            let kept = typed
-                .into_iter()
-                .filter_map(|(key, value)| Some((sent.get(&key)?, key, value)));
-            Value::Object(
-                kept.map(|(sent, key, value)| (key, only_sent(sent, value)))
-                    .collect(),
-            )
+            let kept = typed.into_iter().filter_map(|(key, value)| Some((sent.get(&key)?, key, value)));
+            Value::Object(kept.map(|(sent, key, value)| (key, only_sent(sent, value))).collect())
         }
-        (Value::Array(sent), Value::Array(typed)) => Value::Array(
-            sent.iter()
-                .zip(typed)
-                .map(|(sent, typed)| only_sent(sent, typed))
-                .collect(),
-        ),
+        (Value::Array(sent), Value::Array(typed)) => {
+            Value::Array(sent.iter().zip(typed).map(|(sent, typed)| only_sent(sent, typed)).collect())
+        }
         (_, typed) => typed,
     }
 }
@@ -488,11 +443,7 @@ fn is_finished(object: &Value) -> bool {
 fn unknown_field(path: &str, sent: &Value, kept: &Value) -> Option<String> {
     match (sent, kept) {
         (Value::Object(sent), Value::Object(kept)) => sent.iter().find_map(|(key, value)| {
-            let path = if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{path}.{key}")
-            };
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             let empty = value.as_array().is_some_and(Vec::is_empty)
                 || value.as_object().is_some_and(|m| m.is_empty());
             match kept.get(key) {

@@ -24,15 +24,10 @@ impl Selector {
         let mut all = Vec::new();
         for (field, value, equal) in parts(query.get("fieldSelector"))? {
             let known = ["metadata.name", "metadata.namespace"].contains(&field)
-                || matches!(
-                    (resource.kind, field),
-                    ("ResourceSlice", "spec.driver" | "spec.nodeName")
-                )
+                || matches!((resource.kind, field), ("ResourceSlice", "spec.driver" | "spec.nodeName"))
                 || matches!((resource.kind, field), ("Pod", "spec.nodeName" | "status.phase"));
             if !known {
-                return Err(ApiError::bad_request(format!(
-                    "field label not supported: {field}"
-                )));
+                return Err(ApiError::bad_request(format!("field label not supported: {field}")));
             }
             all.push(Condition {
                 pointer: format!("/{}", field.replace('.', "/")),
@@ -54,11 +49,7 @@ impl Selector {
     /// And the object has this name, if any is given.
     pub fn and_name(mut self, name: Option<String>) -> Self {
         let pointer = "/metadata/name".to_owned();
-        self.0.extend(name.map(|value| Condition {
-            pointer,
-            value,
-            equal: true,
-        }));
+        self.0.extend(name.map(|value| Condition { pointer, value, equal: true }));
         self
     }
 
@@ -80,11 +71,9 @@ fn parts(text: &str) -> Result<Vec<(&str, &str, bool)>, ApiError> {
             let split = part.split_once("!=").map(|(name, value)| (name, value, false));
             let split = split.or_else(|| part.split_once("==").map(|(name, value)| (name, value, true)));
             let split = split.or_else(|| part.split_once('=').map(|(name, value)| (name, value, true)));
-            split
-                .map(|(name, value, equal)| (name.trim(), value.trim(), equal))
-                .ok_or_else(|| {
-                    ApiError::bad_request(format!("invalid selector: {part:?}; can't understand it"))
-                })
+            split.map(|(name, value, equal)| (name.trim(), value.trim(), equal)).ok_or_else(|| {
+                ApiError::bad_request(format!("invalid selector: {part:?}; can't understand it"))
+            })
         })
         .collect()
 }

@@ -28,26 +28,15 @@ pub struct FieldError {
 impl FieldError {
     /// It must be there.
     pub fn required(field: impl Into<String>, detail: &str) -> Self {
-        let message = if detail.is_empty() {
-            "Required value".to_owned()
-        } else {
-            format!("Required value: {detail}")
-        };
-        Self {
-            reason: "FieldValueRequired",
-            field: field.into(),
-            message,
-        }
+        let message =
+            if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
+        Self { reason: "FieldValueRequired", field: field.into(), message }
     }
 
     /// Its value is malformed.
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
         let message = format!("Invalid value: {value}: {detail}");
-        Self {
-            reason: "FieldValueInvalid",
-            field: field.into(),
-            message,
-        }
+        Self { reason: "FieldValueInvalid", field: field.into(), message }
     }
 
     /// It is a second one.
@@ -62,62 +51,34 @@ impl FieldError {
     /// A list is too long.
     pub fn too_many(field: impl Into<String>, have: usize, most: usize) -> Self {
         let message = format!("Too many: {have}: must have at most {most} items");
-        Self {
-            reason: "FieldValueTooMany",
-            field: field.into(),
-            message,
-        }
+        Self { reason: "FieldValueTooMany", field: field.into(), message }
     }
 
     /// A text is too long.
     pub fn too_long(field: impl Into<String>, most: usize) -> Self {
         let message = format!("Too long: may not be more than {most} bytes");
-        Self {
-            reason: "FieldValueTooLong",
-            field: field.into(),
-            message,
-        }
+        Self { reason: "FieldValueTooLong", field: field.into(), message }
     }
 }
 
 impl ApiError {
     fn of(resource: &Resource, name: &str, code: u16, reason: &'static str, message: String) -> Self {
         let details = json!({"name": name, "group": resource.group, "kind": resource.plural});
-        Self {
-            code,
-            reason,
-            message,
-            details,
-        }
+        Self { code, reason, message, details }
     }
 
     fn plain(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason,
-            message: message.into(),
-            details: json!({}),
-        }
+        Self { code, reason, message: message.into(), details: json!({}) }
     }
 
     /// 404 for an object.
     pub fn not_found(resource: &Resource, name: &str) -> Self {
-        Self::of(
-            resource,
-            name,
-            404,
-            "NotFound",
-            format!("{} {name:?} not found", resource.qualified()),
-        )
+        Self::of(resource, name, 404, "NotFound", format!("{} {name:?} not found", resource.qualified()))
     }
 
     /// 404 for a path.
     pub fn no_such_path() -> Self {
-        Self::plain(
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        )
+        Self::plain(404, "NotFound", "the server could not find the requested resource")
     }
 
     /// 409 at create.
@@ -133,10 +94,7 @@ impl ApiError {
 
     /// 409 at update or delete.
     pub fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
-        let message = format!(
-            "Operation cannot be fulfilled on {} {name:?}: {why}",
-            resource.qualified()
-        );
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", resource.qualified());
         Self::of(resource, name, 409, "Conflict", message)
     }
 
@@ -149,22 +107,10 @@ impl ApiError {
                 json!({"reason": "FieldManagerConflict", "message": message, "field": field})
             })
             .collect();
-        let list: Vec<String> = fields
-            .iter()
-            .map(|(m, f)| format!("conflict with {m:?}: {f}"))
-            .collect();
-        let word = if fields.len() == 1 {
-            "conflict"
-        } else {
-            "conflicts"
-        };
+        let list: Vec<String> = fields.iter().map(|(m, f)| format!("conflict with {m:?}: {f}")).collect();
+        let word = if fields.len() == 1 { "conflict" } else { "conflicts" };
         let message = format!("Apply failed with {} {word}: {}", fields.len(), list.join(", "));
-        Self {
-            code: 409,
-            reason: "Conflict",
-            message,
-            details: json!({"causes": causes}),
-        }
+        Self { code: 409, reason: "Conflict", message, details: json!({"causes": causes}) }
     }
 
     /// 422 with the fields.
@@ -174,10 +120,8 @@ impl ApiError {
         } else {
             format!("{}.{}", resource.kind, resource.group)
         };
-        let list: Vec<String> = errors
-            .iter()
-            .map(|error| format!("{}: {}", error.field, error.message))
-            .collect();
+        let list: Vec<String> =
+            errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
         let list = match list.as_slice() {
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),
@@ -207,20 +151,12 @@ impl ApiError {
 
     /// 410: the watch asks for changes that are forgotten.
     pub fn expired(version: u64, oldest: u64) -> Self {
-        Self::plain(
-            410,
-            "Expired",
-            format!("too old resource version: {version} ({oldest})"),
-        )
+        Self::plain(410, "Expired", format!("too old resource version: {version} ({oldest})"))
     }
 
     /// 413
     pub fn too_large(limit: usize) -> Self {
-        Self::plain(
-            413,
-            "RequestEntityTooLarge",
-            format!("Request entity too large: limit is {limit}"),
-        )
+        Self::plain(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit}"))
     }
 
     /// 415

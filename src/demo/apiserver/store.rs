@@ -28,27 +28,14 @@ pub struct Key {
 impl Key {
     /// The place of `name`; the namespace of a cluster-scoped object is ignored.
     pub fn new(resource: &'static Resource, namespace: &str, name: &str) -> Self {
-        let index = RESOURCES
-            .iter()
-            .position(|r| std::ptr::eq(r, resource))
-            .unwrap_or(usize::MAX);
-        let namespace = if resource.namespaced {
-            namespace.to_owned()
-        } else {
-            String::new()
-        };
-        Self {
-            resource: index,
-            namespace,
-            name: name.to_owned(),
-        }
+        let index = RESOURCES.iter().position(|r| std::ptr::eq(r, resource)).unwrap_or(usize::MAX);
+        let namespace = if resource.namespaced { namespace.to_owned() } else { String::new() };
+        Self { resource: index, namespace, name: name.to_owned() }
     }
 
     /// In this collection; an empty namespace is all of them.
     pub fn is_in(&self, resource: &'static Resource, namespace: &str) -> bool {
-        let same = RESOURCES
-            .get(self.resource)
-            .is_some_and(|r| std::ptr::eq(r, resource));
+        let same = RESOURCES.get(self.resource).is_some_and(|r| std::ptr::eq(r, resource));
         same && (namespace.is_empty() || self.namespace == namespace)
     }
 }
@@ -96,13 +83,7 @@ impl Objects {
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let object = Arc::new(object);
         let before = self.all.insert(key.clone(), object.clone());
-        self.record(Change {
-            version: self.version,
-            key,
-            before,
-            object: object.clone(),
-            deleted: false,
-        });
+        self.record(Change { version: self.version, key, before, object: object.clone(), deleted: false });
         object
     }
 
@@ -136,10 +117,7 @@ impl Objects {
     fn record(&mut self, change: Change) {
         self.log.push_back(change);
         while self.log.len() > HISTORY {
-            self.forgotten = self
-                .log
-                .pop_front()
-                .map_or(self.forgotten, |change| change.version);
+            self.forgotten = self.log.pop_front().map_or(self.forgotten, |change| change.version);
         }
     }
 }
@@ -153,10 +131,7 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        let store = Self {
-            objects: Arc::default(),
-            changed: watch::Sender::default(),
-        };
+        let store = Self { objects: Arc::default(), changed: watch::Sender::default() };
         if let Some(namespaces) = RESOURCES.iter().find(|resource| resource.kind == "Namespace") {
             for name in ["default", "kube-system"] {
                 let object = json!({"metadata": {"name": name}, "status": {"phase": "Active"}});
@@ -189,11 +164,8 @@ impl Store {
     /// Writes an object past all rules of the API, as if it had always been there. Missing uid, kind and timestamps are
     /// filled in; an object of that name is replaced and keeps its uid.
     pub fn put(&self, resource: &'static Resource, mut object: Value) -> Arc<Value> {
-        let key = Key::new(
-            resource,
-            str_at(&object, "/metadata/namespace"),
-            str_at(&object, "/metadata/name"),
-        );
+        let key =
+            Key::new(resource, str_at(&object, "/metadata/namespace"), str_at(&object, "/metadata/name"));
         self.with(|objects| {
             if let Some(before) = objects.get(&key) {
                 for field in ["uid", "creationTimestamp"] {
@@ -232,10 +204,7 @@ impl Store {
             return Vec::new();
         };
         let objects = self.lock().list(resource, "");
-        objects
-            .iter()
-            .filter_map(|(_, object)| serde_json::from_value((**object).clone()).ok())
-            .collect()
+        objects.iter().filter_map(|(_, object)| serde_json::from_value((**object).clone()).ok()).collect()
     }
 
     /// Replaces the object of that name, or writes a new one.
@@ -261,7 +230,5 @@ pub trait Stored: TypedResource + Serialize + DeserializeOwned {}
 impl<K: TypedResource + Serialize + DeserializeOwned> Stored for K {}
 
 fn served<K: TypedResource>() -> Option<&'static Resource> {
-    RESOURCES
-        .iter()
-        .find(|r| r.group == K::GROUP && r.version == K::VERSION && r.kind == K::KIND)
+    RESOURCES.iter().find(|r| r.group == K::GROUP && r.version == K::VERSION && r.kind == K::KIND)
 }

@@ -44,10 +44,8 @@ pub fn watch(
     let mut selector_target = target.clone();
     let name = selector_target.name.take();
     let selector = Selector::parse(target.resource, query)?.and_name(name);
-    let timeout = query
-        .number("timeoutSeconds")?
-        .filter(|s| *s > 0)
-        .map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+    let timeout =
+        query.number("timeoutSeconds")?.filter(|s| *s > 0).map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     let from = query.number("resourceVersion")?.filter(|version| *version > 0);
     let initial = query.get("sendInitialEvents") == "true";
     if initial && query.get("resourceVersionMatch") != "NotOlderThan" {
@@ -75,13 +73,10 @@ pub fn watch(
             watch.bookmark(true);
         }
     }
-    Ok(StreamBody::new(futures::stream::unfold(
-        watch,
-        |mut watch| async move {
-            let line = watch.next_line().await?;
-            Some((Ok(Frame::data(line)), watch))
-        },
-    )))
+    Ok(StreamBody::new(futures::stream::unfold(watch, |mut watch| async move {
+        let line = watch.next_line().await?;
+        Some((Ok(Frame::data(line)), watch))
+    })))
 }
 
 impl Watch {
@@ -116,9 +111,8 @@ impl Watch {
 
     fn send_all(&mut self) {
         let (resource, namespace) = (self.target.resource, self.target.namespace.clone());
-        let (version, objects) = self
-            .store
-            .with(|objects| (objects.version, objects.list(resource, &namespace)));
+        let (version, objects) =
+            self.store.with(|objects| (objects.version, objects.list(resource, &namespace)));
         self.seen = version;
         for (_, object) in objects {
             if self.selector.matches(&object) {

@@ -101,7 +101,10 @@ mod tests {
     #[test]
     fn binding_writes_what_the_kernel_expects_where_it_expects_it() {
         let pf = Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core");
-        let sysfs = Tree::new().card(pf.vfs(1, |_, vf| VfPlan { driver: Some("vfio-pci".into()), ..vf })).build().unwrap();
+        let sysfs = Tree::new()
+            .card(pf.vfs(1, |_, vf| VfPlan { driver: Some("vfio-pci".into()), ..vf }))
+            .build()
+            .unwrap();
         let vf = "0000:81:00.1".parse().unwrap();
         let host = sysfs.sysfs();
         assert_eq!(host.driver(vf).as_deref(), Some("vfio-pci"));
@@ -123,7 +126,9 @@ mod tests {
         let tree = Tree::new().card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core")).build().unwrap();
         let gone = "0000:81:00.7".parse().unwrap();
         let error = tree.sysfs().set_driver_override(gone, Some("vfio-pci")).unwrap_err().to_string();
-        for part in ["VF 0000:81:00.7", "force driver vfio-pci", "driver_override", "No such file", "os error 2"] {
+        for part in
+            ["VF 0000:81:00.7", "force driver vfio-pci", "driver_override", "No such file", "os error 2"]
+        {
             assert!(error.contains(part), "{part:?} is not in: {error}");
         }
         let error = tree.sysfs().bind(gone, "nosuch").unwrap_err().to_string();

@@ -28,7 +28,12 @@ pub(super) struct Dir {
 
 impl Dir {
     /// Opens `name` below an open folder; `None` when it is gone.
-    pub(super) fn open(parent: impl AsFd, path: &Path, name: &str, pci: PciAddress) -> Result<Option<Self>, SysfsError> {
+    pub(super) fn open(
+        parent: impl AsFd,
+        path: &Path,
+        name: &str,
+        pci: PciAddress,
+    ) -> Result<Option<Self>, SysfsError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let opened = openat(parent, name, flags, Mode::empty());
         let fd = tolerate(opened, pci, name)?;
@@ -77,7 +82,11 @@ impl Dir {
             }
             Ok(())
         })();
-        tolerate(listed.map_err(|e: std::io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(0))), self.pci, folder)?;
+        tolerate(
+            listed.map_err(|e: std::io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(0))),
+            self.pci,
+            folder,
+        )?;
         names.sort_unstable();
         Ok(names)
     }
@@ -90,7 +99,11 @@ impl Dir {
 
 /// Missing, gone and refused are answers; being out of descriptors or memory is not, since it says nothing about the
 /// device.
-pub(super) fn tolerate<T>(result: Result<T, Errno>, pci: PciAddress, file: &str) -> Result<Option<T>, SysfsError> {
+pub(super) fn tolerate<T>(
+    result: Result<T, Errno>,
+    pci: PciAddress,
+    file: &str,
+) -> Result<Option<T>, SysfsError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {

@@ -85,7 +85,9 @@ impl Sriov {
     /// is the PF's plus First VF Offset plus n times VF Stride).
     pub fn covers(&self, pf: PciAddress, address: PciAddress) -> bool {
         let rid = |a: PciAddress| u32::from(a.bus) << 8 | u32::from(a.device) << 3 | u32::from(a.function);
-        let Some(distance) = rid(address).checked_sub(rid(pf).saturating_add(self.offset)) else { return false };
+        let Some(distance) = rid(address).checked_sub(rid(pf).saturating_add(self.offset)) else {
+            return false;
+        };
         let index = if self.stride == 0 { distance } else { distance / self.stride };
         pf.domain == address.domain && distance == index * self.stride && index < self.total_vfs
     }
@@ -204,13 +206,13 @@ mod tests {
     #[test]
     fn the_root_complex_is_searched_for_and_the_nearest_bridge_taken() {
         for (place, root, bridge) in [
-            ("../../../devices/pci0000:80/0000:80:01.0/0000:81:00.0", Some("pci0000:80"), Some("0000:80:01.0")),
-            ("../../../devices/pci0000:00/0000:00:03.0", Some("pci0000:00"), None),
             (
-                "../../../devices/LNXSYSTM:00/VMBUS:01/pci1a2b:00/1a2b:00:02.0",
-                Some("pci1a2b:00"),
-                None,
+                "../../../devices/pci0000:80/0000:80:01.0/0000:81:00.0",
+                Some("pci0000:80"),
+                Some("0000:80:01.0"),
             ),
+            ("../../../devices/pci0000:00/0000:00:03.0", Some("pci0000:00"), None),
+            ("../../../devices/LNXSYSTM:00/VMBUS:01/pci1a2b:00/1a2b:00:02.0", Some("pci1a2b:00"), None),
             (
                 "../../../devices/pci0000:00/0000:00:0e.0/pci10000:00/10000:00:02.0/10000:01:00.0",
                 Some("pci0000:00"),

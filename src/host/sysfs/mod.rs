@@ -34,7 +34,9 @@ pub struct Sysfs {
 #[derive(Debug, thiserror::Error)]
 pub enum SysfsError {
     /// The folder of PCI devices can't be listed.
-    #[error("can't list the PCI devices in {path}: {source} (is sysfs mounted at the folder given as --sysfs-root?)")]
+    #[error(
+        "can't list the PCI devices in {path}: {source} (is sysfs mounted at the folder given as --sysfs-root?)"
+    )]
     List {
         /// The folder.
         path: PathBuf,
@@ -66,7 +68,9 @@ pub enum SysfsError {
         source: io::Error,
     },
     /// A driver that is not there can't be bound.
-    #[error("VF {pci}: can't bind driver {driver}: {path} does not exist, so the driver's module is not loaded")]
+    #[error(
+        "VF {pci}: can't bind driver {driver}: {path} does not exist, so the driver's module is not loaded"
+    )]
     NoDriver {
         /// The function.
         pci: PciAddress,
@@ -103,7 +107,9 @@ impl Sysfs {
         let list = |source| SysfsError::List { path: path.clone(), source };
         let entries = match std::fs::read_dir(&path) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("bus").is_dir() => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("bus").is_dir() => {
+                return Ok(Vec::new());
+            }
             Err(e) => return Err(list(e)),
         };
         let mut addresses = Vec::new();

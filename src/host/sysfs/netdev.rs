@@ -31,7 +31,11 @@ pub struct FoundNetdev {
 }
 
 /// All netdevs of a function, by name.
-pub(super) fn read_all(dir: &Dir, driver: Option<&str>, detail: Detail) -> Result<Vec<FoundNetdev>, SysfsError> {
+pub(super) fn read_all(
+    dir: &Dir,
+    driver: Option<&str>,
+    detail: Detail,
+) -> Result<Vec<FoundNetdev>, SysfsError> {
     let mut found = read_folder(dir, "net", detail)?;
     if found.is_empty() && driver == Some("virtio-pci") {
         for child in dir.names(".")?.iter().filter(|name| is_virtio(name)) {
@@ -59,7 +63,9 @@ fn read_folder(dir: &Dir, folder: &str, detail: Detail) -> Result<Vec<FoundNetde
 
 /// `None` when it goes while it is read.
 fn read(dir: &Dir, name: String, detail: Detail, several: bool) -> Result<Option<FoundNetdev>, SysfsError> {
-    let (Some(ifindex), Some(arphrd)) = (dir.number::<u32>("ifindex")?, dir.number("type")?) else { return Ok(None) };
+    let (Some(ifindex), Some(arphrd)) = (dir.number::<u32>("ifindex")?, dir.number("type")?) else {
+        return Ok(None);
+    };
     let full = detail == Detail::Full;
     let mut netdev = Netdev {
         name,

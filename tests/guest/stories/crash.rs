@@ -20,12 +20,7 @@ pub async fn an_agent_killed_between_prepare_and_sandbox_attaches_after_its_rest
     let mut node = Node::start(&ground.runtime, ground.vfs.len()).await?;
     let pod = PodId::new("crash");
     let claim = node
-        .claim(
-            "claim-crash",
-            &pod,
-            vfs,
-            json!({ "name": "fast0", "addresses": ["10.9.0.1/24"] }),
-        )
+        .claim("claim-crash", &pod, vfs, json!({ "name": "fast0", "addresses": ["10.9.0.1/24"] }))
         .await?;
     let cdi_ids = node.prepare(&claim).await?;
     node.kill_agent()?;
@@ -40,10 +35,7 @@ pub async fn an_agent_killed_between_prepare_and_sandbox_attaches_after_its_rest
     // Once more while the pod runs, and orderly: the new agent knows what the old one attached.
     node.stop_agent()?;
     node.start_agent().await?;
-    ensure!(
-        links_in(&sandbox.netns_name())?.iter().any(there),
-        "a restart takes nothing from a running pod"
-    );
+    ensure!(links_in(&sandbox.netns_name())?.iter().any(there), "a restart takes nothing from a running pod");
     node.runtime.stop_pod(&sandbox.id).await?;
     node.unprepare(&claim).await?;
     wait_as_before(&before, RETURN)
@@ -56,9 +48,7 @@ pub async fn no_container_starts_without_its_vf_when_the_agent_missed_the_sandbo
     let before = facts(vfs)?;
     let mut node = Node::start(&ground.runtime, ground.vfs.len()).await?;
     let pod = PodId::new("missed");
-    let claim = node
-        .claim("claim-missed", &pod, vfs, json!({ "name": "fast0" }))
-        .await?;
+    let claim = node.claim("claim-missed", &pod, vfs, json!({ "name": "fast0" })).await?;
     let cdi_ids = node.prepare(&claim).await?;
     node.kill_agent()?;
     // Without a plugin the runtime goes on: that is the hole.
@@ -69,9 +59,7 @@ pub async fn no_container_starts_without_its_vf_when_the_agent_missed_the_sandbo
     );
     node.start_agent().await?;
     let container = node.start_container_in_the_end(&sandbox, &cdi_ids).await?;
-    node.runtime
-        .exec(&container, &["/bin/ip", "link", "show", "fast0"])
-        .await?;
+    node.runtime.exec(&container, &["/bin/ip", "link", "show", "fast0"]).await?;
     node.runtime.stop_pod(&sandbox.id).await?;
     node.unprepare(&claim).await?;
     wait_as_before(&before, RETURN)
@@ -84,14 +72,8 @@ pub async fn a_container_is_refused_when_its_vf_is_gone(ground: Ground) -> Resul
     let claim = node.claim("claim-gone", &pod, &[vf], json!({})).await?;
     let running = node.start_pod(&pod, &[&claim]).await?;
     std::fs::write(format!("/sys/bus/pci/devices/{}/sriov_numvfs", vf.pf), "0")?;
-    let refused = node
-        .runtime
-        .start_container(&running.sandbox, "second", &running.cdi_ids)
-        .await;
-    let sentence = refused
-        .err()
-        .map(|error| format!("{error:#}"))
-        .unwrap_or_default();
+    let refused = node.runtime.start_container(&running.sandbox, "second", &running.cdi_ids).await;
+    let sentence = refused.err().map(|error| format!("{error:#}")).unwrap_or_default();
     ensure!(
         sentence.contains(&vf.pci.to_string()),
         "the refusal of a container names VF {}: {sentence:?}",
@@ -100,10 +82,6 @@ pub async fn a_container_is_refused_when_its_vf_is_gone(ground: Ground) -> Resul
     // What is gone can be given back all the same: nothing stays behind.
     node.runtime.stop_pod(&running.sandbox.id).await?;
     node.unprepare(&claim).await?;
-    ensure!(
-        node.traces_of(&claim).is_empty(),
-        "of the claim there is still {:?}",
-        node.traces_of(&claim)
-    );
+    ensure!(node.traces_of(&claim).is_empty(), "of the claim there is still {:?}", node.traces_of(&claim));
     Ok(())
 }

@@ -29,23 +29,9 @@ pub struct Story {
 pub type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Two PFs on two NUMA nodes behind an IOMMU.
-pub const PAIR: Shape = Shape {
-    name: "pair",
-    pfs: 2,
-    vfs: 3,
-    numa: true,
-    iommu: true,
-    memory: 1536,
-};
+pub const PAIR: Shape = Shape { name: "pair", pfs: 2, vfs: 3, numa: true, iommu: true, memory: 1536 };
 /// Four PFs with all seven VFs each.
-pub const FULL: Shape = Shape {
-    name: "full",
-    pfs: 4,
-    vfs: 7,
-    numa: true,
-    iommu: false,
-    memory: 1536,
-};
+pub const FULL: Shape = Shape { name: "full", pfs: 4, vfs: 7, numa: true, iommu: false, memory: 1536 };
 
 /// Each is a guest of its own.
 pub const SHAPES: [Shape; 2] = [PAIR, FULL];

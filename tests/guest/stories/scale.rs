@@ -39,27 +39,15 @@ pub async fn all_28_vfs_of_4_pfs_are_in_pods_at_once_and_all_come_back(ground: G
         let links = links_in(&sandbox.netns_name())?;
         let there: BTreeSet<_> = links.iter().filter_map(|l| l.pci).collect();
         let wanted: BTreeSet<_> = chunk.iter().map(|vf| vf.pci).collect();
-        ensure!(
-            there == wanted,
-            "pod {} has {there:?} instead of {wanted:?}",
-            pod.name
-        );
+        ensure!(there == wanted, "pod {} has {there:?} instead of {wanted:?}", pod.name);
         let names: BTreeSet<_> = links.iter().map(|l| &l.name).collect();
-        ensure!(
-            names.len() == links.len() && links.iter().all(|l| l.up),
-            "pod {} has {links:?}",
-            pod.name
-        );
+        ensure!(names.len() == links.len() && links.iter().all(|l| l.up), "pod {} has {links:?}", pod.name);
     }
     for (sandbox, (_, claim, _)) in running.iter().zip(&pods) {
         node.runtime.stop_pod(&sandbox.id).await?;
         node.unprepare(claim).await?;
     }
     wait_as_before(&before, Duration::from_secs(60))?;
-    ensure!(
-        node.slice_writes() == 0,
-        "the claims caused {} writes of slices",
-        node.slice_writes()
-    );
+    ensure!(node.slice_writes() == 0, "the claims caused {} writes of slices", node.slice_writes());
     Ok(())
 }

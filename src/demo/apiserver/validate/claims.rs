@@ -24,31 +24,18 @@ const MAX_HARDWARE_ADDRESS: usize = 128;
 pub fn spec(spec: &Value, errors: &mut Vec<FieldError>) {
     let requests = items(&spec["devices"], "requests");
     if requests.len() > MAX_REQUESTS {
-        errors.push(FieldError::too_many(
-            "spec.devices.requests",
-            requests.len(),
-            MAX_REQUESTS,
-        ));
+        errors.push(FieldError::too_many("spec.devices.requests", requests.len(), MAX_REQUESTS));
     }
     for (index, request) in requests.iter().enumerate() {
         let path = format!("spec.devices.requests[{index}]");
         if !is_label(str_at(request, "/name")) {
-            errors.push(FieldError::invalid(
-                format!("{path}.name"),
-                &request["name"],
-                names::LABEL,
-            ));
+            errors.push(FieldError::invalid(format!("{path}.name"), &request["name"], names::LABEL));
         }
         if request["exactly"].is_null() == items(request, "firstAvailable").is_empty() {
-            errors.push(FieldError::required(
-                path,
-                "exactly one of `exactly` or `firstAvailable` is required",
-            ));
+            errors
+                .push(FieldError::required(path, "exactly one of `exactly` or `firstAvailable` is required"));
         } else if !request["exactly"].is_null() && str_at(request, "/exactly/deviceClassName").is_empty() {
-            errors.push(FieldError::required(
-                format!("{path}.exactly.deviceClassName"),
-                "",
-            ));
+            errors.push(FieldError::required(format!("{path}.exactly.deviceClassName"), ""));
         }
     }
     for (index, config) in items(&spec["devices"], "config").iter().enumerate() {
@@ -62,46 +49,25 @@ pub fn status(before: &Value, after: &Value, errors: &mut Vec<FieldError>) {
     let (was, status) = (&before["status"], &after["status"]);
     let allocation = &status["allocation"];
     if !was["allocation"].is_null() && !allocation.is_null() && was["allocation"] != *allocation {
-        errors.push(FieldError::invalid(
-            "status.allocation",
-            &"object".into(),
-            "field is immutable",
-        ));
+        errors.push(FieldError::invalid("status.allocation", &"object".into(), "field is immutable"));
     }
     let results = items(&allocation["devices"], "results");
     if results.len() > MAX_RESULTS {
-        errors.push(FieldError::too_many(
-            "status.allocation.devices.results",
-            results.len(),
-            MAX_RESULTS,
-        ));
+        errors.push(FieldError::too_many("status.allocation.devices.results", results.len(), MAX_RESULTS));
     }
     let config = items(&allocation["devices"], "config");
     if config.len() > MAX_CONFIG {
-        errors.push(FieldError::too_many(
-            "status.allocation.devices.config",
-            config.len(),
-            MAX_CONFIG,
-        ));
+        errors.push(FieldError::too_many("status.allocation.devices.config", config.len(), MAX_CONFIG));
     }
     let reserved = items(status, "reservedFor");
     if reserved.len() > MAX_RESERVED {
-        errors.push(FieldError::too_many(
-            "status.reservedFor",
-            reserved.len(),
-            MAX_RESERVED,
-        ));
+        errors.push(FieldError::too_many("status.reservedFor", reserved.len(), MAX_RESERVED));
     }
     if !reserved.is_empty() && allocation.is_null() {
         let message = "may not be specified when `allocated` is not set";
         errors.push(FieldError::invalid("status.reservedFor", &"list".into(), message));
     }
-    unique(
-        "status.reservedFor",
-        reserved,
-        |item| item["uid"].to_string(),
-        errors,
-    );
+    unique("status.reservedFor", reserved, |item| item["uid"].to_string(), errors);
 
     let devices = items(status, "devices");
     let key = |item: &Value| {
@@ -114,11 +80,7 @@ pub fn status(before: &Value, after: &Value, errors: &mut Vec<FieldError>) {
         let path = format!("status.devices[{index}]");
         if !allocated.contains(&key(each)) {
             let value = key(each).join("/").trim_end_matches('/').into();
-            errors.push(FieldError::invalid(
-                &path,
-                &value,
-                "must be an allocated device in the claim",
-            ));
+            errors.push(FieldError::invalid(&path, &value, "must be an allocated device in the claim"));
         }
         device(&path, each, errors);
     }
@@ -127,18 +89,9 @@ pub fn status(before: &Value, after: &Value, errors: &mut Vec<FieldError>) {
 fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
     let conditions = items(device, "conditions");
     if conditions.len() > MAX_CONDITIONS {
-        errors.push(FieldError::too_many(
-            format!("{path}.conditions"),
-            conditions.len(),
-            MAX_CONDITIONS,
-        ));
+        errors.push(FieldError::too_many(format!("{path}.conditions"), conditions.len(), MAX_CONDITIONS));
     }
-    unique(
-        &format!("{path}.conditions"),
-        conditions,
-        |item| item["type"].to_string(),
-        errors,
-    );
+    unique(&format!("{path}.conditions"), conditions, |item| item["type"].to_string(), errors);
     for (index, each) in conditions.iter().enumerate() {
         condition(&format!("{path}.conditions[{index}]"), each, errors);
     }
@@ -155,19 +108,12 @@ fn condition(path: &str, condition: &Value, errors: &mut Vec<FieldError>) {
     }
     if !["True", "False", "Unknown"].contains(&text("status")) {
         let detail = "must be True, False or Unknown";
-        errors.push(FieldError::invalid(
-            format!("{path}.status"),
-            &condition["status"],
-            detail,
-        ));
+        errors.push(FieldError::invalid(format!("{path}.status"), &condition["status"], detail));
     }
     // Decoding puts the epoch where nothing was sent.
     if text("lastTransitionTime").is_empty() || text("lastTransitionTime").starts_with("1970-01-01T00:00:00")
     {
-        errors.push(FieldError::required(
-            format!("{path}.lastTransitionTime"),
-            "must be set",
-        ));
+        errors.push(FieldError::required(format!("{path}.lastTransitionTime"), "must be set"));
     }
     match text("reason") {
         "" => errors.push(FieldError::required(format!("{path}.reason"), "must be set")),
@@ -175,11 +121,7 @@ fn condition(path: &str, condition: &Value, errors: &mut Vec<FieldError>) {
         reason if !is_reason(reason) => {
             let detail = "a condition reason must start with alphabetic character, optionally followed by a string of \
                           alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
-            errors.push(FieldError::invalid(
-                format!("{path}.reason"),
-                &condition["reason"],
-                detail,
-            ));
+            errors.push(FieldError::invalid(format!("{path}.reason"), &condition["reason"], detail));
         }
         _ => {}
     }
@@ -191,26 +133,16 @@ fn condition(path: &str, condition: &Value, errors: &mut Vec<FieldError>) {
 fn is_reason(reason: &str) -> bool {
     let bytes = reason.as_bytes();
     bytes.first().is_some_and(u8::is_ascii_alphabetic)
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"_,:".contains(b))
-        && bytes
-            .last()
-            .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_,:".contains(b))
+        && bytes.last().is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
 }
 
 fn network(path: &str, network: &Value, errors: &mut Vec<FieldError>) {
     if str_at(network, "/interfaceName").len() > MAX_INTERFACE_NAME {
-        errors.push(FieldError::too_long(
-            format!("{path}.interfaceName"),
-            MAX_INTERFACE_NAME,
-        ));
+        errors.push(FieldError::too_long(format!("{path}.interfaceName"), MAX_INTERFACE_NAME));
     }
     if str_at(network, "/hardwareAddress").len() > MAX_HARDWARE_ADDRESS {
-        errors.push(FieldError::too_long(
-            format!("{path}.hardwareAddress"),
-            MAX_HARDWARE_ADDRESS,
-        ));
+        errors.push(FieldError::too_long(format!("{path}.hardwareAddress"), MAX_HARDWARE_ADDRESS));
     }
     let ips = items(network, "ips");
     if ips.len() > MAX_IPS {
@@ -251,10 +183,7 @@ fn unique(path: &str, items: &[Value], key: impl Fn(&Value) -> String, errors: &
     let mut seen = BTreeSet::new();
     for (index, item) in items.iter().enumerate() {
         if !seen.insert(key(item)) {
-            errors.push(FieldError::duplicate(
-                format!("{path}[{index}]"),
-                &key(item).into(),
-            ));
+            errors.push(FieldError::duplicate(format!("{path}[{index}]"), &key(item).into()));
         }
     }
 }

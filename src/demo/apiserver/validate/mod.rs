@@ -18,11 +18,7 @@ pub fn create(resource: &Resource, object: &Value) -> Result<(), ApiError> {
     let mut errors = Vec::new();
     let name = str_at(object, "/metadata/name");
     if !names::is_subdomain(name) {
-        errors.push(FieldError::invalid(
-            "metadata.name",
-            &name.into(),
-            names::SUBDOMAIN,
-        ));
+        errors.push(FieldError::invalid("metadata.name", &name.into(), names::SUBDOMAIN));
     }
     match resource.kind {
         "ResourceSlice" => slices::slice(&object["spec"], &mut errors),
@@ -53,21 +49,13 @@ fn immutable(pointer: &str, before: &Value, after: &Value, errors: &mut Vec<Fiel
     let now = after.pointer(pointer);
     if before.pointer(pointer) != now {
         let field = pointer.trim_start_matches('/').replace('/', ".");
-        errors.push(FieldError::invalid(
-            field,
-            now.unwrap_or(&Value::Null),
-            "field is immutable",
-        ));
+        errors.push(FieldError::invalid(field, now.unwrap_or(&Value::Null), "field is immutable"));
     }
 }
 
 fn answer(resource: &Resource, object: &Value, errors: &[FieldError]) -> Result<(), ApiError> {
     let name = str_at(object, "/metadata/name");
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(ApiError::invalid(resource, name, errors))
-    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(resource, name, errors)) }
 }
 
 /// The items of a list; none where there is no list.

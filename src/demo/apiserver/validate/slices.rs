@@ -47,11 +47,7 @@ fn driver(spec: &Value, errors: &mut Vec<FieldError>) {
         "" => errors.push(FieldError::required("spec.driver", "")),
         long if long.len() > 63 => errors.push(FieldError::too_long("spec.driver", 63)),
         name if !is_subdomain(name) => {
-            errors.push(FieldError::invalid(
-                "spec.driver",
-                &spec["driver"],
-                names::SUBDOMAIN,
-            ));
+            errors.push(FieldError::invalid("spec.driver", &spec["driver"], names::SUBDOMAIN));
         }
         _ => {}
     }
@@ -63,29 +59,17 @@ fn pool(pool: &Value, errors: &mut Vec<FieldError>) {
         "" => errors.push(FieldError::required("spec.pool.name", "")),
         long if long.len() > 253 => errors.push(FieldError::too_long("spec.pool.name", 253)),
         name if !name.split('/').all(is_subdomain) => {
-            errors.push(FieldError::invalid(
-                "spec.pool.name",
-                &pool["name"],
-                names::SUBDOMAIN,
-            ));
+            errors.push(FieldError::invalid("spec.pool.name", &pool["name"], names::SUBDOMAIN));
         }
         _ => {}
     }
     if pool["generation"].as_i64().unwrap_or(0) < 0 {
         let detail = "must be greater than or equal to zero";
-        errors.push(FieldError::invalid(
-            "spec.pool.generation",
-            &pool["generation"],
-            detail,
-        ));
+        errors.push(FieldError::invalid("spec.pool.generation", &pool["generation"], detail));
     }
     if pool["resourceSliceCount"].as_i64().unwrap_or(0) <= 0 {
         let detail = "must be greater than zero";
-        errors.push(FieldError::invalid(
-            "spec.pool.resourceSliceCount",
-            &pool["resourceSliceCount"],
-            detail,
-        ));
+        errors.push(FieldError::invalid("spec.pool.resourceSliceCount", &pool["resourceSliceCount"], detail));
     }
 }
 
@@ -99,11 +83,7 @@ fn placement(spec: &Value, errors: &mut Vec<FieldError>) {
     match set.as_slice() {
         [] => errors.push(FieldError::required("spec", ONE)),
         ["nodeName"] if !is_subdomain(spec["nodeName"].as_str().unwrap_or_default()) => {
-            errors.push(FieldError::invalid(
-                "spec.nodeName",
-                &spec["nodeName"],
-                names::SUBDOMAIN,
-            ));
+            errors.push(FieldError::invalid("spec.nodeName", &spec["nodeName"], names::SUBDOMAIN));
         }
         [_] => {}
         several => {
@@ -117,20 +97,14 @@ fn is_rich(device: &Value) -> bool {
     let lists = device["attributes"].as_object().into_iter().flat_map(Map::values);
     !items(device, "taints").is_empty()
         || !items(device, "consumesCounters").is_empty()
-        || lists
-            .into_iter()
-            .any(|attribute| LISTS.iter().any(|list| !attribute[*list].is_null()))
+        || lists.into_iter().any(|attribute| LISTS.iter().any(|list| !attribute[*list].is_null()))
 }
 
 fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
     match device["name"].as_str().unwrap_or_default() {
         "" => errors.push(FieldError::required(format!("{path}.name"), "")),
         name if !is_label(name) => {
-            errors.push(FieldError::invalid(
-                format!("{path}.name"),
-                &device["name"],
-                names::LABEL,
-            ));
+            errors.push(FieldError::invalid(format!("{path}.name"), &device["name"], names::LABEL));
         }
         _ => {}
     }
@@ -152,11 +126,7 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
         values += attribute(&path, value, errors);
     }
     if values > MAX_ATTRIBUTE_VALUES {
-        errors.push(FieldError::too_many(
-            format!("{path}.attributes"),
-            values,
-            MAX_ATTRIBUTE_VALUES,
-        ));
+        errors.push(FieldError::too_many(format!("{path}.attributes"), values, MAX_ATTRIBUTE_VALUES));
     }
     for key in capacity.keys() {
         if let Err(detail) = attribute_key(key) {
@@ -169,17 +139,10 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
     }
     let taints = items(device, "taints");
     if taints.len() > MAX_TAINTS {
-        errors.push(FieldError::too_many(
-            format!("{path}.taints"),
-            taints.len(),
-            MAX_TAINTS,
-        ));
+        errors.push(FieldError::too_many(format!("{path}.taints"), taints.len(), MAX_TAINTS));
     }
     for (index, taint) in taints.iter().enumerate() {
-        if !matches!(
-            taint["effect"].as_str(),
-            Some("None" | "NoSchedule" | "NoExecute")
-        ) {
+        if !matches!(taint["effect"].as_str(), Some("None" | "NoSchedule" | "NoExecute")) {
             let detail = "must be None, NoSchedule or NoExecute";
             errors.push(FieldError::invalid(
                 format!("{path}.taints[{index}].effect"),
@@ -196,11 +159,7 @@ fn attribute(path: &str, value: &Value, errors: &mut Vec<FieldError>) -> usize {
     match set {
         0 => errors.push(FieldError::required(path, "exactly one value must be specified")),
         1 => {}
-        _ => errors.push(FieldError::invalid(
-            path,
-            value,
-            "exactly one value must be specified",
-        )),
+        _ => errors.push(FieldError::invalid(path, value, "exactly one value must be specified")),
     }
     let texts = |single: &str, list: &str| {
         let single = value[single].as_str().into_iter();
@@ -219,16 +178,8 @@ fn attribute(path: &str, value: &Value, errors: &mut Vec<FieldError>) -> usize {
             errors.push(FieldError::too_long(format!("{path}.version"), MAX_VALUE_BYTES));
         } else if !is_semver(&text) {
             let detail = "must be a string compatible with semver.org spec 2.0.0";
-            errors.push(FieldError::invalid(
-                format!("{path}.version"),
-                &text.into(),
-                detail,
-            ));
+            errors.push(FieldError::invalid(format!("{path}.version"), &text.into(), detail));
         }
     }
-    LISTS
-        .iter()
-        .map(|list| items(value, list).len())
-        .sum::<usize>()
-        .max(1)
+    LISTS.iter().map(|list| items(value, list).len()).sum::<usize>().max(1)
 }

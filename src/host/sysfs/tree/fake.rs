@@ -138,7 +138,10 @@ impl FakeSysfs {
     pub fn open_vfio(&self, node: &str) -> io::Result<()> {
         let descriptors = self.folder.join("proc/4711/fd");
         fs::create_dir_all(&descriptors)?;
-        symlink(format!("/dev/vfio/{node}"), descriptors.join(fs::read_dir(&descriptors)?.count().to_string()))
+        symlink(
+            format!("/dev/vfio/{node}"),
+            descriptors.join(fs::read_dir(&descriptors)?.count().to_string()),
+        )
     }
 
     fn find(&self, pci: &str) -> Option<(Card, u32)> {

@@ -119,7 +119,11 @@ impl NetdevPlan {
 
     /// A representor as a switchdev PF's `net/` has them.
     pub fn representor(name: &str, port: &str, switch: &str) -> Self {
-        Self { phys_port_name: Some(port.into()), phys_switch_id: Some(switch.into()), ..Self::ethernet(name) }
+        Self {
+            phys_port_name: Some(port.into()),
+            phys_switch_id: Some(switch.into()),
+            ..Self::ethernet(name)
+        }
     }
 }
 

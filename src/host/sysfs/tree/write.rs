@@ -38,7 +38,9 @@ const FIRST_IFINDEX: usize = 10;
 
 impl Writer {
     pub fn new(root: PathBuf) -> io::Result<Self> {
-        for folder in ["bus/pci/devices", "bus/pci/drivers", "class/net", "class/infiniband", "devices", "module"] {
+        for folder in
+            ["bus/pci/devices", "bus/pci/drivers", "class/net", "class/infiniband", "devices", "module"]
+        {
             fs::create_dir_all(root.join(folder))?;
         }
         fs::write(root.join("bus/pci/drivers_probe"), "")?;
@@ -128,7 +130,9 @@ impl Writer {
             };
             let [a, b, c, d] = plan.mac_tail;
             let mac = match netdev.arphrd {
-                32 => format!("00:00:10:29:fe:80:00:00:00:00:00:00:02:00:{a:02x}:{b:02x}:00:ff:{c:02x}:{d:02x}"),
+                32 => {
+                    format!("00:00:10:29:fe:80:00:00:00:00:00:00:02:00:{a:02x}:{b:02x}:00:ff:{c:02x}:{d:02x}")
+                }
                 _ => format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}"),
             };
             for (file, text) in [
@@ -159,7 +163,10 @@ impl Writer {
             for upper in netdev.uppers.iter().chain(&netdev.master) {
                 symlink(format!("../{upper}"), dir.join(format!("upper_{upper}")))?;
             }
-            relink(&self.place(plan).join(net).join(&netdev.name), &self.root.join("class/net").join(&netdev.name))?;
+            relink(
+                &self.place(plan).join(net).join(&netdev.name),
+                &self.root.join("class/net").join(&netdev.name),
+            )?;
         }
         Ok(())
     }
