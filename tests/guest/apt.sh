@@ -19,10 +19,11 @@ why_no_apt() {
     [ -n "$(archive_of "$codename")" ] || echo "apt has no source entry for $codename"
 }
 
-# archive_of SUITE: the address apt fetches a suite from.
+# archive_of SUITE: the address apt fetches a suite from. (Without --no-release-info only what was fetched already would
+# be listed, which in a fresh container image is nothing.)
 archive_of() {
     # The awk reads to the end: leaving early would break the pipe under pipefail.
-    apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    apt-get --no-release-info indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
         awk -v suite="$1" '$1 == suite && !seen { seen = $2 } END { if (seen) print seen }'
 }
 
@@ -53,7 +54,7 @@ apt_refresh() {
     base=$(archive_of "$codename")
     mkdir -p "$CACHE/apt/lists/partial" "$CACHE/apt/cache/archives/partial"
     {
-        apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+        apt-get --no-release-info indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
             sort -u | while read -r suite uri; do
             case $suite in "$codename" | "$codename"-security | "$codename"-updates) apt_entry "$uri" "$suite" ;; esac
         done

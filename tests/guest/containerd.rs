@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -56,6 +57,8 @@ plugin_request_timeout = "10s"
 pub struct Containerd {
     process: Child,
     channel: Channel,
+    /// Containers made so far: the kubelet raises `attempt` for each new one of a name, and the runtime insists.
+    made: AtomicU32,
 }
 
 /// A pod's identity.
@@ -116,7 +119,7 @@ impl Containerd {
             .stderr(log)
             .spawn()
             .context("can't start containerd")?;
-        let started = Self { process, channel: client::channel(Path::new(SOCKET)) };
+        let started = Self { process, channel: client::channel(Path::new(SOCKET)), made: AtomicU32::new(0) };
         started.wait_ready().await?;
         started.import("busybox.tar", &archive(&busybox()?)?)?;
         Ok(started)
@@ -189,14 +192,22 @@ impl Containerd {
         Ok(Sandbox { id, netns, config })
     }
 
-    /// StopPodSandbox; the kubelet calls it again and again.
+    /// StopPodSandbox until it is taken, as the kubelet repeats it: while a sandbox's process is on its way out by
+    /// itself, the runtime's first attempt may fail.
     ///
     /// # Errors
-    /// The runtime's sentence.
+    /// The runtime's last sentence.
     pub async fn stop_pod(&self, id: &str) -> Result<()> {
-        let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        self.runtime().stop_pod_sandbox(request).await.map_err(sentence)?;
-        Ok(())
+        let mut attempts = 0;
+        loop {
+            let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+            match self.runtime().stop_pod_sandbox(request).await {
+                Ok(_) => return Ok(()),
+                Err(status) if attempts >= 5 => return Err(sentence(status)),
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+            attempts += 1;
+        }
     }
 
     /// RemovePodSandbox.
@@ -230,7 +241,10 @@ impl Containerd {
         cdi_ids: &[String],
     ) -> Result<String> {
         let config = cri::ContainerConfig {
-            metadata: Some(cri::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            metadata: Some(cri::ContainerMetadata {
+                name: name.to_owned(),
+                attempt: self.made.fetch_add(1, Ordering::Relaxed),
+            }),
             image: Some(cri::ImageSpec { image: image.to_owned(), ..Default::default() }),
             command: command.iter().map(|&c| c.to_owned()).collect(),
             log_path: format!("{name}.log"),

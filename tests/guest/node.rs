@@ -25,7 +25,6 @@ const AGENT: &str = "/rw/bin/sriov-dra";
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A node with the agent on it.
-#[derive(Debug)]
 pub struct Node {
     /// The runtime, shared by all stories of a boot.
     pub runtime: Arc<Containerd>,
@@ -36,12 +35,23 @@ pub struct Node {
 }
 
 impl Node {
-    /// A fresh node: empty state, an API server with the Node and a DeviceClass, the agent running and registered, all
-    /// VFs published.
+    /// A fresh node with the agent running and registered and all VFs published.
     ///
     /// # Errors
     /// When one of them does not come.
     pub async fn start(runtime: &Arc<Containerd>, vfs: usize) -> Result<Self> {
+        let mut node = Self::without_agent(runtime).await?;
+        node.start_agent().await?;
+        node.wait_published(vfs).await?;
+        node.api.forget_requests();
+        Ok(node)
+    }
+
+    /// Empty state, an API server with the Node and a DeviceClass.
+    ///
+    /// # Errors
+    /// When a folder can't be made or the API server refuses an object.
+    pub async fn without_agent(runtime: &Arc<Containerd>) -> Result<Self> {
         let folder = PathBuf::from("/rw/node");
         for old in [folder.as_path(), Path::new(CDI_DIR)] {
             if old.exists() {
@@ -58,11 +68,8 @@ impl Node {
             "spec": { "selectors": [{ "cel": { "expression": format!("device.driver == '{DEFAULT_DRIVER_NAME}'") } }] },
         });
         api.create("/apis/resource.k8s.io/v1/deviceclasses", &class).await?;
-        fs::write(folder.join("kubeconfig"), &api.kubeconfig)?;
-        let mut node = Self { runtime: Arc::clone(runtime), api, kubelet: None, agent: None, folder };
-        node.start_agent().await?;
-        node.wait_published(vfs).await?;
-        Ok(node)
+        fs::write(folder.join("kubeconfig"), api.kubeconfig()?)?;
+        Ok(Self { runtime: Arc::clone(runtime), api, kubelet: None, agent: None, folder })
     }
 
     /// Starts the agent, returns when it has registered and the runtime listens to it.
@@ -236,6 +243,11 @@ impl Node {
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
             }
         }
+    }
+
+    /// Writes of ResourceSlices since everything was published: no claim may cause one.
+    pub fn slice_writes(&self) -> usize {
+        self.api.slice_writes()
     }
 
     /// A claim as the API server has it now.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::containerd::{CDI_DIR, PodId, Sandbox, destroy_netns};
 use crate::host::{Vf, facts, links_in, netdev, run, wait_as_before, wait_for};
 use crate::inside::Ground;
+use crate::node::Node;
 
 /// Moves a VF into a sandbox by hand; returns the name it had.
 fn lend(vf: Vf, sandbox: &Sandbox, name: &str, address: &str) -> Result<String> {
@@ -101,6 +102,20 @@ pub async fn a_container_gets_what_a_cdi_file_says_and_is_refused_for_a_name_nob
         links.iter().any(|l| l.name == "eth0" && l.up && l.addresses.len() == 1),
         "a pod has eth0, not {links:?}"
     );
+    Ok(())
+}
+
+pub async fn the_api_server_takes_the_claims_of_these_stories_as_a_real_one_would(
+    ground: Ground,
+) -> Result<()> {
+    let node = Node::without_agent(&ground.runtime).await?;
+    let pod = PodId::new("claimant");
+    let claim = node.claim("claim", &pod, &ground.of_one_pf(), json!({ "name": "fast0" })).await?;
+    let read = node.read_claim(&claim).await?;
+    ensure!(read["metadata"]["uid"] == claim.uid.as_str(), "the claim read back is {read}");
+    let results = read["status"]["allocation"]["devices"]["results"].as_array().map_or(0, Vec::len);
+    ensure!(results == ground.of_one_pf().len(), "the claim's allocation has {results} results");
+    ensure!(read["status"]["reservedFor"][0]["uid"] == pod.uid.as_str(), "the claim read back is {read}");
     Ok(())
 }
 

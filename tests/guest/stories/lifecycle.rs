@@ -68,6 +68,7 @@ pub async fn two_pods_with_vfs_of_one_pf_ping_each_other_and_give_them_back_as_t
         let traces = node.traces_of(claim);
         ensure!(traces.is_empty(), "of claim {} there is still {traces:?}", claim.name);
     }
+    ensure!(node.slice_writes() == 0, "two claims caused {} writes of slices", node.slice_writes());
     Ok(())
 }
 

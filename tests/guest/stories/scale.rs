@@ -47,5 +47,7 @@ pub async fn all_28_vfs_of_4_pfs_are_in_pods_at_once_and_all_come_back(ground: G
         node.runtime.stop_pod(&sandbox.id).await?;
         node.unprepare(claim).await?;
     }
-    wait_as_before(&before, Duration::from_secs(60))
+    wait_as_before(&before, Duration::from_secs(60))?;
+    ensure!(node.slice_writes() == 0, "the claims caused {} writes of slices", node.slice_writes());
+    Ok(())
 }
