@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use sriov_dra::attach::nri::fake::{Events, Failure, FakeRuntime, Options, Registered};
 use sriov_dra::attach::nri::proto::api;
 use sriov_dra::attach::nri::{
-    Adjustment, Config, Connection, Container, NriError, Plugin, PodEvents, Sandbox,
+    Adjustment, Config, Connection, Container, NriError, Plugin, PodEvents, RunErrors, Sandbox,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -111,11 +111,14 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
+        Self::start_with(RunErrors::Answer)
+    }
+
+    fn start_with(run_errors: RunErrors) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = Config {
-            socket: socket(dir.path()),
-            name: "sriov-dra".into(),
-            index: "10".into(),
+            run_errors,
+            ..Config::new(socket(dir.path()), "sriov-dra", "10")
         };
         let plugin = Plugin::new(config).expect("settings are fine");
         let (pods, stop, connection) = (
@@ -578,7 +581,7 @@ async fn slow_work_is_answered_with_an_error_in_time_goes_on_and_keeps_the_conne
         "sriov-dra is still attaching the VFs of pod team-a/slow; the kubelet will try again".to_owned();
     assert_eq!(outcome, Err(Failure::Refused { code: 2, message }));
     assert!(
-        (290..450).contains(&took.as_millis()),
+        (290..500).contains(&took.as_millis()),
         "60 % of 500 ms are 300 ms, not {took:?}"
     );
     let created = plugin
@@ -599,6 +602,28 @@ async fn slow_work_is_answered_with_an_error_in_time_goes_on_and_keeps_the_conne
         plugin.run_pod_sandbox(&pod("slow")).await,
         Ok(()),
         "the same connection serves the retry"
+    );
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_failed_sandbox_harms_the_runtime_only_the_containers_are_refused() {
+    let mut running = Running::start_with(RunErrors::LeaveToContainers);
+    let (_runtime, plugin) = running.register(quick()).await;
+    for name in ["bad", "slow", "defect"] {
+        assert_eq!(plugin.run_pod_sandbox(&pod(name)).await, Ok(()), "{name}");
+        let created = plugin
+            .create_container(&pod(name), &container("main", Vec::new()))
+            .await;
+        assert!(
+            matches!(created, Err(Failure::Refused { code: 2, .. })),
+            "{name}: {created:?}"
+        );
+    }
+    let stopped = plugin.stop_pod_sandbox(&pod("bad")).await;
+    assert!(
+        matches!(stopped, Err(Failure::Refused { code: 2, .. })),
+        "{stopped:?}"
     );
     running.end().await;
 }
@@ -815,7 +840,11 @@ async fn work_goes_on_when_the_runtime_dies_in_the_middle_of_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_double_cuts_off_a_plugin_that_does_not_answer_as_containerd_does() {
     let dir = tempfile::tempdir().unwrap();
-    let runtime = FakeRuntime::listen(&socket(dir.path()), quick()).expect("listen");
+    let options = Options {
+        configure_first: true,
+        ..quick()
+    };
+    let runtime = FakeRuntime::listen(&socket(dir.path()), options).expect("listen");
     let path = socket(dir.path());
     let silent = tokio::task::spawn_blocking(move || {
         let mut stream = UnixStream::connect(path).unwrap();
@@ -852,11 +881,7 @@ async fn the_double_cuts_off_a_plugin_that_does_not_answer_as_containerd_does() 
 #[test]
 fn settings_that_every_runtime_refuses_are_refused_here() {
     let refused = |name: &str, index: &str| {
-        let config = Config {
-            socket: "/x".into(),
-            name: name.into(),
-            index: index.into(),
-        };
+        let config = Config::new("/x", name, index);
         match Plugin::new(config) {
             Err(error @ NriError::Setting { .. }) => error.to_string(),
             other => panic!("{other:?}"),

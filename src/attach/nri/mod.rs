@@ -20,7 +20,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 pub use error::NriError;
-pub use plugin::{Config, Connection, Plugin, Runtime};
+pub use plugin::{Config, Connection, Plugin, RunErrors, Runtime};
 
 /// A pod sandbox as the runtime reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]

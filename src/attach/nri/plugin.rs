@@ -34,6 +34,34 @@ pub struct Config {
     pub name: String,
     /// Plugin index, exactly two digits: the place in the order of plugins.
     pub index: String,
+    /// Where an attach that fails or takes too long stops the pod.
+    pub run_errors: RunErrors,
+}
+
+impl Config {
+    /// Errors of RunPodSandbox are answered as such.
+    pub fn new(socket: impl Into<PathBuf>, name: impl Into<String>, index: impl Into<String>) -> Self {
+        Self {
+            socket: socket.into(),
+            name: name.into(),
+            index: index.into(),
+            run_errors: RunErrors::Answer,
+        }
+    }
+}
+
+/// What becomes of an error of [`PodEvents::run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunErrors {
+    /// The runtime hears of it: the sandbox fails, the kubelet tries again with a new one.
+    ///
+    /// containerd before 2.2.6 (2.1 has no fix) keeps the record of such a sandbox, and does not start any more after
+    /// its next restart once the pod has got another one: `failed to reserve sandbox name ... is reserved for`
+    /// (containerd issue 13609; seen with 2.1.9).
+    Answer,
+    /// It is logged and the sandbox goes on: for those runtimes. Then [`PodEvents::create_container`] has to refuse
+    /// (or attach) until the VFs are there, which the kubelet tries again as well, in the same sandbox.
+    LeaveToContainers,
 }
 
 /// The runtime as it introduced itself in Configure.
@@ -121,7 +149,11 @@ impl Plugin {
         let mut pause = PAUSE_FIRST;
         while !stop.is_cancelled() {
             let begun = tokio::time::Instant::now();
-            let session = Arc::new(Session::new(Arc::clone(&events), Arc::clone(&synchronizing)));
+            let session = Arc::new(Session::new(
+                Arc::clone(&events),
+                Arc::clone(&synchronizing),
+                self.config.run_errors,
+            ));
             let mut reached = Reached::Nobody;
             let Err(error) = self.connect(&session, &stop, &mut reached).await else {
                 break;

@@ -8,7 +8,7 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use super::link::{Answers, Question};
-use super::plugin::Runtime;
+use super::plugin::{RunErrors, Runtime};
 use super::proto::api;
 use super::proto::google::rpc::Status;
 use super::ttrpc::code;
@@ -45,15 +45,22 @@ pub(super) struct Session<E> {
     /// Parts of a Synchronize of which more follow.
     partial: Mutex<(Vec<Sandbox>, Vec<Container>)>,
     phase: watch::Sender<Phase>,
+    run_errors: RunErrors,
 }
 
 impl<E: PodEvents> Session<E> {
-    pub(super) fn new(events: Arc<E>, synchronizing: Arc<tokio::sync::Mutex<()>>) -> Self {
+    pub(super) fn new(
+        events: Arc<E>,
+        synchronizing: Arc<tokio::sync::Mutex<()>>,
+        run_errors: RunErrors,
+    ) -> Self {
+        let phase = watch::Sender::new(Phase::Connected);
         Self {
             events,
             synchronizing,
             partial: Mutex::default(),
-            phase: watch::Sender::new(Phase::Connected),
+            phase,
+            run_errors,
         }
     }
 
@@ -147,7 +154,14 @@ impl<E: PodEvents> Session<E> {
         let outcome = match event {
             api::Event::RunPodSandbox => {
                 let doing = format!("attaching the VFs of {pod}");
-                within(budget, doing, async move { events.run(sandbox).await }).await
+                let outcome = within(budget, doing, async move { events.run(sandbox).await }).await;
+                match (outcome, self.run_errors) {
+                    (Err(error), RunErrors::LeaveToContainers) => {
+                        tracing::warn!(%pod, %error, "the pod's containers will be refused until this is mended");
+                        Ok(())
+                    }
+                    (outcome, _) => outcome,
+                }
             }
             api::Event::StopPodSandbox => {
                 let doing = format!("returning the VFs of {pod}");
