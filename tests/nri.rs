@@ -315,6 +315,16 @@ fn read_message(stream: &mut UnixStream, connection: u32) -> (u32, u8, Vec<u8>, 
     }
 }
 
+/// Skips what is not this request; its stream.
+fn await_request(stream: &mut UnixStream, method: &str) -> u32 {
+    loop {
+        let (connection, message) = read_frame(stream);
+        if connection == 1 && message.windows(method.len()).any(|w| w == method.as_bytes()) {
+            return u32::from_be_bytes(message[4..8].try_into().unwrap());
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_written_from_the_tables_by_hand_is_understood() {
     let running = Running::start();
@@ -391,14 +401,11 @@ async fn a_runtime_written_from_the_tables_by_hand_is_understood() {
         let slow = [field(1, b"sb2"), field(2, b"slow"), field(4, b"team-a")].concat();
         let change = [number(1, 1), field(2, &slow)].concat();
         stream
-            .write_all(&mux(
-                1,
-                &ask(7, "StateChange", &change, Duration::from_millis(300)),
-            ))
+            .write_all(&mux(1, &ask(7, "StateChange", &change, Duration::from_secs(1))))
             .unwrap();
         let (id, kind, data, _) = read_message(&mut stream, 1);
         assert!(
-            since.elapsed() < Duration::from_millis(290),
+            since.elapsed() < Duration::from_millis(950),
             "{:?}",
             since.elapsed()
         );
@@ -581,7 +588,7 @@ async fn slow_work_is_answered_with_an_error_in_time_goes_on_and_keeps_the_conne
         "sriov-dra is still attaching the VFs of pod team-a/slow; the kubelet will try again".to_owned();
     assert_eq!(outcome, Err(Failure::Refused { code: 2, message }));
     assert!(
-        (290..500).contains(&took.as_millis()),
+        (290..480).contains(&took.as_millis()),
         "60 % of 500 ms are 300 ms, not {took:?}"
     );
     let created = plugin
@@ -856,14 +863,12 @@ async fn the_double_cuts_off_a_plugin_that_does_not_answer_as_containerd_does() 
             field(3, &payload),
         ];
         stream.write_all(&mux(2, &ttrpc(1, 1, &data.concat()))).unwrap();
-        let (id, ..) = read_message(&mut stream, 1); // Configure
-        stream
-            .write_all(&mux(1, &ttrpc(id, 2, &field(2, &[0x08, 0x01]))))
-            .unwrap();
-        assert_eq!(read_message(&mut stream, 2), (1, 2, vec![], 1));
-        let (id, ..) = read_message(&mut stream, 1); // Synchronize
-        stream.write_all(&mux(1, &ttrpc(id, 2, &[]))).unwrap();
-        read_message(&mut stream, 1); // RunPodSandbox, and no answer
+        // The answer to RegisterPlugin comes on connection 2, before or after these.
+        for (method, answer) in [("Configure", field(2, &[0x08, 0x01])), ("Synchronize", vec![])] {
+            let id = await_request(&mut stream, method);
+            stream.write_all(&mux(1, &ttrpc(id, 2, &answer))).unwrap();
+        }
+        await_request(&mut stream, "StateChange"); // and no answer
         stream.read(&mut [0; 1]).expect("the end of the connection")
     });
     let plugin = accept(&runtime).await;
