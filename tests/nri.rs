@@ -363,7 +363,7 @@ async fn a_runtime_written_from_the_tables_by_hand_is_understood() {
                 .unwrap();
         }
         let (connection, reply) = read_frame(&mut stream);
-        assert_eq!((connection, reply), (1, ttrpc(1, 2, &field(2, &[0x08, 0x0f]))));
+        assert_eq!((connection, reply), (1, ttrpc(1, 2, &field(2, &[0x10, 0x0f]))));
         stream.write_all(&mux(2, &ttrpc(1, 2, &[]))).unwrap();
 
         stream
@@ -864,7 +864,7 @@ async fn the_double_cuts_off_a_plugin_that_does_not_answer_as_containerd_does() 
         ];
         stream.write_all(&mux(2, &ttrpc(1, 1, &data.concat()))).unwrap();
         // The answer to RegisterPlugin comes on connection 2, before or after these.
-        for (method, answer) in [("Configure", field(2, &[0x08, 0x01])), ("Synchronize", vec![])] {
+        for (method, answer) in [("Configure", field(2, &[0x10, 0x01])), ("Synchronize", vec![])] {
             let id = await_request(&mut stream, method);
             stream.write_all(&mux(1, &ttrpc(id, 2, &answer))).unwrap();
         }
