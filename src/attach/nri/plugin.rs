@@ -213,7 +213,8 @@ impl Plugin {
         }
         tokio::select! {
             ended = link.closed() => {
-                return Err(ended.err().unwrap_or(NriError::Closed { when: "(it stopped, or an answer came too late)" }));
+                let closed = NriError::Closed { when: "(it stopped, or an answer came too late)" };
+                return Err(ended.err().unwrap_or(closed));
             }
             () = stop.cancelled() => {}
         }
