@@ -130,8 +130,11 @@ impl Sysfs {
             (Some(_), None) => Ok(()),
             (now, wanted) => Err(SysfsError::NotBound {
                 pci,
-                wanted: wanted.unwrap_or("its network driver").to_owned(),
-                bound: now.unwrap_or_else(|| "none".to_owned()),
+                wanted: wanted.map_or_else(
+                    || "its network driver".to_owned(),
+                    |wanted| format!("driver {wanted}"),
+                ),
+                bound: now.map_or_else(|| "no driver".to_owned(), |now| format!("driver {now}")),
             }),
         }
     }

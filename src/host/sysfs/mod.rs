@@ -76,12 +76,12 @@ pub enum SysfsError {
     },
     /// The kernel took the writes, but the driver is not the wanted one.
     #[error(
-        "VF {pci}: wanted driver {wanted}, bound is {bound} (is the driver's module loaded? is drivers_autoprobe of the PF on? the kernel log says why a probe failed)"
+        "VF {pci} is bound to {bound} instead of {wanted} (is the driver's module loaded? is drivers_autoprobe of the PF on? the kernel log says why a probe failed)"
     )]
     NotBound {
         /// The function.
         pci: PciAddress,
-        /// The driver.
+        /// `driver vfio-pci`, or `its network driver`.
         wanted: String,
         /// What is bound instead.
         bound: String,
