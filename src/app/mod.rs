@@ -1,1 +1,16 @@
-//! app: to be written.
+//! The one composition root: makes every part, wires the channels, starts and ends them in order.
+//!
+//! In: the effective configuration. Out: a running agent. Never here: work of its own; each file beside this one joins
+//! two rooms that must not know each other.
+
+mod advertise;
+mod checks;
+mod claims;
+mod client;
+mod functions;
+mod inventory;
+mod node;
+mod pods;
+
+pub use inventory::take_inventory;
+pub use node::{NodeConfig, run_node};

@@ -3,5 +3,22 @@
 //! In: sandboxes and containers as the runtime reports them, ledger entries. Out: VFs in the pod, named, addressed and
 //! up, or an error that stops the container; VFs back on the host as they were. Nothing is ever taken from a live
 //! sandbox. Never here: slow settings (that is `prepare`), fsync, waiting for the API server.
+//!
+//! [`Attacher`] is a function of ledger entry and sandbox: every call looks where each VF is and does what is missing.
 
+mod attacher;
+mod error;
+mod link_in;
+mod link_out;
 pub mod nri;
+mod report;
+mod sandbox;
+pub mod status;
+pub mod status_body;
+#[cfg(test)]
+mod tests;
+
+pub use attacher::Attacher;
+pub use error::AttachError;
+pub use report::{DeviceReport, Reason, Report};
+pub use sandbox::PodSandbox;

@@ -3,11 +3,29 @@
 //! In: a ResourceClaim as the API server holds it, this driver's and node's name. Out: [`ClaimSpec`], or one sentence
 //! that names object, field, what is wrong and what would be right. Never here: the kernel, whether a device exists
 //! on this node, files.
+//!
+//! [`compile`] is the front door. Behind it: `config` says which `VfConfig` entries count for which result and what
+//! they add up to, `decode` reads one of them strictly, `fields` lists the fields there are, `name` and
+//! `address` know what a good value is.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{IfName, PciAddress};
+
+mod address;
+mod compile;
+mod config;
+mod decode;
+mod error;
+mod fields;
+mod name;
+
+pub use compile::compile;
+pub use decode::{API_VERSION, KIND, decode_parameters};
+pub use error::{ClaimError, Fault, Faults};
+pub use fields::{InterfaceConfig, VfConfig};
+pub use name::{DEFAULT_NAME_TEMPLATE, NameError, NameFacts};
 
 /// A claim's identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -57,7 +75,7 @@ pub struct ResultSpec {
     pub share_id: Option<String>,
     /// Metadata only: no ownership, no move, no settings.
     pub admin_access: bool,
-    /// Some `interface.*` field was set by class or claim.
+    /// Some `interface.*` field was set by class or claim; never true of a result for admin access.
     pub interface_asked: bool,
     /// Wanted name of the interface in the pod.
     pub name: NameSpec,
@@ -72,7 +90,8 @@ pub struct ResultSpec {
 pub enum NameSpec {
     /// Exactly this; taken is an error.
     Explicit(IfName),
-    /// `net{n}` and the like; a name that is taken gives way to the next free one.
+    /// With `{n}`, `{pf}` or `{rail}` left to fill in (`{request}` is filled in already). With `{n}` a name that is
+    /// taken gives way to the next free one ([`NameSpec::counts`]); without, taken is an error.
     Template(String),
 }
 

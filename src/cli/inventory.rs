@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::Write as _;
 
 use serde::Serialize;
 
+use super::node::SourceArgs;
+use crate::app::take_inventory;
 use crate::device::{LinkType, Pf, Place, RdmaNetnsMode, Snapshot, Vf};
 use crate::policy::{AttributeValue, Verdict};
 
@@ -18,6 +21,33 @@ pub enum Format {
     Json,
     /// The same as JSON.
     Yaml,
+}
+
+/// Arguments of `sriov-dra inventory`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct InventoryArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// What is looked at, and what would be offered of it
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+/// Runs the command: one scan, one judgement, one print.
+///
+/// # Errors
+/// When sysfs, netlink or the agent's ledger can't be read, or a flag is wrong.
+pub fn run(args: &InventoryArgs) -> anyhow::Result<()> {
+    let InventoryArgs { output, source } = args;
+    let durable = source.kubelet_dir.join("plugins").join(&source.driver_name);
+    let (snapshot, verdicts) = take_inventory(&source.sysfs_root, &durable, source.rules()?)?;
+    let text = render(&Inventory::new(&snapshot, &verdicts), *output)?;
+    // A reader that has seen enough (head, less) is no error.
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Everything the command shows.
@@ -134,16 +164,11 @@ fn table(inventory: &Inventory) -> String {
     );
     if !pfs.is_empty() {
         text.push('\n');
-        align(
-            &mut text,
-            std::iter::once(PF_HEAD.map(str::to_owned)).chain(pfs.iter().map(pf_row)),
-        );
+        align(&mut text, std::iter::once(PF_HEAD.map(str::to_owned)).chain(pfs.iter().map(pf_row)));
     }
     if vfs.is_empty() {
-        let example = pfs
-            .iter()
-            .find_map(|pf| pf.netdev.as_ref())
-            .map_or("ens1f0", |netdev| netdev.name.as_str());
+        let example =
+            pfs.iter().find_map(|pf| pf.netdev.as_ref()).map_or("ens1f0", |netdev| netdev.name.as_str());
         let _ = write!(
             text,
             "\nNo PF has VFs. To make some: echo 8 > /sys/class/net/{example}/device/sriov_numvfs (as root)\n"
@@ -154,10 +179,8 @@ fn table(inventory: &Inventory) -> String {
     let rows = vfs.iter().map(|vf| vf_row(vf, pfs));
     align(&mut text, std::iter::once(VF_HEAD.map(str::to_owned)).chain(rows));
 
-    let reasons: Vec<_> = vfs
-        .iter()
-        .flat_map(|vf| vf.withheld.iter().map(move |reason| (vf, reason)))
-        .collect();
+    let reasons: Vec<_> =
+        vfs.iter().flat_map(|vf| vf.withheld.iter().map(move |reason| (vf, reason))).collect();
     if !reasons.is_empty() {
         text.push_str("\nWithheld because\n");
         for (vf, reason) in reasons {
@@ -167,12 +190,9 @@ fn table(inventory: &Inventory) -> String {
     text
 }
 
-const PF_HEAD: [&str; 10] = [
-    "PF", "NETDEV", "DRIVER", "LINK", "MBIT/S", "MTU", "VFS", "NUMA", "ESWITCH", "RDMA",
-];
-const VF_HEAD: [&str; 10] = [
-    "VF", "PF", "NO", "NETDEV", "DRIVER", "MTU", "NUMA", "RDMA", "PLACE", "VERDICT",
-];
+const PF_HEAD: [&str; 10] =
+    ["PF", "NETDEV", "DRIVER", "LINK", "MBIT/S", "MTU", "VFS", "NUMA", "ESWITCH", "RDMA"];
+const VF_HEAD: [&str; 10] = ["VF", "PF", "NO", "NETDEV", "DRIVER", "MTU", "NUMA", "RDMA", "PLACE", "VERDICT"];
 
 fn pf_row(pf: &Pf) -> [String; 10] {
     let netdev = pf.netdev.as_ref();
@@ -199,10 +219,7 @@ fn pf_row(pf: &Pf) -> [String; 10] {
 fn vf_row(judged: &JudgedVf, pfs: &[Pf]) -> [String; 10] {
     let vf = &judged.vf;
     let pf = vf.pf.map(|address| {
-        let netdev = pfs
-            .iter()
-            .find(|pf| pf.pci == address)
-            .and_then(|pf| pf.netdev.as_ref());
+        let netdev = pfs.iter().find(|pf| pf.pci == address).and_then(|pf| pf.netdev.as_ref());
         netdev.map_or_else(|| address.to_string(), |netdev| netdev.name.clone())
     });
     let words: Vec<&str> = judged.withheld.iter().map(|reason| reason.reason).collect();

@@ -1,3 +1,45 @@
-//! cli: to be written.
+//! The commands.
+//!
+//! In: arguments and their environment twins. Out: one command run to its end. Never here: how a command does its work
+//! beyond its own file.
 
+pub mod image;
 pub mod inventory;
+pub mod node;
+pub mod tar;
+
+use clap::{Parser, Subcommand};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "sriov-dra", version, about, max_term_width = 110)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of one node: publish its VFs, prepare claims, attach VFs to pods
+    Node(Box<node::NodeArgs>),
+    /// Show this machine's PFs and VFs: what is offered, what is withheld and why
+    Inventory(inventory::InventoryArgs),
+    /// Write the container image as an archive (OCI layout and Docker archive in one)
+    Image(image::ImageArgs),
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The command's own, as a chain for people.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Node(args) => node::run(*args),
+            Command::Inventory(args) => inventory::run(&args),
+            Command::Image(args) => Ok(image::run(&args)?),
+        }
+    }
+}

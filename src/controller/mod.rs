@@ -3,5 +3,18 @@
 //! In: offered devices on a watch channel, the API server's slices of this driver and node. Out: creates, updates and
 //! deletes of slices. An error backs off and is tried again; nothing here ends the process, and no Prepare ever
 //! reaches this room. Never here: reading the kernel, claims.
+//!
+//! [`slices`] and [`split`] decide, [`view`] remembers, [`pace`] waits; only [`run`] talks to the server.
 
+mod dropped;
+mod error;
+mod pace;
+mod run;
 pub mod slices;
+mod split;
+mod view;
+
+pub use error::Error;
+pub use pace::Settings;
+pub use run::{Controller, Published};
+pub use split::Limits;

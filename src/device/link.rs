@@ -42,7 +42,9 @@ impl IfName {
         if name == "." || name == ".." {
             return Err(IfNameError::Reserved(name));
         }
-        let bad = name.chars().find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control() || !c.is_ascii());
+        let bad = name
+            .chars()
+            .find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control() || !c.is_ascii());
         match bad {
             Some(bad) => Err(IfNameError::BadCharacter(name, bad)),
             None => Ok(Self(name)),

@@ -2,5 +2,101 @@
 //!
 //! In: paths, PCI addresses, file descriptors of namespaces. Out: nouns of `device`, or an error that names the thing
 //! and keeps the errno. Never here: decisions, Kubernetes, state that outlives a call.
+//!
+//! [`Kernel`] is the seam: [`Linux`] is the real one, `fake::FakeKernel` holds state and can fail on purpose.
 
+pub mod boot;
+pub mod devlink;
+mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+mod find;
+pub mod flock;
+mod link;
+mod linux;
+mod netlink;
+mod netns;
+mod raw;
+pub mod rdma;
 pub mod sysfs;
+pub mod uevent;
+
+pub use error::HostError;
+pub use find::{VfHandle, find_vf, find_vf_on_host};
+pub use link::Link;
+pub use linux::Linux;
+pub use netns::{Netns, NetnsId};
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use crate::device::{HwAddr, IfName, PciAddress};
+
+/// What the engine needs of the kernel besides discovery.
+pub trait Kernel: Debug + Send + Sync + 'static {
+    /// The host's network namespace.
+    fn host(&self) -> &Netns;
+    /// Opens a namespace by path.
+    ///
+    /// # Errors
+    /// When the path can't be opened or is not a network namespace (a mount point whose namespace this process can't
+    /// see looks like a plain file).
+    fn open(&self, path: &Path) -> Result<Netns, HostError>;
+    /// A namespace that is no longer (or not here) reachable by its path: through a process that lives in it.
+    fn find(&self, id: NetnsId) -> Option<Netns>;
+    /// Some process that lives in the namespace, by PID.
+    ///
+    /// # Errors
+    /// When `/proc` can't be read.
+    fn user_of(&self, id: NetnsId) -> Result<Option<i32>, HostError>;
+    /// A session inside a namespace.
+    ///
+    /// # Errors
+    /// When the namespace can't be entered.
+    fn enter(&self, netns: &Netns) -> Result<Box<dyn Links>, HostError>;
+    /// Names of the VF's netdevs as sysfs shows them in the host's namespace; none when it is lent.
+    fn netdev_names(&self, vf: PciAddress) -> Vec<String>;
+}
+
+/// Links of one namespace. A session stays in its namespace whatever the calling thread does.
+pub trait Links: Send {
+    /// Every link.
+    fn all(&mut self) -> Result<Vec<Link>, HostError>;
+    /// One link; `None` when there is none of that name.
+    fn by_name(&mut self, name: &str) -> Result<Option<Link>, HostError>;
+    /// Addresses with prefix length on a link.
+    fn addresses(&mut self, index: u32) -> Result<Vec<IpNet>, HostError>;
+    /// Moves a link into another namespace under a name, in one message: the name is taken in the target, the link is
+    /// never seen there under another one (`do_setlink`, net/core/rtnetlink.c). The link arrives down, without
+    /// addresses.
+    fn move_to(&mut self, link: &Link, target: &Netns, name: &IfName) -> Result<(), HostError>;
+    /// Administratively up or down.
+    fn set_up(&mut self, link: &Link, up: bool) -> Result<(), HostError>;
+    /// Bytes.
+    fn set_mtu(&mut self, link: &Link, mtu: u32) -> Result<(), HostError>;
+    /// Effective link-layer address.
+    fn set_hw_addr(&mut self, link: &Link, address: &HwAddr) -> Result<(), HostError>;
+    /// Another name. The link should be down: kernels before 6.2 refuse otherwise.
+    fn rename(&mut self, link: &Link, name: &IfName) -> Result<(), HostError>;
+    /// `ifalias`; an empty one removes it.
+    fn set_alias(&mut self, link: &Link, alias: &str) -> Result<(), HostError>;
+    /// Takes user-set promiscuity and all-multicast back.
+    fn clear_promiscuity(&mut self, link: &Link) -> Result<(), HostError>;
+    /// Adds an alternative name.
+    fn add_alt_name(&mut self, link: &Link, name: &str) -> Result<(), HostError>;
+    /// Removes an alternative name.
+    fn remove_alt_name(&mut self, link: &Link, name: &str) -> Result<(), HostError>;
+    /// Adds an address; one that is there already is fine. IPv6 without duplicate address detection: the address is
+    /// decided elsewhere, and a tentative one can't be used for a second.
+    fn add_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError>;
+    /// Removes an address.
+    fn remove_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError>;
+    /// Writes `/proc/sys/net/<key>` of this namespace. `false` when the kernel has no such key (IPv6 off).
+    fn sysctl(&mut self, key: &str, value: &str) -> Result<bool, HostError>;
+    /// Interfaces (by index) that carry a default route, in any table, IPv4 and IPv6.
+    fn default_route_links(&mut self) -> Result<Vec<u32>, HostError>;
+    /// Every address of the namespace as (interface index, address).
+    fn all_addresses(&mut self) -> Result<Vec<(u32, IpNet)>, HostError>;
+}

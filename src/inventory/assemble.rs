@@ -71,10 +71,7 @@ impl Assembly<'_> {
             netdev: self.own_netdev(function),
             rdma: function.rdma.clone(),
             numa_node: function.numa_node.or_else(|| pf.and_then(|pf| pf.numa_node)),
-            pcie_root: function
-                .pcie_root
-                .clone()
-                .or_else(|| pf.and_then(|pf| pf.pcie_root.clone())),
+            pcie_root: function.pcie_root.clone().or_else(|| pf.and_then(|pf| pf.pcie_root.clone())),
             pcie_switch: pf.unwrap_or(function).upstream_bridge,
             iommu_group: function.iommu_group,
             vfio_open: place == Place::Userspace && self.is_open(function),
@@ -93,11 +90,7 @@ impl Assembly<'_> {
         // Without IPoIB an InfiniBand function has no netdev anywhere: its RDMA device says where it is.
         let needs_no_netdev =
             link_type == Some(LinkType::Infiniband) && !self.ipoib && !function.rdma.is_empty();
-        if function.netdevs.is_empty() && !needs_no_netdev {
-            Place::Elsewhere
-        } else {
-            Place::Host
-        }
+        if function.netdevs.is_empty() && !needs_no_netdev { Place::Elsewhere } else { Place::Host }
     }
 
     /// The function's netdev with what netlink knows. Whatever else the function has on the host counts as stacked on
@@ -127,9 +120,7 @@ impl Assembly<'_> {
         if self.links.has(&netdev.name, netdev.ifindex) {
             netdev.addresses = self.links.addresses_of(netdev.ifindex);
             netdev.uplink = self.uplinks.contains(&netdev.ifindex);
-            netdev
-                .uppers
-                .extend(self.links.uppers_of(netdev.ifindex).map(str::to_owned));
+            netdev.uppers.extend(self.links.uppers_of(netdev.ifindex).map(str::to_owned));
         }
         netdev
     }
@@ -146,10 +137,7 @@ impl Assembly<'_> {
 
 /// Whether some process could hold the function through vfio.
 pub(super) fn is_on_vfio(function: &Function) -> bool {
-    function
-        .driver
-        .as_deref()
-        .is_some_and(|driver| driver.contains("vfio"))
+    function.driver.as_deref().is_some_and(|driver| driver.contains("vfio"))
 }
 
 fn is_userspace(driver: &str) -> bool {
@@ -158,9 +146,7 @@ fn is_userspace(driver: &str) -> bool {
 }
 
 fn link_type(function: &Function) -> Option<LinkType> {
-    by_netdev(function)
-        .or_else(|| by_rdma(function))
-        .or_else(|| by_class(function))
+    by_netdev(function).or_else(|| by_rdma(function)).or_else(|| by_class(function))
 }
 
 fn by_netdev(function: &Function) -> Option<LinkType> {

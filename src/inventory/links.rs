@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
+use crate::host::{HostError, Links};
+
 /// Addresses, default routes and the stacking of the links in the host's network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostLinks {
@@ -18,6 +20,24 @@ pub struct HostLinks {
 }
 
 impl HostLinks {
+    /// Reads them all in one session.
+    ///
+    /// # Errors
+    /// The kernel refuses a list.
+    pub fn read(links: &mut dyn Links) -> Result<Self, HostError> {
+        let mut read = Self {
+            addresses: links.all_addresses()?,
+            default_route_ifindexes: links.default_route_links()?,
+            ..Self::default()
+        };
+        for link in links.all()? {
+            read.lowers.extend(link.master.map(|master| (master, link.index)));
+            read.lowers.extend(link.lower.map(|lower| (link.index, lower)));
+            read.names.insert(link.index, link.name);
+        }
+        Ok(read)
+    }
+
     /// Every interface that a default route goes through: its own, and all those below it.
     pub fn uplinks(&self) -> BTreeSet<u32> {
         let mut carrying = BTreeSet::new();
@@ -25,10 +45,7 @@ impl HostLinks {
         while let Some(ifindex) = pending.pop() {
             if carrying.insert(ifindex) {
                 pending.extend(
-                    self.lowers
-                        .iter()
-                        .filter(|(upper, _)| *upper == ifindex)
-                        .map(|(_, lower)| *lower),
+                    self.lowers.iter().filter(|(upper, _)| *upper == ifindex).map(|(_, lower)| *lower),
                 );
             }
         }
@@ -44,18 +61,13 @@ impl HostLinks {
     /// Addresses of an interface, link-local ones left out: any link that is up has those.
     pub fn addresses_of(&self, ifindex: u32) -> Vec<IpNet> {
         let of_it = self.addresses.iter().filter(|(owner, _)| *owner == ifindex);
-        of_it
-            .map(|(_, address)| *address)
-            .filter(|address| !is_link_local(address))
-            .collect()
+        of_it.map(|(_, address)| *address).filter(|address| !is_link_local(address)).collect()
     }
 
     /// Names of the links stacked on an interface.
     pub fn uppers_of(&self, ifindex: u32) -> impl Iterator<Item = &str> {
-        let uppers = self.lowers.iter().filter(move |(_, lower)| *lower == ifindex);
-        uppers
-            .filter_map(|(upper, _)| self.names.get(upper))
-            .map(String::as_str)
+        let uppers = self.lowers.iter().filter(move |(upper, lower)| *lower == ifindex && *upper != ifindex);
+        uppers.filter_map(|(upper, _)| self.names.get(upper)).map(String::as_str)
     }
 }
 
@@ -78,10 +90,7 @@ mod tests {
             lowers: vec![(40, 30), (30, 20), (20, 10), (20, 11), (30, 40), (50, 12)],
             ..HostLinks::default()
         };
-        assert_eq!(
-            links.uplinks().into_iter().collect::<Vec<_>>(),
-            [10, 11, 20, 30, 40]
-        );
+        assert_eq!(links.uplinks().into_iter().collect::<Vec<_>>(), [10, 11, 20, 30, 40]);
         assert!(HostLinks::default().uplinks().is_empty());
     }
 

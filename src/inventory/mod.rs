@@ -33,11 +33,7 @@ pub fn scan(
     rdma: Option<RdmaNetnsMode>,
     eswitch: &dyn Fn(PciAddress) -> Option<EswitchMode>,
 ) -> Result<Snapshot, SysfsError> {
-    let functions = sysfs
-        .functions()?
-        .into_iter()
-        .map(|function| (function.pci, function))
-        .collect();
+    let functions = sysfs.functions()?.into_iter().map(|function| (function.pci, function)).collect();
     Ok(assembled(sysfs, links, rdma, eswitch, &functions))
 }
 
@@ -53,18 +49,13 @@ pub fn scan_one(
     vf: PciAddress,
 ) -> Result<Snapshot, SysfsError> {
     let Some(function) = sysfs.function(vf)? else {
-        return Ok(Snapshot {
-            rdma_netns: rdma,
-            ..Snapshot::default()
-        });
+        return Ok(Snapshot { rdma_netns: rdma, ..Snapshot::default() });
     };
     let functions: BTreeMap<PciAddress, Function> = match function.kind {
         // The PF's links must be read after the VF, as they are gone before it.
-        Kind::Virtual(pf) => [Some(function), sysfs.function(pf)?]
-            .into_iter()
-            .flatten()
-            .map(|f| (f.pci, f))
-            .collect(),
+        Kind::Virtual(pf) => {
+            [Some(function), sysfs.function(pf)?].into_iter().flatten().map(|f| (f.pci, f)).collect()
+        }
         // Whether it is a VF depends on every PF.
         Kind::Plain => sysfs.functions()?.into_iter().map(|f| (f.pci, f)).collect(),
         Kind::Physical(_) => BTreeMap::new(),
@@ -96,28 +87,19 @@ fn assembled(
         },
     };
 
-    let mut snapshot = Snapshot {
-        rdma_netns: rdma,
-        ..Snapshot::default()
-    };
+    let mut snapshot = Snapshot { rdma_netns: rdma, ..Snapshot::default() };
     for function in functions.values() {
         match &function.kind {
             Kind::Physical(sriov) => snapshot.pfs.push(assembly.pf(function, sriov)),
             Kind::Virtual(pf) => {
                 // Without the link back from the PF it is half-made.
-                let Some(Function {
-                    kind: Kind::Physical(sriov),
-                    ..
-                }) = functions.get(pf)
-                else {
+                let Some(Function { kind: Kind::Physical(sriov), .. }) = functions.get(pf) else {
                     continue;
                 };
                 let Some(index) = sriov.vfs.get(&function.pci) else {
                     continue;
                 };
-                snapshot
-                    .vfs
-                    .push(assembly.vf(function, functions.get(pf), Some(*index)));
+                snapshot.vfs.push(assembly.vf(function, functions.get(pf), Some(*index)));
             }
             Kind::Plain if passthrough::is_virtual_function(function) => {
                 let coming_or_going = functions.values().any(

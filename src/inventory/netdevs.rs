@@ -38,12 +38,8 @@ pub(super) fn is_representor(found: &FoundNetdev) -> bool {
 
 /// `p0`, or `p0s1` of a split port.
 fn is_uplink_port(found: &FoundNetdev) -> bool {
-    let rest = found
-        .netdev
-        .phys_port_name
-        .as_deref()
-        .and_then(|port| port.strip_prefix('p'))
-        .and_then(after_number);
+    let rest =
+        found.netdev.phys_port_name.as_deref().and_then(|port| port.strip_prefix('p')).and_then(after_number);
     rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('s').and_then(after_number) == Some(""))
 }
 
@@ -80,39 +76,22 @@ mod tests {
             addresses: vec![],
             uplink: false,
         };
-        FoundNetdev {
-            netdev,
-            dev_port,
-            is_child,
-        }
+        FoundNetdev { netdev, dev_port, is_child }
     }
 
     fn chosen(found: &[FoundNetdev]) -> (Option<&str>, Vec<&str>) {
         let (own, others) = choose(found);
-        (
-            own.map(|f| f.netdev.name.as_str()),
-            others.iter().map(|f| f.netdev.name.as_str()).collect(),
-        )
+        (own.map(|f| f.netdev.name.as_str()), others.iter().map(|f| f.netdev.name.as_str()).collect())
     }
 
     #[test]
     fn representors_of_every_naming_are_told_from_the_uplink() {
         for port in ["pf0vf3", "pf1vf127", "c1pf0vf3", "pf0sf88", "pf0", "c1pf0"] {
-            let all = [
-                found("rep", Some(port), 0, false, 3),
-                found("up", Some("p0"), 0, false, 9),
-            ];
+            let all = [found("rep", Some(port), 0, false, 3), found("up", Some("p0"), 0, false, 9)];
             assert_eq!(chosen(&all), (Some("up"), vec![]), "{port}");
-            assert_eq!(
-                chosen(&all[..1]),
-                (None, vec![]),
-                "{port} alone is nobody's own netdev"
-            );
+            assert_eq!(chosen(&all[..1]), (None, vec![]), "{port} alone is nobody's own netdev");
         }
-        let numbered = [
-            found("rep", Some("3"), 0, false, 3),
-            found("up", Some("p0"), 0, false, 9),
-        ];
+        let numbered = [found("rep", Some("3"), 0, false, 3), found("up", Some("p0"), 0, false, 9)];
         assert_eq!(chosen(&numbered), (Some("up"), vec![]));
         let split = [found("up", Some("p0s1"), 0, false, 9)];
         assert_eq!(chosen(&split), (Some("up"), vec![]));
@@ -121,25 +100,15 @@ mod tests {
     #[test]
     fn port_names_that_mean_nothing_special_hide_no_netdev() {
         for port in ["3", "pfx", "p", "pf0vf", "cpf0vf1", "uplink"] {
-            assert_eq!(
-                chosen(&[found("eth", Some(port), 0, false, 3)]).0,
-                Some("eth"),
-                "{port}"
-            );
+            assert_eq!(chosen(&[found("eth", Some(port), 0, false, 3)]).0, Some("eth"), "{port}");
         }
     }
 
     #[test]
     fn a_parent_goes_before_its_children_and_port_0_before_port_1() {
-        let ipoib = [
-            found("ib0.8001", None, 0, true, 3),
-            found("ib0", None, 0, false, 9),
-        ];
+        let ipoib = [found("ib0.8001", None, 0, true, 3), found("ib0", None, 0, false, 9)];
         assert_eq!(chosen(&ipoib), (Some("ib0"), vec!["ib0.8001"]));
-        let two_ports = [
-            found("second", None, 1, false, 3),
-            found("first", None, 0, false, 9),
-        ];
+        let two_ports = [found("second", None, 1, false, 3), found("first", None, 0, false, 9)];
         assert_eq!(chosen(&two_ports), (Some("first"), vec!["second"]));
         assert_eq!(chosen(&[]), (None, vec![]));
     }

@@ -28,9 +28,7 @@ pub(super) fn of(
     let pf = snapshot.pf_of(vf);
     let pf_netdev = pf.and_then(|pf| pf.netdev.as_ref());
     let driver = facts.map_or(vf.driver.as_ref(), |facts| facts.driver.as_ref());
-    let mtu = facts.map_or(vf.netdev.as_ref().and_then(|netdev| netdev.mtu), |facts| {
-        facts.mtu
-    });
+    let mtu = facts.map_or(vf.netdev.as_ref().and_then(|netdev| netdev.mtu), |facts| facts.mtu);
     let rdma = rdma(vf, facts);
     let text = |value: String| AttributeValue::String(value);
     let number = |value: u32| AttributeValue::Int(i64::from(value));
@@ -42,11 +40,7 @@ pub(super) fn of(
         (own, "pfPciAddress", vf.pf.map(address)),
         (own, "pfName", pf_netdev.map(|netdev| text(netdev.name.clone()))),
         (own, "vfIndex", vf.index.map(number)),
-        (
-            own,
-            "linkType",
-            link_type(vf, facts).map(|link| text(link.to_owned())),
-        ),
+        (own, "linkType", link_type(vf, facts).map(|link| text(link.to_owned()))),
         (own, "rdma", rdma.map(AttributeValue::Bool)),
         (own, "numaNode", vf.numa_node.map(number)),
         (STANDARD, "pciBusID", Some(address(vf.pci))),
@@ -59,22 +53,9 @@ pub(super) fn of(
         (own, "device", Some(text(format!("{:04x}", vf.device)))),
         (own, "driver", driver.cloned().map(text)),
         (own, "mtu", mtu.map(number)),
-        (
-            own,
-            "linkSpeedMbps",
-            pf_netdev.and_then(|netdev| netdev.speed_mbps).map(number),
-        ),
-        (
-            own,
-            "eswitchMode",
-            pf.and_then(|pf| pf.eswitch_mode)
-                .map(|mode| text(eswitch(mode).to_owned())),
-        ),
-        (
-            own,
-            "rdmaNetns",
-            netns(snapshot, rdma).map(|mode| text(mode.to_owned())),
-        ),
+        (own, "linkSpeedMbps", pf_netdev.and_then(|netdev| netdev.speed_mbps).map(number)),
+        (own, "eswitchMode", pf.and_then(|pf| pf.eswitch_mode).map(|mode| text(eswitch(mode).to_owned()))),
+        (own, "rdmaNetns", netns(snapshot, rdma).map(|mode| text(mode.to_owned()))),
         (own, "attach", rules.attach.clone().map(text)),
     ];
 
@@ -101,9 +82,8 @@ fn fits(value: &AttributeValue) -> bool {
 
 fn link_type(vf: &Vf, facts: Option<&CleanFacts>) -> Option<&'static str> {
     // Without PF nothing but the address tells a lent VF's link: 20 bytes are IPoIB's.
-    let by_address = facts
-        .and_then(|facts| facts.hw_addr.as_ref())
-        .and_then(|address| match address.bytes().len() {
+    let by_address =
+        facts.and_then(|facts| facts.hw_addr.as_ref()).and_then(|address| match address.bytes().len() {
             6 => Some(LinkType::Ethernet),
             20 => Some(LinkType::Infiniband),
             _ => None,

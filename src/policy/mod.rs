@@ -82,36 +82,21 @@ pub fn judge(snapshot: &Snapshot, owned: &BTreeMap<PciAddress, CleanFacts>, rule
     let mut vfs: Vec<_> = snapshot.vfs.iter().collect();
     vfs.sort_by_key(|vf| (vf.pf.is_none(), vf.index, vf.pf, vf.pci));
     let judged = vfs.into_iter().map(|vf| {
-        let facts = owned
-            .get(&vf.pci)
-            .filter(|facts| facts.incarnation == vf.incarnation);
+        let facts = owned.get(&vf.pci).filter(|facts| facts.incarnation == vf.incarnation);
         let (attributes, dropped) = attributes::of(snapshot, vf, facts, rules);
-        let device = OfferedDevice {
-            name: vf.pci.device_name(),
-            pci: vf.pci,
-            attributes,
-        };
+        let device = OfferedDevice { name: vf.pci.device_name(), pci: vf.pci, attributes };
         let withheld = match facts {
             // Wherever it is and whatever is on it belongs to the claim. The filter does not apply either: an
             // allocated device must not leave its slice.
             Some(_) => Vec::new(),
             None => withheld::reasons(vf, &device, rules),
         };
-        Verdict {
-            device,
-            withheld,
-            owned: facts.is_some(),
-            dropped,
-        }
+        Verdict { device, withheld, owned: facts.is_some(), dropped }
     });
     judged.collect()
 }
 
 /// The devices to publish, in order.
 pub fn offered(verdicts: &[Verdict]) -> Vec<OfferedDevice> {
-    verdicts
-        .iter()
-        .filter(|verdict| verdict.is_offered())
-        .map(|verdict| verdict.device.clone())
-        .collect()
+    verdicts.iter().filter(|verdict| verdict.is_offered()).map(|verdict| verdict.device.clone()).collect()
 }

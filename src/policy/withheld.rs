@@ -97,11 +97,7 @@ impl fmt::Display for WithheldReason {
 }
 
 fn list<T: fmt::Display>(items: &[T]) -> String {
-    items
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Everything that speaks against offering a VF that no claim owns.
@@ -110,28 +106,17 @@ pub(super) fn reasons(vf: &Vf, device: &OfferedDevice, rules: &Rules) -> Vec<Wit
     if let Some(found) = &vf.netdev {
         let netdev = found.name.clone();
         if found.uplink {
-            reasons.push(WithheldReason::Uplink {
-                netdev: netdev.clone(),
-            });
+            reasons.push(WithheldReason::Uplink { netdev: netdev.clone() });
         }
         if !found.addresses.is_empty() {
             let addresses = found.addresses.clone();
-            reasons.push(WithheldReason::HostAddress {
-                netdev: netdev.clone(),
-                addresses,
-            });
+            reasons.push(WithheldReason::HostAddress { netdev: netdev.clone(), addresses });
         }
         if let Some(master) = found.master.clone() {
-            reasons.push(WithheldReason::Master {
-                netdev: netdev.clone(),
-                master,
-            });
+            reasons.push(WithheldReason::Master { netdev: netdev.clone(), master });
         }
         if !found.uppers.is_empty() {
-            reasons.push(WithheldReason::Upper {
-                netdev,
-                uppers: found.uppers.clone(),
-            });
+            reasons.push(WithheldReason::Upper { netdev, uppers: found.uppers.clone() });
         }
     }
     if vf.place == Place::Elsewhere {
@@ -139,17 +124,13 @@ pub(super) fn reasons(vf: &Vf, device: &OfferedDevice, rules: &Rules) -> Vec<Wit
         reasons.push(WithheldReason::ForeignNamespace { driver });
     }
     if vf.vfio_open {
-        reasons.push(WithheldReason::VfioOpen {
-            group: vf.iommu_group,
-        });
+        reasons.push(WithheldReason::VfioOpen { group: vf.iommu_group });
     }
     if let Some(selector) = &rules.devices {
         match selector.matches(&rules.driver_name, &device.attributes) {
             Ok(true) => {}
             Ok(false) => reasons.push(WithheldReason::Filtered),
-            Err(error) => reasons.push(WithheldReason::FilterFailed {
-                error: error.to_string(),
-            }),
+            Err(error) => reasons.push(WithheldReason::FilterFailed { error: error.to_string() }),
         }
     }
     reasons

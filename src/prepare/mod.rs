@@ -3,3 +3,22 @@
 //! In: a `ClaimSpec` (prepare) or a claim UID (unprepare). Out: CDI names, a durable entry per claim, VFs ready to be
 //! attached or returned exactly as they were. Every call is level-triggered: it trusts nothing it did before, re-reads
 //! the kernel and repairs what differs. Never here: gRPC, the API server, network namespaces of pods.
+//!
+//! [`plan`] is pure; [`engine`] executes it; [`ledger`] is the only memory; [`locks`] keeps agent, second agent and
+//! hook apart.
+
+pub mod cdi;
+pub mod cdi_file;
+mod cdi_spec;
+pub mod engine;
+mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+pub mod functions;
+pub mod ledger;
+pub mod locks;
+pub mod plan;
+pub mod records;
+mod sealed;
+
+pub use error::PrepareError;

@@ -3,9 +3,8 @@
 use super::*;
 
 fn mixed_machine() -> FakeSysfs {
-    let card = Card::ethernet("0000:81:00.0", "ens1f0np0", "mlx5_core")
-        .rdma("mlx5_0")
-        .vfs(4, |index, mut vf| {
+    let card =
+        Card::ethernet("0000:81:00.0", "ens1f0np0", "mlx5_core").rdma("mlx5_0").vfs(4, |index, mut vf| {
             match index {
                 1 => return VfPlan::vfio(),
                 2 => vf.netdevs[0].master = Some("bond0".into()),
@@ -56,8 +55,5 @@ fn machines_without_sriov_or_without_vfs_get_a_helpful_sentence() {
     let none = text(Tree::new().nic(Nic::virtio("0000:00:03.0", "eth0")));
     assert!(none.starts_with("No SR-IOV here: "), "{none}");
     let no_vfs = text(Tree::new().card(Card::ethernet("0000:81:00.0", "ens1f0", "ice")));
-    assert!(
-        no_vfs.contains("echo 8 > /sys/class/net/ens1f0/device/sriov_numvfs"),
-        "{no_vfs}"
-    );
+    assert!(no_vfs.contains("echo 8 > /sys/class/net/ens1f0/device/sriov_numvfs"), "{no_vfs}");
 }

@@ -36,11 +36,7 @@ fn look_with(tree: &FakeSysfs, links: &HostLinks) -> Snapshot {
 }
 
 fn rules() -> Rules {
-    Rules {
-        driver_name: "sriov-dra.io".into(),
-        devices: None,
-        attach: Some("nri".into()),
-    }
+    Rules { driver_name: "sriov-dra.io".into(), devices: None, attach: Some("nri".into()) }
 }
 
 fn verdicts(snapshot: &Snapshot) -> Vec<Verdict> {
@@ -48,18 +44,13 @@ fn verdicts(snapshot: &Snapshot) -> Vec<Verdict> {
 }
 
 fn offered_addresses(verdicts: &[Verdict]) -> Vec<String> {
-    offered(verdicts)
-        .iter()
-        .map(|device| device.pci.to_string())
-        .collect()
+    offered(verdicts).iter().map(|device| device.pci.to_string()).collect()
 }
 
 /// Sentences about a VF, empty when it is offered.
 fn reasons(verdicts: &[Verdict], vf: &str) -> Vec<String> {
-    let verdict = verdicts
-        .iter()
-        .find(|verdict| verdict.device.pci == pci(vf))
-        .expect("no verdict about the VF");
+    let verdict =
+        verdicts.iter().find(|verdict| verdict.device.pci == pci(vf)).expect("no verdict about the VF");
     verdict.withheld.iter().map(ToString::to_string).collect()
 }
 
@@ -80,12 +71,6 @@ fn clean(vf: &Vf) -> CleanFacts {
 }
 
 fn links_of(tree: &FakeSysfs, names: &[&str]) -> HostLinks {
-    let names = names
-        .iter()
-        .map(|name| (tree.ifindex(name).unwrap(), (*name).to_owned()))
-        .collect();
-    HostLinks {
-        names,
-        ..HostLinks::default()
-    }
+    let names = names.iter().map(|name| (tree.ifindex(name).unwrap(), (*name).to_owned())).collect();
+    HostLinks { names, ..HostLinks::default() }
 }

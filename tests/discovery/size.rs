@@ -24,10 +24,7 @@ fn a_node_with_1016_vfs_is_read_and_judged_whole() {
     let judged = start.elapsed();
     println!("8 PFs and 1016 VFs: read in {read:?}, judged in {judged:?}");
     assert_eq!(offered(&verdicts).len(), 1016);
-    let first: Vec<u32> = verdicts
-        .iter()
-        .take(9)
-        .map(|v| snapshot.vf(v.device.pci).unwrap().index.unwrap())
-        .collect();
+    let first: Vec<u32> =
+        verdicts.iter().take(9).map(|v| snapshot.vf(v.device.pci).unwrap().index.unwrap()).collect();
     assert_eq!(first, [0, 0, 0, 0, 0, 0, 0, 0, 1], "VF 0 of every PF comes first");
 }

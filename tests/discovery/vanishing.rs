@@ -17,9 +17,7 @@ fn a_vf_without_its_links_is_coming_or_going_and_is_left_out_even_if_its_id_says
 
 #[test]
 fn vfs_that_come_and_go_while_they_are_read_are_whole_or_absent_and_the_others_always_there() {
-    let card = Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core")
-        .rdma("mlx5_0")
-        .vfs(4, |_, vf| vf);
+    let card = Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core").rdma("mlx5_0").vfs(4, |_, vf| vf);
     let mut tree = Tree::new().card(card).build().unwrap();
     let steady = look(&tree);
     let sysfs = tree.sysfs();
@@ -58,10 +56,7 @@ fn vfs_that_come_and_go_while_they_are_read_are_whole_or_absent_and_the_others_a
     });
     let changes = changes.load(Ordering::Relaxed);
     println!("{scans} scans during {changes} removals, {absent} absences seen");
-    assert!(
-        scans > 20 && changes > 20 && absent > 0,
-        "the two did not really run beside each other"
-    );
+    assert!(scans > 20 && changes > 20 && absent > 0, "the two did not really run beside each other");
     assert_eq!(look(&tree).vfs.len(), 4, "all are back at the end");
 }
 
@@ -70,10 +65,7 @@ fn a_folder_that_is_no_sysfs_is_an_error_and_a_machine_without_pci_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let look = || scan(&Sysfs::at(folder.path()), &HostLinks::default(), None, &|_| None);
     let error = look().unwrap_err().to_string();
-    assert!(
-        error.contains("can't list the PCI devices in") && error.contains("--sysfs-root"),
-        "{error}"
-    );
+    assert!(error.contains("can't list the PCI devices in") && error.contains("--sysfs-root"), "{error}");
     std::fs::create_dir(folder.path().join("bus")).unwrap();
     assert_eq!(look().unwrap(), Snapshot::default());
 }
@@ -92,17 +84,13 @@ fn nonsense_in_files_makes_facts_absent_and_nothing_worse() {
         tree.set(vf, file, text).unwrap();
     }
     tree.set("0000:81:00.0", "sriov_numvfs", "4000000000").unwrap();
-    tree.set("0000:81:00.0", "net/ens1f0/speed", "4294967295")
-        .unwrap();
+    tree.set("0000:81:00.0", "net/ens1f0/speed", "4294967295").unwrap();
     std::fs::create_dir(tree.root().join("bus/pci/devices/not-an-address")).unwrap();
     std::fs::create_dir(tree.root().join("bus/pci/devices/0000:99:00.0")).unwrap();
     let snapshot = look(&tree);
     let netdev = snapshot.vfs[0].netdev.as_ref().unwrap();
     assert_eq!((netdev.mtu, netdev.up, &netdev.hw_addr), (None, false, &None));
-    assert_eq!(
-        snapshot.vfs[0].numa_node, snapshot.pfs[0].numa_node,
-        "the PF's node stands in"
-    );
+    assert_eq!(snapshot.vfs[0].numa_node, snapshot.pfs[0].numa_node, "the PF's node stands in");
     assert_eq!(snapshot.pfs[0].netdev.as_ref().unwrap().speed_mbps, None);
     tree.set(vf, "class", "0x010802").unwrap();
     assert!(look(&tree).vfs.is_empty(), "another class is no network function");
@@ -112,25 +100,12 @@ fn nonsense_in_files_makes_facts_absent_and_nothing_worse() {
 fn one_vf_can_be_read_alone_and_looks_the_same() {
     let tree = Tree::new()
         .card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core").vfs(3, |_, vf| vf))
-        .nic(Nic::passed_through(
-            "0000:00:06.0",
-            "ens6",
-            0x15b3,
-            0x101e,
-            "mlx5_core",
-        ))
+        .nic(Nic::passed_through("0000:00:06.0", "ens6", 0x15b3, 0x101e, "mlx5_core"))
         .build()
         .unwrap();
     let all = look(&tree);
     let one = |address: &str| {
-        scan_one(
-            &tree.sysfs(),
-            &HostLinks::default(),
-            None,
-            &|_| None,
-            pci(address),
-        )
-        .unwrap()
+        scan_one(&tree.sysfs(), &HostLinks::default(), None, &|_| None, pci(address)).unwrap()
     };
     for vf in &all.vfs {
         let alone = one(&vf.pci.to_string());

@@ -2,9 +2,25 @@
 //!
 //! In: a runtime's NRI socket. Out: calls of [`PodEvents`], each answered within 60 % of the request timeout the
 //! runtime gave in Configure: an error fails closed, a timeout fails open. Never here: what a pod's VFs are.
+//!
+//! From the socket up: `mux` cuts the stream into two connections, `ttrpc` those into messages, `link` matches answers
+//! to questions in both directions, `session` is one registration with a runtime, `plugin` keeps one alive.
+
+mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+mod link;
+mod mux;
+mod plugin;
+pub mod proto;
+mod session;
+mod ttrpc;
 
 use std::future::Future;
 use std::path::PathBuf;
+
+pub use error::NriError;
+pub use plugin::{Config, Connection, Plugin, Runtime};
 
 /// A pod sandbox as the runtime reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +73,15 @@ pub trait PodEvents: Send + Sync + 'static {
     /// RemovePodSandbox: return what is left.
     fn remove(&self, sandbox: Sandbox) -> impl Future<Output = Result<(), String>> + Send;
     /// CreateContainer: refuse a container whose VFs are not there.
-    fn create_container(&self, sandbox: Sandbox, container: Container) -> impl Future<Output = Result<Adjustment, String>> + Send;
+    fn create_container(
+        &self,
+        sandbox: Sandbox,
+        container: Container,
+    ) -> impl Future<Output = Result<Adjustment, String>> + Send;
     /// Synchronize: everything the runtime knows, stopped sandboxes included.
-    fn synchronize(&self, sandboxes: Vec<Sandbox>, containers: Vec<Container>) -> impl Future<Output = ()> + Send;
+    fn synchronize(
+        &self,
+        sandboxes: Vec<Sandbox>,
+        containers: Vec<Container>,
+    ) -> impl Future<Output = ()> + Send;
 }

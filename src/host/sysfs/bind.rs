@@ -22,16 +22,12 @@ impl Sysfs {
     /// The driver that is forced for the VF; the kernel prints `(null)` for none.
     pub fn driver_override(&self, pci: PciAddress) -> Option<String> {
         let text = fs::read_to_string(self.function_dir(pci).join("driver_override")).ok()?;
-        Some(text.trim())
-            .filter(|name| !name.is_empty() && *name != "(null)")
-            .map(str::to_owned)
+        Some(text.trim()).filter(|name| !name.is_empty() && *name != "(null)").map(str::to_owned)
     }
 
     /// Which life of the VF this is, read now; `None` when there is no such VF.
     pub fn incarnation(&self, pci: PciAddress) -> Option<Incarnation> {
-        fs::metadata(self.function_dir(pci))
-            .ok()
-            .map(|m| Incarnation(m.ino()))
+        fs::metadata(self.function_dir(pci)).ok().map(|m| Incarnation(m.ino()))
     }
 
     /// Forces a driver for the VF, or with `None` leaves it to the IDs of the drivers again. Takes effect with the
@@ -59,12 +55,7 @@ impl Sysfs {
             return Ok(());
         };
         let path = self.function_dir(pci).join("driver/unbind");
-        match self.write(
-            pci,
-            path,
-            &pci.to_string(),
-            format!("unbind it from driver {driver}"),
-        ) {
+        match self.write(pci, path, &pci.to_string(), format!("unbind it from driver {driver}")) {
             // Somebody else was faster; what was wanted holds.
             Err(_) if self.driver(pci).is_none() => Ok(()),
             result => result,
@@ -88,18 +79,9 @@ impl Sysfs {
     pub fn bind(&self, pci: PciAddress, driver: &str) -> Result<(), SysfsError> {
         let path = self.root.join("bus/pci/drivers").join(driver);
         if !path.is_dir() {
-            return Err(SysfsError::NoDriver {
-                pci,
-                driver: driver.to_owned(),
-                path,
-            });
+            return Err(SysfsError::NoDriver { pci, driver: driver.to_owned(), path });
         }
-        self.write(
-            pci,
-            path.join("bind"),
-            &pci.to_string(),
-            format!("bind driver {driver}"),
-        )
+        self.write(pci, path.join("bind"), &pci.to_string(), format!("bind driver {driver}"))
     }
 
     /// Gives the VF to one driver, or with `None` back to the driver that knows its ID, and makes sure that it is bound
@@ -130,10 +112,8 @@ impl Sysfs {
             (Some(_), None) => Ok(()),
             (now, wanted) => Err(SysfsError::NotBound {
                 pci,
-                wanted: wanted.map_or_else(
-                    || "its network driver".to_owned(),
-                    |wanted| format!("driver {wanted}"),
-                ),
+                wanted: wanted
+                    .map_or_else(|| "its network driver".to_owned(), |wanted| format!("driver {wanted}")),
                 bound: now.map_or_else(|| "no driver".to_owned(), |now| format!("driver {now}")),
             }),
         }
@@ -141,15 +121,13 @@ impl Sysfs {
 
     fn write(&self, pci: PciAddress, path: PathBuf, value: &str, action: String) -> Result<(), SysfsError> {
         let written = OpenOptions::new().write(true).truncate(true).open(&path);
-        written
-            .and_then(|mut file| file.write_all(value.as_bytes()))
-            .map_err(|source| SysfsError::Write {
-                pci,
-                action,
-                value: value.trim().to_owned(),
-                path,
-                source,
-            })
+        written.and_then(|mut file| file.write_all(value.as_bytes())).map_err(|source| SysfsError::Write {
+            pci,
+            action,
+            value: value.trim().to_owned(),
+            path,
+            source,
+        })
     }
 }
 
@@ -161,10 +139,7 @@ mod tests {
     fn binding_writes_what_the_kernel_expects_where_it_expects_it() {
         let pf = Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core");
         let sysfs = Tree::new()
-            .card(pf.vfs(1, |_, vf| VfPlan {
-                driver: Some("vfio-pci".into()),
-                ..vf
-            }))
+            .card(pf.vfs(1, |_, vf| VfPlan { driver: Some("vfio-pci".into()), ..vf }))
             .build()
             .unwrap();
         let vf = "0000:81:00.1".parse().unwrap();
@@ -176,11 +151,7 @@ mod tests {
         host.unbind(vf).unwrap();
         host.probe(vf).unwrap();
         host.bind(vf, "mlx5_core").unwrap();
-        for file in [
-            "drivers/vfio-pci/unbind",
-            "drivers_probe",
-            "drivers/mlx5_core/bind",
-        ] {
+        for file in ["drivers/vfio-pci/unbind", "drivers_probe", "drivers/mlx5_core/bind"] {
             assert_eq!(sysfs.read(&format!("bus/pci/{file}")), "0000:81:00.1", "{file}");
         }
         host.set_driver_override(vf, None).unwrap();
@@ -189,34 +160,17 @@ mod tests {
 
     #[test]
     fn a_refused_write_names_vf_file_and_errno_and_a_missing_driver_is_named() {
-        let tree = Tree::new()
-            .card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core"))
-            .build()
-            .unwrap();
+        let tree = Tree::new().card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core")).build().unwrap();
         let gone = "0000:81:00.7".parse().unwrap();
-        let error = tree
-            .sysfs()
-            .set_driver_override(gone, Some("vfio-pci"))
-            .unwrap_err()
-            .to_string();
-        for part in [
-            "VF 0000:81:00.7",
-            "force driver vfio-pci",
-            "driver_override",
-            "No such file",
-            "os error 2",
-        ] {
+        let error = tree.sysfs().set_driver_override(gone, Some("vfio-pci")).unwrap_err().to_string();
+        for part in
+            ["VF 0000:81:00.7", "force driver vfio-pci", "driver_override", "No such file", "os error 2"]
+        {
             assert!(error.contains(part), "{part:?} is not in: {error}");
         }
         let error = tree.sysfs().bind(gone, "nosuch").unwrap_err().to_string();
-        assert!(
-            error.contains("VF 0000:81:00.7: can't bind driver nosuch"),
-            "{error}"
-        );
+        assert!(error.contains("VF 0000:81:00.7: can't bind driver nosuch"), "{error}");
         assert!(error.contains("module is not loaded"), "{error}");
-        assert!(
-            tree.sysfs().unbind(gone).is_ok(),
-            "nothing is bound, so nothing is to do"
-        );
+        assert!(tree.sysfs().unbind(gone).is_ok(), "nothing is bound, so nothing is to do");
     }
 }

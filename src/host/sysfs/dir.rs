@@ -37,11 +37,7 @@ impl Dir {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let opened = openat(parent, name, flags, Mode::empty());
         let fd = tolerate(opened, pci, name)?;
-        Ok(fd.map(|fd| Self {
-            fd,
-            path: path.join(name),
-            pci,
-        }))
+        Ok(fd.map(|fd| Self { fd, path: path.join(name), pci }))
     }
 
     /// A folder below this one.
@@ -55,9 +51,7 @@ impl Dir {
             let fd = openat(&self.fd, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
             let mut page = [0u8; ATTRIBUTE_MAX];
             let length = nix::unistd::read(&fd, &mut page)?;
-            Ok(String::from_utf8_lossy(page.get(..length).unwrap_or_default())
-                .trim()
-                .to_owned())
+            Ok(String::from_utf8_lossy(page.get(..length).unwrap_or_default()).trim().to_owned())
         };
         Ok(tolerate(read(), self.pci, file)?.filter(|text| !text.is_empty()))
     }
@@ -69,29 +63,18 @@ impl Dir {
 
     /// A hexadecimal attribute, with or without `0x`.
     pub(super) fn hex(&self, file: &str) -> Result<Option<u32>, SysfsError> {
-        Ok(self
-            .text(file)?
-            .and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()))
+        Ok(self.text(file)?.and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()))
     }
 
     /// Last component of a symbolic link's target.
     pub(super) fn link(&self, name: &str) -> Result<Option<String>, SysfsError> {
         let target = tolerate(readlinkat(&self.fd, name), self.pci, name)?;
-        Ok(target.and_then(|t| {
-            Path::new(&t)
-                .file_name()
-                .and_then(OsStr::to_str)
-                .map(str::to_owned)
-        }))
+        Ok(target.and_then(|t| Path::new(&t).file_name().and_then(OsStr::to_str).map(str::to_owned)))
     }
 
     /// Names in a folder below this one (`.` for itself), sorted; none when it is gone.
     pub(super) fn names(&self, folder: &str) -> Result<Vec<String>, SysfsError> {
-        let path = if folder == "." {
-            self.path.clone()
-        } else {
-            self.path.join(folder)
-        };
+        let path = if folder == "." { self.path.clone() } else { self.path.join(folder) };
         let mut names = Vec::new();
         let listed = (|| {
             for entry in std::fs::read_dir(&path)? {
@@ -123,11 +106,9 @@ pub(super) fn tolerate<T>(
 ) -> Result<Option<T>, SysfsError> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => Err(SysfsError::Read {
-            pci,
-            file: file.to_owned(),
-            source: errno.into(),
-        }),
+        Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {
+            Err(SysfsError::Read { pci, file: file.to_owned(), source: errno.into() })
+        }
         Err(_) => Ok(None),
     }
 }
@@ -140,27 +121,14 @@ mod tests {
     fn a_device_that_is_gone_or_refuses_has_no_fact_but_a_process_without_descriptors_says_nothing_about_it()
     {
         let pci: PciAddress = "0000:81:00.1".parse().unwrap();
-        for errno in [
-            Errno::ENOENT,
-            Errno::ENODEV,
-            Errno::EINVAL,
-            Errno::EOPNOTSUPP,
-            Errno::EACCES,
-            Errno::EIO,
-        ] {
-            assert!(
-                matches!(tolerate::<()>(Err(errno), pci, "net/x/speed"), Ok(None)),
-                "{errno}"
-            );
+        for errno in
+            [Errno::ENOENT, Errno::ENODEV, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::EACCES, Errno::EIO]
+        {
+            assert!(matches!(tolerate::<()>(Err(errno), pci, "net/x/speed"), Ok(None)), "{errno}");
         }
         for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM] {
-            let error = tolerate::<()>(Err(errno), pci, "numa_node")
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.starts_with("can't read numa_node of PCI function 0000:81:00.1: "),
-                "{error}"
-            );
+            let error = tolerate::<()>(Err(errno), pci, "numa_node").unwrap_err().to_string();
+            assert!(error.starts_with("can't read numa_node of PCI function 0000:81:00.1: "), "{error}");
         }
     }
 }

@@ -106,9 +106,7 @@ pub(super) fn read(devices: impl AsFd, path: &Path, pci: PciAddress) -> Result<O
     let (Some(vendor), Some(device)) = (id(&dir, "vendor")?, id(&dir, "device")?) else {
         return Ok(None);
     };
-    let physfn = dir
-        .link("physfn")?
-        .and_then(|name| name.parse::<PciAddress>().ok());
+    let physfn = dir.link("physfn")?.and_then(|name| name.parse::<PciAddress>().ok());
     let place = tolerate(readlinkat(devices.as_fd(), name.as_str()), pci, &name)?.unwrap_or_default();
     let (pcie_root, upstream_bridge) = position(Path::new(&place));
 
@@ -121,11 +119,7 @@ pub(super) fn read(devices: impl AsFd, path: &Path, pci: PciAddress) -> Result<O
     };
     // speed and the phys_* attributes take the RTNL lock and may ask the firmware, so they are not read a thousand
     // times over: a VF's speed is its PF's.
-    let detail = if physfn.is_some() {
-        Detail::Cheap
-    } else {
-        Detail::Full
-    };
+    let detail = if physfn.is_some() { Detail::Cheap } else { Detail::Full };
     let mut driver = dir.link("driver")?;
     let netdevs = netdev::read_all(&dir, driver.as_deref(), detail)?;
     if netdevs.is_empty() && driver.is_some() {
@@ -144,9 +138,7 @@ pub(super) fn read(devices: impl AsFd, path: &Path, pci: PciAddress) -> Result<O
         netdevs,
         driver,
         vfio_device,
-        numa_node: dir
-            .number::<i64>("numa_node")?
-            .and_then(|node| u32::try_from(node).ok()),
+        numa_node: dir.number::<i64>("numa_node")?.and_then(|node| u32::try_from(node).ok()),
         iommu_group: dir.link("iommu_group")?.and_then(|group| group.parse().ok()),
         pcie_root,
         upstream_bridge,
@@ -171,9 +163,7 @@ fn sriov(dir: &Dir, total_vfs: u32) -> Result<Sriov, SysfsError> {
     let mut vfs = BTreeMap::new();
     // NumVFs is a 16-bit register: a larger number is no number of VFs.
     for index in 0..num_vfs.min(u32::from(u16::MAX)) {
-        let vf = dir
-            .link(&format!("virtfn{index}"))?
-            .and_then(|name| name.parse().ok());
+        let vf = dir.link(&format!("virtfn{index}"))?.and_then(|name| name.parse().ok());
         vfs.extend(vf.map(|vf| (vf, index)));
     }
     Ok(Sriov {
@@ -191,22 +181,12 @@ fn sriov(dir: &Dir, total_vfs: u32) -> Result<Sriov, SysfsError> {
 fn position(place: &Path) -> (Option<String>, Option<PciAddress>) {
     let names: Vec<&str> = place
         .components()
-        .filter_map(|c| {
-            if let Component::Normal(name) = c {
-                name.to_str()
-            } else {
-                None
-            }
-        })
+        .filter_map(|c| if let Component::Normal(name) = c { name.to_str() } else { None })
         .collect();
     let is_root = |name: &&&str| {
-        name.strip_prefix("pci")
-            .and_then(|rest| rest.split_once(':'))
-            .is_some_and(|(domain, bus)| {
-                [domain, bus]
-                    .iter()
-                    .all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_hexdigit()))
-            })
+        name.strip_prefix("pci").and_then(|rest| rest.split_once(':')).is_some_and(|(domain, bus)| {
+            [domain, bus].iter().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_hexdigit()))
+        })
     };
     let root = names.iter().find(is_root).map(|name| (*name).to_owned());
     let bridge = names.iter().rev().nth(1).and_then(|name| name.parse().ok());
@@ -225,12 +205,7 @@ fn rdma(dir: &Dir) -> Result<Vec<RdmaDevice>, SysfsError> {
             _ => None,
         };
         let (node_guid, firmware) = (device.text("node_guid")?, device.text("fw_ver")?);
-        devices.push(RdmaDevice {
-            name,
-            link_type,
-            node_guid,
-            firmware,
-        });
+        devices.push(RdmaDevice { name, link_type, node_guid, firmware });
     }
     Ok(devices)
 }
@@ -247,16 +222,8 @@ mod tests {
                 Some("pci0000:80"),
                 Some("0000:80:01.0"),
             ),
-            (
-                "../../../devices/pci0000:00/0000:00:03.0",
-                Some("pci0000:00"),
-                None,
-            ),
-            (
-                "../../../devices/LNXSYSTM:00/VMBUS:01/pci1a2b:00/1a2b:00:02.0",
-                Some("pci1a2b:00"),
-                None,
-            ),
+            ("../../../devices/pci0000:00/0000:00:03.0", Some("pci0000:00"), None),
+            ("../../../devices/LNXSYSTM:00/VMBUS:01/pci1a2b:00/1a2b:00:02.0", Some("pci1a2b:00"), None),
             (
                 "../../../devices/pci0000:00/0000:00:0e.0/pci10000:00/10000:00:02.0/10000:01:00.0",
                 Some("pci0000:00"),
@@ -274,12 +241,7 @@ mod tests {
     #[test]
     fn a_pf_covers_exactly_the_addresses_its_vfs_can_have() {
         let pf: PciAddress = "0000:01:00.0".parse().unwrap();
-        let sriov = Sriov {
-            total_vfs: 7,
-            offset: 128,
-            stride: 2,
-            ..Sriov::default()
-        };
+        let sriov = Sriov { total_vfs: 7, offset: 128, stride: 2, ..Sriov::default() };
         for (address, covered) in [
             ("0000:01:10.0", true),
             ("0000:01:10.2", true),

@@ -103,18 +103,12 @@ pub enum SysfsError {
 impl Sysfs {
     /// sysfs at a folder, usually `/sys`. Processes are looked up in `/proc`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self {
-            root: root.into(),
-            proc: PathBuf::from("/proc"),
-        }
+        Self { root: root.into(), proc: PathBuf::from("/proc") }
     }
 
     /// Looks processes up in another folder than `/proc`; only [`open_vfio`](Self::open_vfio) does.
     pub fn with_proc(self, proc: impl Into<PathBuf>) -> Self {
-        Self {
-            proc: proc.into(),
-            ..self
-        }
+        Self { proc: proc.into(), ..self }
     }
 
     /// The folder given to [`at`](Self::at).
@@ -129,10 +123,7 @@ impl Sysfs {
     /// without PCI has no functions; that is no error.
     pub fn functions(&self) -> Result<Vec<Function>, SysfsError> {
         let path = self.root.join("bus/pci/devices");
-        let list = |source| SysfsError::List {
-            path: path.clone(),
-            source,
-        };
+        let list = |source| SysfsError::List { path: path.clone(), source };
         let entries = match std::fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("bus").is_dir() => {
@@ -149,9 +140,7 @@ impl Sysfs {
 
         let devices = open_folder(&path).map_err(list)?;
         // Some seventy system calls for each VF, a millisecond for ten: nodes with a thousand VFs have idle cores.
-        let threads = std::thread::available_parallelism()
-            .map_or(1, NonZero::get)
-            .min(MOST_THREADS);
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
         let share = addresses.len().div_ceil(threads).max(LEAST_SHARE);
         let read = |share: &[PciAddress]| -> Result<Vec<Function>, SysfsError> {
             let read = share.iter().map(|pci| function::read(&devices, &path, *pci));
@@ -167,11 +156,7 @@ impl Sysfs {
             }
             let mut functions = read(own)?;
             for other in others {
-                functions.extend(
-                    other
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
-                );
+                functions.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
             }
             Ok(functions)
         })

@@ -46,8 +46,7 @@ pub(super) fn read_all(
 }
 
 fn is_virtio(name: &str) -> bool {
-    name.strip_prefix("virtio")
-        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    name.strip_prefix("virtio").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn read_folder(dir: &Dir, folder: &str, detail: Detail) -> Result<Vec<FoundNetdev>, SysfsError> {
@@ -87,9 +86,7 @@ fn read(dir: &Dir, name: String, detail: Detail, several: bool) -> Result<Option
     if full {
         // -1 as signed or as unsigned number while the link is down; some drivers give EINVAL instead.
         let speed: Option<i64> = dir.number("speed")?;
-        netdev.speed_mbps = speed
-            .and_then(|s| u32::try_from(s).ok())
-            .filter(|s| *s != 0 && *s != u32::MAX);
+        netdev.speed_mbps = speed.and_then(|s| u32::try_from(s).ok()).filter(|s| *s != 0 && *s != u32::MAX);
         netdev.phys_port_name = dir.text("phys_port_name")?;
         netdev.phys_switch_id = dir.text("phys_switch_id")?;
     }
@@ -101,21 +98,12 @@ fn read(dir: &Dir, name: String, detail: Detail, several: bool) -> Result<Option
         }
     }
     // The kernel lists the master among the uppers.
-    netdev
-        .uppers
-        .retain(|upper| Some(upper) != netdev.master.as_ref());
+    netdev.uppers.retain(|upper| Some(upper) != netdev.master.as_ref());
     let (dev_port, is_child) = if several {
         let iflink: Option<u32> = dir.number("iflink")?;
-        (
-            dir.number("dev_port")?.unwrap_or_default(),
-            iflink.is_some_and(|parent| parent != ifindex),
-        )
+        (dir.number("dev_port")?.unwrap_or_default(), iflink.is_some_and(|parent| parent != ifindex))
     } else {
         (0, false)
     };
-    Ok(Some(FoundNetdev {
-        netdev,
-        dev_port,
-        is_child,
-    }))
+    Ok(Some(FoundNetdev { netdev, dev_port, is_child }))
 }

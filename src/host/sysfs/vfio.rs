@@ -17,12 +17,7 @@ impl Sysfs {
             return open;
         };
         for process in processes.flatten() {
-            if !process
-                .file_name()
-                .as_encoded_bytes()
-                .iter()
-                .all(u8::is_ascii_digit)
-            {
+            if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
                 continue;
             }
             let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else {
@@ -42,10 +37,7 @@ impl Sysfs {
 /// The link is as the process's mount namespace names the node, so the part before `vfio/` may differ from `/dev/`.
 fn below_dev_vfio(target: &str) -> Option<&str> {
     let (_, name) = target.rsplit_once("/vfio/")?;
-    let id = name
-        .strip_prefix("noiommu-")
-        .or_else(|| name.strip_prefix("devices/vfio"))
-        .unwrap_or(name);
+    let id = name.strip_prefix("noiommu-").or_else(|| name.strip_prefix("devices/vfio")).unwrap_or(name);
     (!id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())).then_some(name)
 }
 

@@ -87,28 +87,18 @@ impl Selector {
     pub fn compile(expression: &str) -> Result<Self, CelError> {
         let mut environment = Env::stdlib();
         for extension in [extensions::strings, extensions::lists, extensions::math] {
-            environment
-                .add_extension(extension)
-                .map_err(|e| CelError::Failed(e.to_string()))?;
+            environment.add_extension(extension).map_err(|e| CelError::Failed(e.to_string()))?;
         }
         // An overflow of the stack is no error that could be handled, so it must not come to one.
         if expression.len() > MOST_BYTES {
-            return Err(too_complex(
-                expression,
-                format!("has {} bytes", expression.len()),
-                MOST_BYTES,
-            ));
+            return Err(too_complex(expression, format!("has {} bytes", expression.len()), MOST_BYTES));
         }
         let compile = || {
-            let program = environment
-                .compile(expression)
-                .map_err(|errors| syntax(expression, &errors))?;
+            let program = environment.compile(expression).map_err(|errors| syntax(expression, &errors))?;
             match levels(program.expression()) {
-                deep if deep > MOST_LEVELS => Err(too_complex(
-                    expression,
-                    format!("is nested {deep} levels deep"),
-                    MOST_LEVELS,
-                )),
+                deep if deep > MOST_LEVELS => {
+                    Err(too_complex(expression, format!("is nested {deep} levels deep"), MOST_LEVELS))
+                }
                 _ => Ok(program),
             }
         };
@@ -122,17 +112,9 @@ impl Selector {
         })?;
         if let Some(name) = undeclared(program.expression(), &mut Vec::new()) {
             let domain = crate::DEFAULT_DRIVER_NAME;
-            return Err(CelError::UnknownVariable {
-                expression: expression.to_owned(),
-                name,
-                domain,
-            });
+            return Err(CelError::UnknownVariable { expression: expression.to_owned(), name, domain });
         }
-        Ok(Self {
-            program,
-            environment: Arc::new(environment),
-            expression: expression.to_owned(),
-        })
+        Ok(Self { program, environment: Arc::new(environment), expression: expression.to_owned() })
     }
 
     /// The expression as it was given.
@@ -153,9 +135,7 @@ impl Selector {
         context.add_variable_as_val("device", Box::new(device(driver, attributes)));
         match self.program.execute(&context) {
             Ok(Value::Bool(answer)) => Ok(answer),
-            Ok(other) => Err(CelError::NotBool(
-                format!("a {:?}", other.type_of()).to_lowercase(),
-            )),
+            Ok(other) => Err(CelError::NotBool(format!("a {:?}", other.type_of()).to_lowercase())),
             Err(ExecutionError::NoSuchKey(key)) => Err(CelError::NoSuchKey(key.to_string())),
             Err(error) => Err(CelError::Failed(one_line(&error.to_string()))),
         }
@@ -175,36 +155,19 @@ fn one_line(text: &str) -> String {
 }
 
 fn too_complex(expression: &str, what: String, most: usize) -> CelError {
-    CelError::TooComplex {
-        start: expression.chars().take(20).collect(),
-        what,
-        most,
-    }
+    CelError::TooComplex { start: expression.chars().take(20).collect(), what, most }
 }
 
 fn syntax(expression: &str, errors: &ParseErrors) -> CelError {
-    if errors
-        .errors
-        .iter()
-        .any(|error| error.msg.contains("Recursion limit"))
-    {
-        return too_complex(
-            expression,
-            "is nested too deep to be parsed".to_owned(),
-            MOST_LEVELS,
-        );
+    if errors.errors.iter().any(|error| error.msg.contains("Recursion limit")) {
+        return too_complex(expression, "is nested too deep to be parsed".to_owned(), MOST_LEVELS);
     }
     // The first is the cause, the others follow from it.
     let (line, column, message) = match errors.errors.first() {
         Some(error) => (error.pos.0, error.pos.1, one_line(&error.msg)),
         None => (1, 1, "it can't be parsed".to_owned()),
     };
-    CelError::Syntax {
-        expression: expression.to_owned(),
-        line,
-        column,
-        message,
-    }
+    CelError::Syntax { expression: expression.to_owned(), line, column, message }
 }
 
 #[cfg(test)]
@@ -216,19 +179,11 @@ mod tests {
             ("sriov-dra.io/pfName", AttributeValue::String("ens1f0".into())),
             ("sriov-dra.io/vfIndex", AttributeValue::Int(3)),
             ("sriov-dra.io/rdma", AttributeValue::Bool(true)),
-            (
-                "resource.kubernetes.io/pcieRoot",
-                AttributeValue::String("pci0000:80".into()),
-            ),
+            ("resource.kubernetes.io/pcieRoot", AttributeValue::String("pci0000:80".into())),
         ];
-        let attributes = attributes
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
+        let attributes = attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let selector = Selector::compile(expression).map_err(|e| e.to_string())?;
-        selector
-            .matches("sriov-dra.io", &attributes)
-            .map_err(|e| e.to_string())
+        selector.matches("sriov-dra.io", &attributes).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -236,33 +191,21 @@ mod tests {
         for (expression, answer) in [
             (r#"device.driver == "sriov-dra.io""#, true),
             (r#"device.attributes["sriov-dra.io"].pfName == "ens1f0""#, true),
-            (
-                r#"device.attributes["sriov-dra.io"].pfName in ["ens1f1", "ens2f0"]"#,
-                false,
-            ),
+            (r#"device.attributes["sriov-dra.io"].pfName in ["ens1f1", "ens2f0"]"#, false),
             (
                 r#"device.attributes["sriov-dra.io"].vfIndex >= 2 && device.attributes["sriov-dra.io"].vfIndex < 4"#,
                 true,
             ),
             (r#"device.attributes["sriov-dra.io"].rdma"#, true),
-            (
-                r#"device.attributes["resource.kubernetes.io"].pcieRoot.startsWith("pci0000")"#,
-                true,
-            ),
+            (r#"device.attributes["resource.kubernetes.io"].pcieRoot.startsWith("pci0000")"#, true),
             (r#"has(device.attributes["sriov-dra.io"].numaNode)"#, false),
             (r#""pfName" in device.attributes["sriov-dra.io"]"#, true),
             (r#""numaNode" in device.attributes["nobody.example"]"#, false),
             (r#""nobody.example" in device.attributes"#, false),
             (r#""sriov-dra.io" in device.attributes"#, true),
-            (
-                r#"["ens1f0", "ens1f1"].exists(name, device.attributes["sriov-dra.io"].pfName == name)"#,
-                true,
-            ),
+            (r#"["ens1f0", "ens1f1"].exists(name, device.attributes["sriov-dra.io"].pfName == name)"#, true),
             (r#"has(device.capacity["sriov-dra.io"].bandwidth)"#, false),
-            (
-                r#"device.attributes["sriov-dra.io"].pfName.matches("^ens1f[01]$")"#,
-                true,
-            ),
+            (r#"device.attributes["sriov-dra.io"].pfName.matches("^ens1f[01]$")"#, true),
             ("device.allowMultipleAllocations", false),
         ] {
             assert_eq!(run(expression), Ok(answer), "{expression}");
@@ -273,20 +216,11 @@ mod tests {
     fn what_does_not_compile_is_said_in_one_sentence_with_its_place() {
         let error = run("device.driver == ").unwrap_err();
         assert!(error.contains("line 1, column 1"), "{error}");
-        assert!(
-            error.starts_with("CEL expression \"device.driver == \" is wrong"),
-            "{error}"
-        );
+        assert!(error.starts_with("CEL expression \"device.driver == \" is wrong"), "{error}");
         assert!(!error.contains('\n'), "{error}");
         let error = run("pfName == \"ens1f0\"").unwrap_err();
-        assert!(
-            error.contains("refers to \"pfName\"; the only variable is device"),
-            "{error}"
-        );
-        assert!(
-            run("[1].exists(x, x == y)").unwrap_err().contains("\"y\""),
-            "y is bound nowhere"
-        );
+        assert!(error.contains("refers to \"pfName\"; the only variable is device"), "{error}");
+        assert!(run("[1].exists(x, x == y)").unwrap_err().contains("\"y\""), "y is bound nowhere");
     }
 
     #[test]
@@ -312,11 +246,7 @@ mod tests {
             &deep,
         ];
         for expression in garbage {
-            assert!(
-                Selector::compile(expression).is_err(),
-                "{:.20} was accepted",
-                expression
-            );
+            assert!(Selector::compile(expression).is_err(), "{:.20} was accepted", expression);
         }
         assert!(run("1 / 0 == 1").is_err());
         assert!(run("9223372036854775807 + 1 > 0").is_err());
@@ -328,10 +258,7 @@ mod tests {
         let nested = |count: usize| format!("{}true{}", "[".repeat(count), "]".repeat(count));
         for (expression, answer) in [
             (format!("{} > 0", chain(" + ", MOST_LEVELS - 1)), true),
-            (
-                format!("{} == {}", nested(MOST_LEVELS - 2), nested(MOST_LEVELS - 2)),
-                true,
-            ),
+            (format!("{} == {}", nested(MOST_LEVELS - 2), nested(MOST_LEVELS - 2)), true),
             (vec!["device.driver != ''"; 150].join(" && "), true),
         ] {
             assert_eq!(run(&expression), Ok(answer), "{expression}");
@@ -346,10 +273,7 @@ mod tests {
             (chain(" in ", 819), "levels deep; at most 32"),
             (format!("device{}", ".a".repeat(2045)), "levels deep; at most 32"),
             (nested(2046), "is nested too deep to be parsed; at most 32"),
-            (
-                format!("{:4097}", "true"),
-                "has 4097 bytes; at most 4096 are possible",
-            ),
+            (format!("{:4097}", "true"), "has 4097 bytes; at most 4096 are possible"),
         ] {
             let error = run(&expression).unwrap_err();
             assert!(error.contains(says), "{error}");
@@ -359,15 +283,9 @@ mod tests {
     #[test]
     fn what_can_not_be_answered_for_a_device_is_an_error_and_not_false() {
         for (expression, says) in [
-            (
-                r#"device.attributes["sriov-dra.io"].numaNode == 1"#,
-                "no numaNode",
-            ),
+            (r#"device.attributes["sriov-dra.io"].numaNode == 1"#, "no numaNode"),
             (r#"device.attributes["nobody.example"].x == 1"#, "no x"),
-            (
-                r#"device.attributes["sriov-dra.io"].pfName"#,
-                "must be true or false",
-            ),
+            (r#"device.attributes["sriov-dra.io"].pfName"#, "must be true or false"),
             (r#"device.attributes["sriov-dra.io"].pfName > 3"#, "overload"),
             (r#"device.attributes[3].x == 1"#, "overload"),
             ("device.nosuch == 1", "no nosuch"),

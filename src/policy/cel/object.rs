@@ -21,17 +21,9 @@ pub(super) fn device(driver: &str, attributes: &BTreeMap<String, AttributeValue>
                 Box::new(CelString::from(text.clone()))
             }
         };
-        domains
-            .entry(domain.to_owned())
-            .or_default()
-            .insert(CelMapKey::from(name.to_owned()), value);
+        domains.entry(domain.to_owned()).or_default().insert(CelMapKey::from(name.to_owned()), value);
     }
-    let attributes = Domains(
-        domains
-            .into_iter()
-            .map(|(domain, values)| (domain, values.into()))
-            .collect(),
-    );
+    let attributes = Domains(domains.into_iter().map(|(domain, values)| (domain, values.into())).collect());
     let fields: [(&str, Box<dyn Val>); 4] = [
         ("driver", Box::new(CelString::from(driver.to_owned()))),
         ("attributes", Box::new(attributes)),
@@ -55,10 +47,7 @@ impl Domains {
             Some(domain) => Ok(self.0.get(domain.inner())),
             None => {
                 let got = index.get_type().name().to_owned();
-                Err(ExecutionError::UnexpectedType {
-                    got,
-                    want: "string".to_owned(),
-                })
+                Err(ExecutionError::UnexpectedType { got, want: "string".to_owned() })
             }
         }
     }

@@ -48,13 +48,7 @@ impl FakeSysfs {
         for nic in &tree.nics {
             write_nic(&mut writer, nic)?;
         }
-        Ok(Self {
-            folder,
-            tree,
-            writer,
-            gone: 0,
-            _temporary: None,
-        })
+        Ok(Self { folder, tree, writer, gone: 0, _temporary: None })
     }
 
     /// The handle to read it with.
@@ -74,10 +68,7 @@ impl FakeSysfs {
 
     /// A file below the root, trimmed; empty when it can't be read.
     pub fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.root().join(path))
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
+        fs::read_to_string(self.root().join(path)).unwrap_or_default().trim().to_owned()
     }
 
     /// Path of a PCI function's folder on the bus.
@@ -92,11 +83,7 @@ impl FakeSysfs {
     pub fn set(&self, pci: &str, file: &str, text: &str) -> io::Result<()> {
         let path = self.function_dir(pci).join(file);
         match path.parent() {
-            Some(folder) => line(
-                folder,
-                path.file_name().and_then(|n| n.to_str()).unwrap_or_default(),
-                text,
-            ),
+            Some(folder) => line(folder, path.file_name().and_then(|n| n.to_str()).unwrap_or_default(), text),
             None => Ok(()),
         }
     }
@@ -106,11 +93,7 @@ impl FakeSysfs {
     /// # Errors
     /// The folder can't be changed.
     pub fn lend(&mut self, pci: &str, rdma: bool) -> io::Result<()> {
-        for folder in if rdma {
-            &["net", "infiniband"][..]
-        } else {
-            &["net"]
-        } {
+        for folder in if rdma { &["net", "infiniband"][..] } else { &["net"] } {
             let path = self.function_dir(pci).join(folder);
             if path.exists() {
                 self.discard(&path)?;
@@ -127,11 +110,7 @@ impl FakeSysfs {
         let Some((card, index)) = self.find(pci) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let vf = card
-            .vfs
-            .get(index as usize)
-            .cloned()
-            .unwrap_or_else(VfPlan::unbound);
+        let vf = card.vfs.get(index as usize).cloned().unwrap_or_else(VfPlan::unbound);
         let plan = vf_plan(&card, index, &vf);
         let folder = self.function_dir(pci);
         self.writer.netdevs(&plan, &folder)
@@ -167,11 +146,7 @@ impl FakeSysfs {
         let Some((card, index)) = self.find(pci) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let vf = card
-            .vfs
-            .get(index as usize)
-            .cloned()
-            .unwrap_or_else(VfPlan::unbound);
+        let vf = card.vfs.get(index as usize).cloned().unwrap_or_else(VfPlan::unbound);
         write_vf(&mut self.writer, &card, index, &vf)
     }
 

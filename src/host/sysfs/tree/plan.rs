@@ -114,11 +114,7 @@ impl NetdevPlan {
 
     /// An IPoIB netdev.
     pub fn ipoib(name: &str) -> Self {
-        Self {
-            arphrd: 32,
-            mtu: 2044,
-            ..Self::ethernet(name)
-        }
+        Self { arphrd: 32, mtu: 2044, ..Self::ethernet(name) }
     }
 
     /// A representor as a switchdev PF's `net/` has them.
@@ -146,19 +142,13 @@ impl Card {
         let root = if bus >= "80" { "80" } else { "00" };
         Self {
             pci: pci.to_owned(),
-            path: vec![
-                format!("pci{domain}:{root}"),
-                format!("{domain}:{root}:{}.0", slot_for(bus)),
-            ],
+            path: vec![format!("pci{domain}:{root}"), format!("{domain}:{root}:{}.0", slot_for(bus))],
             class: 0x02_0000,
             vendor,
             device,
             vf_device,
             driver: Some(driver.to_owned()),
-            netdevs: vec![NetdevPlan {
-                speed: Some(100_000),
-                ..NetdevPlan::ethernet(netdev)
-            }],
+            netdevs: vec![NetdevPlan { speed: Some(100_000), ..NetdevPlan::ethernet(netdev) }],
             rdma: None,
             infiniband: false,
             numa_node: i32::from(bus >= "80"),
@@ -172,10 +162,7 @@ impl Card {
 
     /// An InfiniBand PF with IPoIB.
     pub fn infiniband(pci: &str, netdev: &str, rdma: &str) -> Self {
-        let own = NetdevPlan {
-            speed: Some(200_000),
-            ..NetdevPlan::ipoib(netdev)
-        };
+        let own = NetdevPlan { speed: Some(200_000), ..NetdevPlan::ipoib(netdev) };
         Self {
             class: 0x02_0700,
             netdevs: vec![own],
@@ -237,20 +224,12 @@ impl Card {
 impl VfPlan {
     /// On vfio-pci: no netdev, no RDMA device.
     pub fn vfio() -> Self {
-        Self {
-            driver: Some("vfio-pci".to_owned()),
-            netdevs: Vec::new(),
-            rdma: None,
-        }
+        Self { driver: Some("vfio-pci".to_owned()), netdevs: Vec::new(), rdma: None }
     }
 
     /// Without driver.
     pub fn unbound() -> Self {
-        Self {
-            driver: None,
-            netdevs: Vec::new(),
-            rdma: None,
-        }
+        Self { driver: None, netdevs: Vec::new(), rdma: None }
     }
 }
 

@@ -38,33 +38,21 @@ const FIRST_IFINDEX: usize = 10;
 
 impl Writer {
     pub fn new(root: PathBuf) -> io::Result<Self> {
-        for folder in [
-            "bus/pci/devices",
-            "bus/pci/drivers",
-            "class/net",
-            "class/infiniband",
-            "devices",
-            "module",
-        ] {
+        for folder in
+            ["bus/pci/devices", "bus/pci/drivers", "class/net", "class/infiniband", "devices", "module"]
+        {
             fs::create_dir_all(root.join(folder))?;
         }
         fs::write(root.join("bus/pci/drivers_probe"), "")?;
-        Ok(Self {
-            root,
-            ifindexes: Vec::new(),
-        })
+        Ok(Self { root, ifindexes: Vec::new() })
     }
 
     /// The number of an interface; the same for a name for ever.
     pub fn ifindex(&mut self, name: &str) -> u32 {
-        let at = self
-            .ifindexes
-            .iter()
-            .position(|known| known == name)
-            .unwrap_or_else(|| {
-                self.ifindexes.push(name.to_owned());
-                self.ifindexes.len() - 1
-            });
+        let at = self.ifindexes.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.ifindexes.push(name.to_owned());
+            self.ifindexes.len() - 1
+        });
         u32::try_from(at + FIRST_IFINDEX).unwrap_or(u32::MAX)
     }
 
@@ -75,10 +63,7 @@ impl Writer {
 
     /// The function's real folder.
     pub fn place(&self, plan: &FunctionPlan<'_>) -> PathBuf {
-        plan.path
-            .iter()
-            .fold(self.root.join("devices"), |path, part| path.join(part))
-            .join(&plan.pci)
+        plan.path.iter().fold(self.root.join("devices"), |path, part| path.join(part)).join(&plan.pci)
     }
 
     /// Writes the folder aside, moves it to its place at once and lists it on the bus.
@@ -112,10 +97,7 @@ impl Writer {
             let devices = self.root.join(format!("kernel/iommu_groups/{group}/devices"));
             fs::create_dir_all(&devices)?;
             relink(&place, &devices.join(&plan.pci))?;
-            symlink(
-                format!("{up}kernel/iommu_groups/{group}"),
-                made.join("iommu_group"),
-            )?;
+            symlink(format!("{up}kernel/iommu_groups/{group}"), made.join("iommu_group"))?;
         }
         self.netdevs(plan, &made)?;
         if let Some(name) = plan.rdma {
@@ -123,39 +105,22 @@ impl Writer {
             let layer = if plan.infiniband { "InfiniBand" } else { "Ethernet" };
             line(&device.join("ports/1"), "link_layer", layer)?;
             let [a, b, c, d] = plan.mac_tail;
-            line(
-                &device,
-                "node_guid",
-                &format!("0200:{a:02x}{b:02x}:00ff:{c:02x}{d:02x}"),
-            )?;
+            line(&device, "node_guid", &format!("0200:{a:02x}{b:02x}:00ff:{c:02x}{d:02x}"))?;
             line(&device, "fw_ver", "22.41.1000")?;
-            relink(
-                &place.join("infiniband").join(name),
-                &self.root.join("class/infiniband").join(name),
-            )?;
+            relink(&place.join("infiniband").join(name), &self.root.join("class/infiniband").join(name))?;
         }
         if let Some(parent) = place.parent() {
             fs::create_dir_all(parent)?;
         }
         fs::rename(&made, &place)?;
-        let target = plan
-            .path
-            .iter()
-            .fold(PathBuf::from("../../../devices"), |path, part| path.join(part));
-        symlink(
-            target.join(&plan.pci),
-            self.root.join("bus/pci/devices").join(&plan.pci),
-        )?;
+        let target = plan.path.iter().fold(PathBuf::from("../../../devices"), |path, part| path.join(part));
+        symlink(target.join(&plan.pci), self.root.join("bus/pci/devices").join(&plan.pci))?;
         Ok(place)
     }
 
     /// `net/` of a function; nothing for a VF that is elsewhere.
     pub fn netdevs(&mut self, plan: &FunctionPlan<'_>, folder: &Path) -> io::Result<()> {
-        let net = if plan.driver == Some("virtio-pci") {
-            "virtio0/net"
-        } else {
-            "net"
-        };
+        let net = if plan.driver == Some("virtio-pci") { "virtio0/net" } else { "net" };
         for netdev in plan.netdevs {
             let dir = folder.join(net).join(&netdev.name);
             let ifindex = self.ifindex(&netdev.name);

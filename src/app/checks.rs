@@ -1,0 +1,116 @@
+//! Start-up checks: what the agent lacks is named before it takes its first claim.
+
+use std::fs;
+use std::path::Path;
+
+/// Capabilities the agent can't do without (`include/uapi/linux/capability.h`), and what for.
+const CAPABILITIES: [(u32, &str, &str); 3] = [
+    (12, "CAP_NET_ADMIN", "to move and configure network interfaces"),
+    (21, "CAP_SYS_ADMIN", "to enter pods' network namespaces"),
+    (19, "CAP_SYS_PTRACE", "to see which processes live in a network namespace"),
+];
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Nothing can work.
+    pub faults: Vec<String>,
+    /// Something will not work, or not yet.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at the process and its mounts.
+pub fn check(sysfs: &Path, nri_socket: &Path) -> Findings {
+    let mut findings = Findings::default();
+    match fs::read_to_string("/proc/self/status") {
+        Ok(status) => findings.faults.extend(missing_capabilities(&status)),
+        Err(error) => findings.faults.push(format!("/proc/self/status can't be read: {error}")),
+    }
+    if !sysfs.join("bus/pci/devices").is_dir() {
+        findings.faults.push(format!(
+            "{} is not a sysfs: it has no bus/pci/devices (mount the host's /sys there, or set --sysfs-root)",
+            sysfs.display()
+        ));
+    }
+    if let (Ok(ours), Ok(init)) = (fs::read_link("/proc/self/ns/net"), fs::read_link("/proc/1/ns/net"))
+        && ours != init
+    {
+        findings.warnings.push(
+            "this process is not in the network namespace of process 1: with hostNetwork and hostPID it would be, without \
+             them it only sees the interfaces of its own namespace"
+                .to_owned(),
+        );
+    }
+    let foreign_mounts = fs::read_link("/proc/self/ns/mnt").ok() != fs::read_link("/proc/1/ns/mnt").ok();
+    if let (true, Ok(mounts)) = (foreign_mounts, fs::read_to_string("/proc/self/mountinfo")) {
+        findings.warnings.extend(no_propagation(&mounts, "/run/netns"));
+    }
+    if !nri_socket.exists() {
+        findings.warnings.push(format!(
+            "the runtime's NRI socket {} does not exist: pods with VFs can't start until it does (is NRI enabled in the \
+             runtime, is its folder mounted, is --nri-socket right?)",
+            nri_socket.display()
+        ));
+    }
+    findings
+}
+
+fn missing_capabilities(status: &str) -> Vec<String> {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or_default();
+    CAPABILITIES
+        .iter()
+        .filter(|(bit, _, _)| effective & (1 << bit) == 0)
+        .map(|(_, name, purpose)| {
+            format!(
+                "the agent lacks {name}, which it needs {purpose} (run it privileged, or add the capability)"
+            )
+        })
+        .collect()
+}
+
+/// A mount that gets no mounts from the host shows namespaces made later as empty files.
+fn no_propagation(mountinfo: &str, folder: &str) -> Option<String> {
+    // proc(5): fields 5 is the mount point, optional fields follow field 6 up to a single dash.
+    let nearest = mountinfo
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let point = *fields.get(4)?;
+            let covers = point == "/" || folder == point || folder.starts_with(&format!("{point}/"));
+            let optional: Vec<&str> =
+                fields.get(6..)?.iter().copied().take_while(|field| *field != "-").collect();
+            covers.then_some((point.len(), optional))
+        })
+        .max_by_key(|(length, _)| *length)?;
+    let propagates =
+        nearest.1.iter().any(|field| field.starts_with("shared:") || field.starts_with("master:"));
+    (!propagates).then(|| {
+        format!(
+            "{folder} does not get mounts from the host: network namespaces of pods that start later can't be opened by \
+             path (mount it with mountPropagation: HostToContainer)"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_without_capabilities_is_told_which_and_what_for() {
+        let faults = missing_capabilities("Name:\tx\nCapEff:\t0000000000000000\n");
+        assert_eq!(faults.len(), 3);
+        assert!(faults[0].contains("CAP_NET_ADMIN"), "{faults:?}");
+        assert!(missing_capabilities("CapEff:\t000001ffffffffff\n").is_empty());
+        assert_eq!(missing_capabilities("CapEff:\t000001ffffdfffff\n").len(), 1);
+    }
+
+    #[test]
+    fn a_folder_without_propagation_is_named_and_one_with_is_not() {
+        let private = "1 0 0:1 / / rw - overlay o rw\n2 1 0:2 / /run/netns rw - tmpfs t rw\n";
+        assert!(no_propagation(private, "/run/netns").is_some_and(|text| text.contains("HostToContainer")));
+        let slave = "1 0 0:1 / / rw - overlay o rw\n2 1 0:2 / /run rw master:7 - tmpfs t rw\n";
+        assert_eq!(no_propagation(slave, "/run/netns"), None);
+    }
+}

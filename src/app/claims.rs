@@ -1,0 +1,177 @@
+//! The kubelet's calls, answered: fetch the claim, compile it, hand it to the engine.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use kube::Api;
+use tokio::task::spawn_blocking;
+
+use crate::attach::Attacher;
+use crate::claim::{self, ClaimId, ClaimSpec};
+use crate::kubelet::{ClaimRef, ClaimService, PreparedDevice};
+use crate::prepare::cdi;
+use crate::prepare::engine::Engine;
+use crate::prepare::records::Entry;
+
+/// The kubelet gives up after 45 s and comes back a minute later: answer before that.
+const BUDGET: Duration = Duration::from_secs(40);
+/// How long an API server that does not answer is asked again.
+const FETCH_BUDGET: Duration = Duration::from_secs(20);
+/// One request to the API server.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Prepares and unprepares claims.
+#[derive(Clone)]
+pub struct Claims {
+    /// The API server.
+    pub client: kube::Client,
+    /// Plans and the ledger.
+    pub engine: Arc<Engine>,
+    /// Returns VFs.
+    pub attacher: Arc<Attacher>,
+    /// Node name, and so the pool's.
+    pub node: String,
+}
+
+impl std::fmt::Debug for Claims {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claims").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// UIDs become file names; whoever calls must not choose the folder.
+fn check_uid(uid: &str) -> Result<(), String> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if uid.is_empty() || uid.len() > 128 || uid.starts_with('.') || !uid.bytes().all(fine) {
+        return Err(format!("claim UID {uid:?} is not a UID: letters, digits and dashes are expected"));
+    }
+    Ok(())
+}
+
+impl ClaimService for Claims {
+    async fn prepare(&self, claim: ClaimRef) -> Result<Vec<PreparedDevice>, String> {
+        let started = Instant::now();
+        let name = format!("{}/{}", claim.namespace, claim.name);
+        let prepared = self.prepare_inner(&claim, started + BUDGET).await;
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &prepared {
+            Ok(devices) => {
+                tracing::info!(claim = %name, uid = %claim.uid, devices = devices.len(), took_ms, "prepared")
+            }
+            Err(error) => {
+                tracing::warn!(claim = %name, uid = %claim.uid, error = %error, took_ms, "not prepared")
+            }
+        }
+        prepared
+    }
+
+    async fn unprepare(&self, claim: ClaimRef) -> Result<(), String> {
+        let started = Instant::now();
+        check_uid(&claim.uid)?;
+        let (engine, attacher) = (self.engine.clone(), self.attacher.clone());
+        let id = ClaimId { uid: claim.uid, namespace: claim.namespace, name: claim.name };
+        let done = spawn_blocking({
+            let id = id.clone();
+            move || {
+                let deadline = started + BUDGET;
+                attacher.release(&id.uid, deadline).map_err(|error| error.sentence())?;
+                engine.unprepare(&id, deadline).map_err(|error| error.sentence())
+            }
+        });
+        let done = done.await.map_err(|error| format!("unprepare was cut off: {error}"))?;
+        let name = format!("{}/{}", id.namespace, id.name);
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &done {
+            Ok(()) => tracing::info!(claim = %name, uid = %id.uid, took_ms, "unprepared"),
+            Err(error) => {
+                tracing::warn!(claim = %name, uid = %id.uid, error = %error, took_ms, "not unprepared")
+            }
+        }
+        done
+    }
+}
+
+impl Claims {
+    async fn prepare_inner(
+        &self,
+        claim: &ClaimRef,
+        deadline: Instant,
+    ) -> Result<Vec<PreparedDevice>, String> {
+        check_uid(&claim.uid)?;
+        let object = self.fetch(claim).await?;
+        let held_by = {
+            let (engine, uid) = (self.engine.clone(), claim.uid.clone());
+            let entry = spawn_blocking(move || engine.ledger.entry(&uid)).await;
+            let entry = entry.map_err(|error| error.to_string())?.map_err(|error| error.sentence())?;
+            entry.and_then(|entry| entry.pod)
+        };
+        let held_uid = held_by.as_ref().map(|pod| pod.uid.as_str());
+        let spec = claim::compile(&object, &self.engine.driver, &self.node, &claim.uid, held_uid)
+            .map_err(|error| error.to_string())?;
+        let (engine, attacher) = (self.engine.clone(), self.attacher.clone());
+        let entry =
+            spawn_blocking(move || prepare(&engine, &attacher, &spec, held_by.map(|pod| pod.uid), deadline));
+        let entry = entry.await.map_err(|error| format!("prepare was cut off: {error}"))??;
+        Ok(devices(&self.engine.driver, &entry))
+    }
+
+    /// Reads the claim; an API server that is away is asked again, a claim that is not there is an answer.
+    async fn fetch(&self, claim: &ClaimRef) -> Result<ResourceClaim, String> {
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
+        let name = format!("ResourceClaim {}/{}", claim.namespace, claim.name);
+        let until = Instant::now() + FETCH_BUDGET;
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let error = match tokio::time::timeout(FETCH_TIMEOUT, api.get_opt(&claim.name)).await {
+                Ok(Ok(Some(object))) => return Ok(object),
+                Ok(Ok(None)) => return Err(format!("{name} does not exist")),
+                Ok(Err(kube::Error::Api(status)))
+                    if (400..500).contains(&status.code) && status.code != 429 =>
+                {
+                    return Err(format!("{name} can't be read: {}", status.message));
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {} s", FETCH_TIMEOUT.as_secs()),
+            };
+            if Instant::now() + pause >= until {
+                return Err(format!("{name} can't be read from the API server: {error}"));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+}
+
+fn prepare(
+    engine: &Engine,
+    attacher: &Attacher,
+    spec: &ClaimSpec,
+    held_by: Option<String>,
+    deadline: Instant,
+) -> Result<Entry, String> {
+    if let Some(pod) = spec.pod.as_ref().filter(|pod| held_by.is_some_and(|held| held != pod.uid)) {
+        attacher.hand_over(&spec.id.uid, pod, deadline).map_err(|error| error.sentence())?;
+    }
+    engine.prepare(spec, deadline).map_err(|error| error.sentence())
+}
+
+/// One CDI device stands for all results of a request; it goes with the first of them, so that it is injected once.
+fn devices(driver: &str, entry: &Entry) -> Vec<PreparedDevice> {
+    let mut named = BTreeSet::new();
+    let devices = entry.vfs.iter().map(|vf| {
+        let request = vf.top_level_request().to_owned();
+        let first = named.insert(request.clone());
+        let cdi_ids =
+            if first { vec![cdi::qualified_name(driver, &entry.claim.uid, &request)] } else { Vec::new() };
+        PreparedDevice {
+            request,
+            pool: vf.pool.clone(),
+            device: vf.device.clone(),
+            cdi_ids,
+            share_id: vf.share_id.clone(),
+        }
+    });
+    devices.collect()
+}

@@ -1,0 +1,25 @@
+//! The API client: from a kubeconfig, else from the pod's service account.
+
+use std::path::Path;
+
+use anyhow::Context;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// Makes the client; nothing is asked yet.
+pub(super) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {} can't be read", path.display()))?;
+            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("kubeconfig {} is not usable", path.display()))?
+        }
+        None => Config::incluster().context(
+            "there is no service account to reach the API server with: outside a cluster, name a kubeconfig with \
+             --kubeconfig (or KUBECONFIG)",
+        )?,
+    };
+    config.connect_timeout = Some(std::time::Duration::from_secs(5));
+    Client::try_from(config).context("the API client can't be set up")
+}

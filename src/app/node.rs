@@ -1,0 +1,203 @@
+//! `sriov-dra node`: the agent.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::functions::NodeFunctions;
+use super::{advertise, checks, claims::Claims, client, pods::Pods};
+use crate::attach::{Attacher, nri, status};
+use crate::controller::Controller;
+use crate::host::boot::boot_id;
+use crate::host::sysfs::Sysfs;
+use crate::host::uevent::Uevents;
+use crate::host::{Kernel, Linux};
+use crate::kubelet::{self, Registration};
+use crate::policy::Rules;
+use crate::prepare::engine::Engine;
+use crate::prepare::ledger::Ledger;
+use crate::prepare::locks::Locks;
+
+/// How long parts get to end after the kubelet has let go.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Reports of claims that wait for the API server at most.
+const REPORTS: usize = 1024;
+
+/// The agent's whole configuration.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Name of the Node object; the pool is called the same.
+    pub node_name: String,
+    /// Driver name.
+    pub driver_name: String,
+    /// The kubelet's root directory.
+    pub kubelet_dir: PathBuf,
+    /// Boot-scoped state.
+    pub run_dir: PathBuf,
+    /// CDI specs.
+    pub cdi_dir: PathBuf,
+    /// The runtime's NRI socket.
+    pub nri_socket: PathBuf,
+    /// Place among the runtime's NRI plugins.
+    pub nri_index: String,
+    /// sysfs, or a tree of its shape.
+    pub sysfs_root: PathBuf,
+    /// None: in-cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// UID of the agent's own pod, where several instances may live beside each other.
+    pub pod_uid: Option<String>,
+    /// What is offered, and how VFs get into pods.
+    pub rules: Arc<Rules>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When something is missing that nothing can work without.
+pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
+    let NodeConfig {
+        node_name,
+        driver_name,
+        kubelet_dir,
+        run_dir,
+        cdi_dir,
+        nri_socket,
+        nri_index,
+        sysfs_root,
+        kubeconfig,
+        pod_uid,
+        rules,
+    } = config;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), node = %node_name, driver = %driver_name,
+        kubelet_dir = %kubelet_dir.display(), run_dir = %run_dir.display(), cdi_dir = %cdi_dir.display(),
+        nri_socket = %nri_socket.display(), sysfs_root = %sysfs_root.display(), "starting"
+    );
+    let findings = checks::check(&sysfs_root, &nri_socket);
+    for warning in &findings.warnings {
+        tracing::warn!("{warning}");
+    }
+    if !findings.faults.is_empty() {
+        bail!("the agent can't work here: {}", findings.faults.join("; "));
+    }
+
+    // What everything stands on: the kernel, the memory, the API server.
+    let kernel: Arc<dyn Kernel> =
+        Arc::new(Linux::new(&sysfs_root).context("the host's network namespace can't be opened")?);
+    let ledger = Ledger::open(kubelet_dir.join("plugins").join(&driver_name), &run_dir)?;
+    let survey = ledger.survey()?;
+    tracing::info!(
+        prepared_claims = survey.entries,
+        quarantined = survey.quarantined.len(),
+        newer = survey.newer.len(),
+        "ledger read"
+    );
+    std::fs::create_dir_all(&cdi_dir)
+        .with_context(|| format!("the CDI folder {} can't be made", cdi_dir.display()))?;
+    let client = client::client(kubeconfig.as_deref()).await?;
+    let functions = NodeFunctions::new(Sysfs::at(&sysfs_root), kernel.clone(), rules);
+
+    let locks = Locks::at(ledger.lock_folder());
+    let (reports, report_queue) = mpsc::channel(REPORTS);
+    let engine = Arc::new(Engine {
+        kernel: kernel.clone(),
+        functions: Arc::new(functions.clone()),
+        ledger: ledger.clone(),
+        locks: locks.clone(),
+        driver: driver_name.clone(),
+        cdi_dir: cdi_dir.clone(),
+        boot_id: boot_id()?,
+    });
+    let attacher = Arc::new(Attacher {
+        kernel,
+        functions: engine.functions.clone(),
+        ledger: ledger.clone(),
+        locks,
+        driver: driver_name.clone(),
+        cdi_dir,
+        reports,
+    });
+
+    let stop = CancellationToken::new();
+    let mut parts = tokio::task::JoinSet::new();
+
+    // Serve: runtime events first, then the kubelet, which may call at once.
+    let plugin =
+        nri::Plugin::new(nri::Config { socket: nri_socket, name: driver_name.clone(), index: nri_index })?;
+    let pods = Arc::new(Pods { client: client.clone(), attacher: attacher.clone() });
+    parts.spawn(plugin.run(pods, stop.clone()));
+    parts.spawn(status::run(client.clone(), driver_name.clone(), report_queue, stop.clone()));
+    let service = Arc::new(Claims { client: client.clone(), engine, attacher, node: node_name.clone() });
+    let sockets = kubelet::Config { pod_uid, ..kubelet::Config::new(driver_name.clone(), kubelet_dir) };
+    let plugin = kubelet::Plugin::start(sockets, service).await?;
+
+    // Advertise.
+    let (offers, offered) = watch::channel(None);
+    let (news, news_queue) = mpsc::channel(1);
+    listen_for_changes(news);
+    parts.spawn(advertise::run(functions, ledger, offers, news_queue, stop.clone()));
+    let controller = Controller::new(client, &driver_name, &node_name);
+    parts.spawn(advertise::publish(controller, offered, stop.clone()));
+
+    let ended = until_told(plugin.registration()).await;
+    tracing::info!("stopping");
+    let unfinished = plugin.shutdown().await;
+    if !unfinished.is_empty() {
+        tracing::warn!(claims = ?unfinished, "work on these claims is cut off; the kubelet will call again");
+    }
+    stop.cancel();
+    let all = async { while parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        tracing::warn!("some parts did not end within {} s", DRAIN.as_secs());
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+/// Kernel events wake the scan. Where they can't be heard the scan comes by itself.
+fn listen_for_changes(news: mpsc::Sender<()>) {
+    let heard = std::thread::Builder::new().name("uevents".to_owned()).spawn(move || {
+        let listen = || {
+            let events = Uevents::open()?;
+            while !news.is_closed() {
+                events.wait()?;
+                // Full: a scan is due anyway.
+                let _ = news.try_send(());
+            }
+            Ok::<(), crate::host::HostError>(())
+        };
+        if let Err(error) = listen() {
+            tracing::warn!(error = %error.sentence(), "kernel events are not heard; changes are seen with the next scan");
+        }
+    });
+    if let Err(error) = heard {
+        tracing::warn!(%error, "no thread for kernel events; changes are seen with the next scan");
+    }
+}
+
+/// A signal, or the kubelet's refusal: then the next start is a new try.
+async fn until_told(mut registration: watch::Receiver<Registration>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be handled")?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            changed = registration.changed() => {
+                let now = registration.borrow_and_update().clone();
+                match now {
+                    Registration::Refused(reason) => bail!("the kubelet refused the registration: {reason}"),
+                    other => tracing::info!(registration = ?other, "registration"),
+                }
+                if changed.is_err() {
+                    bail!("the registration task ended");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What can be wrong with a claim, as sentences for the pod's events.
+
+use std::fmt;
+
+/// Why a claim can't be served. Every sentence starts with the claim as `namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// The object lacks what every stored object has.
+    #[error("ResourceClaim {claim}: {field} is missing")]
+    Incomplete {
+        /// `namespace/name`, as far as known.
+        claim: String,
+        /// The field.
+        field: &'static str,
+    },
+    /// Deleted and created again under the same name.
+    #[error(
+        "ResourceClaim {claim}: its UID is {held}, not {asked} as the kubelet says: it was deleted and created \
+         again, and the pod that used it must be created again too"
+    )]
+    Recreated {
+        /// `namespace/name`
+        claim: String,
+        /// UID at the API server.
+        held: String,
+        /// UID in the kubelet's request.
+        asked: String,
+    },
+    /// `status.allocation` is unset.
+    #[error("ResourceClaim {claim}: it is not allocated")]
+    NotAllocated {
+        /// `namespace/name`
+        claim: String,
+    },
+    /// Only devices of other drivers.
+    #[error("ResourceClaim {claim}: no device of driver {driver} is allocated to it, only of: {others}")]
+    NoResults {
+        /// `namespace/name`
+        claim: String,
+        /// This driver.
+        driver: String,
+        /// The drivers that do have results, comma-separated, or `none`.
+        others: String,
+    },
+    /// A result is from another node's pool.
+    #[error(
+        "ResourceClaim {claim}: request {request} got device {device} of node {pool}, but this is node {node}"
+    )]
+    OtherNode {
+        /// `namespace/name`
+        claim: String,
+        /// The result's request.
+        request: String,
+        /// The result's device.
+        device: String,
+        /// The result's pool; pools are named after their node.
+        pool: String,
+        /// This node.
+        node: String,
+    },
+    /// A device name this driver never publishes.
+    #[error(
+        "ResourceClaim {claim}: request {request} got device {device:?}, which is no name of a VF such as 0000-81-00-2"
+    )]
+    NotAVf {
+        /// `namespace/name`
+        claim: String,
+        /// The result's request.
+        request: String,
+        /// The result's device.
+        device: String,
+    },
+    /// One VF for two results.
+    #[error(
+        "ResourceClaim {claim}: VF {device} is allocated twice, to request {first} and to request {second}"
+    )]
+    AllocatedTwice {
+        /// `namespace/name`
+        claim: String,
+        /// The device.
+        device: String,
+        /// Request of the first result.
+        first: String,
+        /// Request of the second one.
+        second: String,
+    },
+    /// `status.reservedFor` is empty.
+    #[error("ResourceClaim {claim}: it is not reserved for any pod")]
+    Unreserved {
+        /// `namespace/name`
+        claim: String,
+    },
+    /// A VF can be in one pod only.
+    #[error(
+        "ResourceClaim {claim}: it is reserved for {count} pods ({pods}), but a VF can be in one pod only; give each \
+         pod its own claim, for example by a ResourceClaimTemplate"
+    )]
+    SeveralPods {
+        /// `namespace/name`
+        claim: String,
+        /// How many.
+        count: usize,
+        /// Names of the first few.
+        pods: String,
+    },
+    /// A consumer that is no pod.
+    #[error("ResourceClaim {claim}: it is reserved for {resource} {name}; only pods can use a VF")]
+    NotAPod {
+        /// `namespace/name`
+        claim: String,
+        /// Resource with API group, `jobs.batch`.
+        resource: String,
+        /// Object name.
+        name: String,
+    },
+    /// Opaque parameters that can't be honoured.
+    #[error("ResourceClaim {claim}: {faults}")]
+    Config {
+        /// `namespace/name`
+        claim: String,
+        /// Everything that is wrong with them.
+        faults: Faults,
+    },
+}
+
+/// One thing that is wrong: where, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// `interface.mtu`, `interface.addresses[1]`, or with the config entry in front.
+    pub path: String,
+    /// What is wrong and what would be right, without a full stop.
+    pub problem: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.problem)
+    }
+}
+
+/// All faults of one object; its text names the first three, since a pod event holds 1024 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Faults(pub Vec<Fault>);
+
+impl Faults {
+    const SHOWN: usize = 3;
+
+    /// Notes one more.
+    pub fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
+        self.0.push(Fault { path: path.into(), problem: problem.into() });
+    }
+
+    /// Puts `place` in front of every path.
+    pub(super) fn within(self, place: &str) -> impl Iterator<Item = Fault> {
+        self.0
+            .into_iter()
+            .map(move |fault| Fault { path: format!("{place}: {}", fault.path), problem: fault.problem })
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, fault) in self.0.iter().take(Self::SHOWN).enumerate() {
+            write!(f, "{}{fault}", if i == 0 { "" } else { "; " })?;
+        }
+        match self.0.len().checked_sub(Self::SHOWN) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Faults {}

@@ -1,0 +1,167 @@
+//! HTTP in, calls of [`rest`](super::rest) and [`watch`](super::watch) out.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{Method, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::service::service_fn;
+use serde_json::{Value, json};
+
+use super::faults::{Fault, Logged};
+use super::request::{Query, Target};
+use super::rest::{Answer, Call, PatchKind};
+use super::status::ApiError;
+use super::{Shared, discovery, watch};
+
+/// What the real server takes.
+const BODY_LIMIT: usize = 3 * 1024 * 1024;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Closes a connection without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("connection dropped")]
+struct Dropped;
+
+/// Serves one connection to its end.
+pub async fn connection(io: impl Read + Write + Unpin, shared: Arc<Shared>) {
+    let service = service_fn(|request| serve(request, shared.clone()));
+    // An error is a client that went away, or a connection dropped on purpose.
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+}
+
+async fn serve(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Dropped> {
+    let (parts, body) = request.into_parts();
+    let header = |name| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let logged = Logged {
+        method: parts.method.to_string(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        user_agent: header(USER_AGENT),
+    };
+    let fault = shared.faults.arrives(&logged);
+    match &fault {
+        Some(Fault::Drop) => return Err(Dropped),
+        Some(Fault::Status(code)) => return Ok(failed(&ApiError::injected(*code))),
+        Some(Fault::Answer(code, status)) => return Ok(json_answer(*code, status)),
+        Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
+        Some(Fault::DropAnswer) | None => {}
+    }
+    let answer = match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(body) => {
+            let content_type = header(CONTENT_TYPE);
+            answer(&parts.method, &content_type, &body.to_bytes(), &logged, &shared)
+        }
+        Err(_) => Err(ApiError::too_large(BODY_LIMIT)),
+    };
+    match fault {
+        Some(Fault::DropAnswer) => Err(Dropped),
+        _ => Ok(answer.unwrap_or_else(|error| failed(&error))),
+    }
+}
+
+fn answer(
+    method: &Method,
+    content_type: &str,
+    body: &Bytes,
+    logged: &Logged,
+    shared: &Shared,
+) -> Result<Response<Body>, ApiError> {
+    if let Some(answer) = discovery::answer(&logged.path) {
+        return match method {
+            &Method::GET => Ok(match answer.as_str() {
+                Some(text) => Response::new(full(text.to_owned())),
+                None => json_answer(200, &answer),
+            }),
+            _ => Err(ApiError::method_not_allowed()),
+        };
+    }
+    let target = Target::parse(&logged.path).ok_or_else(ApiError::no_such_path)?;
+    let query = Query::parse(&logged.query);
+    if method == Method::GET && query.is_set("watch") {
+        let events = watch::watch(&shared.store, &target, &query)?;
+        let mut response = Response::new(events.boxed_unsync());
+        response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        return Ok(response);
+    }
+    let call = Call {
+        store: &shared.store,
+        target: &target,
+        query: &query,
+        user_agent: &logged.user_agent,
+        admit: &|object| shared.faults.admit(logged, object),
+    };
+    let (code, object) = verb(method, content_type, body, &target, &call)?;
+    Ok(json_answer(code, &object))
+}
+
+fn verb(method: &Method, content_type: &str, body: &Bytes, target: &Target, call: &Call<'_>) -> Answer {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    match (method, target.name.as_deref()) {
+        (&Method::GET, None) => call.list(),
+        (&Method::GET, Some(name)) => call.get(name),
+        (&Method::POST, None) => call.create(read(media_type, body)?),
+        (&Method::PUT, Some(name)) => call.replace(name, read(media_type, body)?),
+        (&Method::PATCH, Some(name)) => {
+            let kind = match media_type {
+                "application/merge-patch+json" => PatchKind::Merge,
+                "application/json-patch+json" => PatchKind::Json,
+                "application/apply-patch+yaml" => PatchKind::Apply,
+                _ => {
+                    let accepted = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+                    return Err(ApiError::unsupported_media_type(accepted));
+                }
+            };
+            call.patch(name, kind, parse(kind == PatchKind::Apply, body)?)
+        }
+        (&Method::DELETE, Some(name)) if !target.is_status() => {
+            let options = if body.is_empty() { json!({}) } else { read(media_type, body)? };
+            call.delete(name, &options)
+        }
+        (&Method::DELETE, None) => call.delete_collection(),
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+fn read(media_type: &str, body: &Bytes) -> Result<Value, ApiError> {
+    match media_type {
+        "" | "application/json" => parse(false, body),
+        "application/yaml" => parse(true, body),
+        _ => Err(ApiError::unsupported_media_type("application/json, application/yaml")),
+    }
+}
+
+fn parse(yaml: bool, body: &Bytes) -> Result<Value, ApiError> {
+    let bad =
+        |error: String| ApiError::bad_request(format!("the body of the request can't be read: {error}"));
+    match serde_json::from_slice(body) {
+        Ok(value) => Ok(value),
+        Err(_) if yaml => {
+            let text = std::str::from_utf8(body).map_err(|error| bad(error.to_string()))?;
+            serde_saphyr::from_str(text).map_err(|error| bad(error.to_string()))
+        }
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
+
+fn failed(error: &ApiError) -> Response<Body> {
+    json_answer(error.code, &error.body())
+}
+
+fn json_answer(code: u16, body: &Value) -> Response<Body> {
+    let mut response = Response::new(full(body.to_string()));
+    *response.status_mut() =
+        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn full(text: String) -> Body {
+    Full::new(Bytes::from(text)).boxed_unsync()
+}

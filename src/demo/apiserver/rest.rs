@@ -1,0 +1,471 @@
+//! The verbs: get, list, create, update, patch, delete.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::apply::apply;
+use super::fields::{Manager, Managers};
+use super::object::{born, generated_name, merge_patch, now, str_at, without_nulls};
+use super::request::{Query, Target};
+use super::selector::Selector;
+use super::status::{ApiError, FieldError};
+use super::store::{Key, Objects, Store};
+use super::{json_patch, validate};
+
+/// How a PATCH is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatchKind {
+    /// RFC 7396
+    Merge,
+    /// RFC 6902
+    Json,
+    /// Server-side apply.
+    Apply,
+}
+
+/// One request on the store.
+pub struct Call<'a> {
+    /// Where.
+    pub store: &'a Store,
+    /// On what.
+    pub target: &'a Target,
+    /// With which parameters.
+    pub query: &'a Query,
+    /// For `managedFields`, where the query names no manager.
+    pub user_agent: &'a str,
+    /// Sees every object before it is stored.
+    pub admit: &'a dyn Fn(&mut Value),
+}
+
+/// HTTP status and body.
+pub type Answer = Result<(u16, Arc<Value>), ApiError>;
+
+impl Call<'_> {
+    /// GET of one object.
+    pub fn get(&self, name: &str) -> Answer {
+        let key = self.key(name);
+        let object = self.store.with(|objects| objects.get(&key));
+        object.map(|object| (200, object)).ok_or_else(|| ApiError::not_found(self.target.resource, name))
+    }
+
+    /// GET of a collection.
+    pub fn list(&self) -> Answer {
+        let resource = self.target.resource;
+        let selector = Selector::parse(resource, self.query)?;
+        let (version, objects) =
+            self.store.with(|objects| (objects.version, objects.list(resource, &self.target.namespace)));
+        let items: Vec<&Value> =
+            objects.iter().map(|(_, object)| &**object).filter(|object| selector.matches(object)).collect();
+        let list = json!({
+            "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
+            "metadata": {"resourceVersion": version.to_string()}, "items": items,
+        });
+        Ok((200, Arc::new(list)))
+    }
+
+    /// POST.
+    pub fn create(&self, body: Value) -> Answer {
+        let resource = self.target.resource;
+        let mut object = self.decoded(body)?;
+        let metadata = &mut object["metadata"];
+        if metadata["name"].is_null() && !metadata["generateName"].is_null() {
+            metadata["name"] = json!(generated_name(metadata["generateName"].as_str().unwrap_or_default()));
+        }
+        if !metadata["resourceVersion"].is_null() {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "managedFields"] {
+            metadata[field] = Value::Null;
+        }
+        match resource.kind {
+            "ResourceClaim" => object["status"] = Value::Null,
+            "Pod" => object["status"] = json!({"phase": "Pending"}),
+            "Namespace" => object["status"] = json!({"phase": "Active"}),
+            _ => {}
+        }
+        let name = str_at(&object, "/metadata/name").to_owned();
+        if name.is_empty() {
+            let error = FieldError::required("metadata.name", "name or generateName is required");
+            return Err(ApiError::invalid(resource, "", &[error]));
+        }
+        let mut object = self.admitted(born(resource, without_nulls(object)))?;
+        validate::create(resource, &object)?;
+        let mut managers = Managers::default();
+        managers.record_update(self.manager("Update"), &Value::Null, &object);
+        managers.write_to(&mut object);
+        self.store.with(|objects| {
+            self.namespace_exists(objects)?;
+            let key = self.key(&name);
+            if objects.get(&key).is_some() {
+                return Err(ApiError::already_exists(resource, &name));
+            }
+            Ok((201, self.committed(objects, key, object)))
+        })
+    }
+
+    /// PUT.
+    pub fn replace(&self, name: &str, body: Value) -> Answer {
+        let body = self.decoded(body)?;
+        let given = str_at(&body, "/metadata/name");
+        if given != name {
+            let message =
+                format!("the name of the object ({given}) does not match the name on the URL ({name})");
+            return Err(ApiError::bad_request(message));
+        }
+        self.change(name, |_| Ok(body.clone()))
+    }
+
+    /// PATCH.
+    pub fn patch(&self, name: &str, kind: PatchKind, patch: Value) -> Answer {
+        if kind == PatchKind::Apply {
+            return self.apply(name, patch);
+        }
+        self.change(name, |before| {
+            let mut object = before.clone();
+            match kind {
+                PatchKind::Json => json_patch::patch(&mut object, &patch).map_err(ApiError::bad_request)?,
+                _ => merge_patch(&mut object, &patch),
+            }
+            self.decoded(object)
+        })
+    }
+
+    fn apply(&self, name: &str, wanted: Value) -> Answer {
+        let resource = self.target.resource;
+        if self.query.get("fieldManager").is_empty() {
+            let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+            return Err(ApiError::bad_request(message));
+        }
+        if !wanted.pointer("/metadata/managedFields").is_none_or(Value::is_null) {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+        }
+        // Decoding fills in required members; those aren't what the manager wants.
+        let mut wanted = only_sent(&wanted, self.decoded(wanted.clone())?);
+        wanted["metadata"]["name"] = json!(name);
+        let manager = self.manager("Apply");
+        let missing = self.store.with(|objects| objects.get(&self.key(name)).is_none());
+        if missing && !self.target.is_status() {
+            if !str_at(&wanted, "/metadata/uid").is_empty() {
+                let why =
+                    "uid mismatch: the provided object specified a uid, and no existing object was found";
+                return Err(ApiError::conflict(resource, name, why));
+            }
+            let mut object =
+                self.admitted(apply(&born(resource, wanted.clone()), &wanted, &manager, true)?)?;
+            if resource.kind == "ResourceClaim" {
+                object["status"] = Value::Null;
+                object = without_nulls(object);
+            }
+            validate::create(resource, &object)?;
+            return self.store.with(|objects| {
+                self.namespace_exists(objects)?;
+                Ok((201, self.committed(objects, self.key(name), object)))
+            });
+        }
+        let force = self.query.is_set("force");
+        // Of the other part of the object, an apply sets nothing.
+        if self.target.is_status() {
+            wanted["spec"] = Value::Null;
+        } else if resource.has_status {
+            wanted["status"] = Value::Null;
+        }
+        let wanted = without_nulls(wanted);
+        self.change_with(name, false, |before| {
+            let metadata = &wanted["metadata"];
+            for field in ["uid", "resourceVersion"] {
+                if !metadata[field].is_null() && metadata[field] != before["metadata"][field] {
+                    return Err(self.precondition(name, field, &metadata[field], &before["metadata"][field]));
+                }
+            }
+            let mut merged = apply(before, &wanted, &manager, force)?;
+            merged["metadata"]["uid"] = before["metadata"]["uid"].clone();
+            Ok(merged)
+        })
+    }
+
+    /// DELETE of one object.
+    pub fn delete(&self, name: &str, options: &Value) -> Answer {
+        let resource = self.target.resource;
+        self.store.with(|objects| {
+            let key = self.key(name);
+            let object = objects.get(&key).ok_or_else(|| ApiError::not_found(resource, name))?;
+            for field in ["uid", "resourceVersion"] {
+                let wanted = &options["preconditions"][field];
+                if !wanted.is_null() && *wanted != object["metadata"][field] {
+                    return Err(self.precondition(name, field, wanted, &object["metadata"][field]));
+                }
+            }
+            if !self.query.get("dryRun").is_empty() {
+                return Ok((200, object));
+            }
+            self.removed(objects, &key, &object);
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+                "details": {
+                    "name": name, "group": resource.group, "kind": resource.plural, "uid": object["metadata"]["uid"],
+                },
+            });
+            Ok((200, Arc::new(status)))
+        })
+    }
+
+    /// DELETE of a collection.
+    pub fn delete_collection(&self) -> Answer {
+        let resource = self.target.resource;
+        let selector = Selector::parse(resource, self.query)?;
+        self.store.with(|objects| {
+            let mut found = objects.list(resource, &self.target.namespace);
+            found.retain(|(_, object)| selector.matches(object));
+            for (key, object) in &found {
+                self.removed(objects, key, object);
+            }
+            let items: Vec<&Value> = found.iter().map(|(_, object)| &**object).collect();
+            let list = json!({
+                "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
+                "metadata": {"resourceVersion": objects.version.to_string()}, "items": items,
+            });
+            Ok((200, Arc::new(list)))
+        })
+    }
+
+    /// Finalizers keep an object, marked; without them it goes.
+    fn removed(&self, objects: &mut Objects, key: &Key, object: &Value) {
+        let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+        if finalizers.is_none_or(Vec::is_empty) {
+            objects.remove(key);
+        } else if object["metadata"]["deletionTimestamp"].is_null() {
+            let mut marked = object.clone();
+            marked["metadata"]["deletionTimestamp"] = json!(now());
+            marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+            objects.put(key.clone(), marked);
+        }
+    }
+
+    fn change(&self, name: &str, next: impl Fn(&Value) -> Result<Value, ApiError>) -> Answer {
+        self.change_with(name, true, next)
+    }
+
+    /// Writes what `next` makes of the object. `track`: whose fields changed is still to be recorded.
+    fn change_with(
+        &self,
+        name: &str,
+        track: bool,
+        next: impl Fn(&Value) -> Result<Value, ApiError>,
+    ) -> Answer {
+        let resource = self.target.resource;
+        self.store.with(|objects| {
+            let key = self.key(name);
+            let before = objects.get(&key).ok_or_else(|| ApiError::not_found(resource, name))?;
+            let mut after = next(&before)?;
+            let given = &after["metadata"];
+            if !given["uid"].is_null() && given["uid"] != before["metadata"]["uid"] {
+                return Err(self.precondition(name, "uid", &given["uid"], &before["metadata"]["uid"]));
+            }
+            let version = &given["resourceVersion"];
+            if !version.is_null() && *version != before["metadata"]["resourceVersion"] {
+                let why = "the object has been modified; please apply your changes to the latest version and try again";
+                return Err(ApiError::conflict(resource, name, why));
+            }
+            self.keep_what_is_not_the_clients(&before, &mut after);
+            let mut after = self.admitted(without_nulls(after))?;
+            if track {
+                let mut managers = Managers::of(&before);
+                managers.record_update(self.manager("Update"), &before, &after);
+                managers.write_to(&mut after);
+            }
+            validate::update(resource, &before, &after, self.target.is_status())?;
+            if same_but_for_managers(&before, &after) && Managers::of(&before).0.keys().eq(Managers::of(&after).0.keys()) {
+                return Ok((200, before));
+            }
+            if before["spec"] != after["spec"] {
+                let generation = before["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
+                after["metadata"]["generation"] = json!(generation);
+            }
+            let done = self.query.get("dryRun").is_empty() && is_finished(&after);
+            let object = self.committed(objects, key.clone(), after);
+            if done {
+                objects.remove(&key);
+            }
+            Ok((200, object))
+        })
+    }
+
+    /// The system's metadata, and the part of the object that this path doesn't write.
+    fn keep_what_is_not_the_clients(&self, before: &Value, after: &mut Value) {
+        if self.target.is_status() {
+            let status = after["status"].clone();
+            let managed = after["metadata"]["managedFields"].clone();
+            *after = before.clone();
+            after["status"] = status;
+            after["metadata"]["managedFields"] = managed;
+            return;
+        }
+        if self.target.resource.has_status {
+            after["status"] = before["status"].clone();
+        }
+        const SYSTEM: [&str; 7] = [
+            "uid",
+            "resourceVersion",
+            "creationTimestamp",
+            "generation",
+            "generateName",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+        ];
+        for field in SYSTEM {
+            after["metadata"][field] = before["metadata"][field].clone();
+        }
+    }
+
+    fn committed(&self, objects: &mut Objects, key: Key, object: Value) -> Arc<Value> {
+        if self.query.get("dryRun").is_empty() { objects.put(key, object) } else { Arc::new(object) }
+    }
+
+    /// The object after the webhooks, typed again: they may have left `null`s.
+    fn admitted(&self, mut object: Value) -> Result<Value, ApiError> {
+        (self.admit)(&mut object);
+        self.typed(object)
+    }
+
+    fn typed(&self, mut object: Value) -> Result<Value, ApiError> {
+        // Go decodes a missing time to its zero, which validation then rejects with a better sentence than decoding.
+        let devices = object.pointer_mut("/status/devices").and_then(Value::as_array_mut);
+        for condition in
+            devices.into_iter().flatten().flat_map(|device| device["conditions"].as_array_mut()).flatten()
+        {
+            if condition.is_object() && condition["lastTransitionTime"].is_null() {
+                condition["lastTransitionTime"] = json!(validate::NO_TIME);
+            }
+        }
+        let kind = self.target.resource.kind;
+        let typed = self.target.resource.typed(object);
+        typed.map(without_nulls).map_err(|error| {
+            ApiError::bad_request(format!("{kind} in version \"v1\" cannot be handled as a {kind}: {error}"))
+        })
+    }
+
+    /// The body as the resource's type, with the namespace of the path.
+    fn decoded(&self, mut body: Value) -> Result<Value, ApiError> {
+        let resource = self.target.resource;
+        if !body.is_object() {
+            return Err(ApiError::bad_request("the body of the request is not a JSON object"));
+        }
+        for (field, expected) in [("kind", resource.kind.to_owned()), ("apiVersion", resource.api_version())]
+        {
+            match body[field].as_str() {
+                None => body[field] = json!(expected),
+                Some(given) if given == expected => {}
+                Some(given) => {
+                    let message = format!(
+                        "the {field} of the object ({given}) does not match the one of the URL ({expected})"
+                    );
+                    return Err(ApiError::bad_request(message));
+                }
+            }
+        }
+        let given = str_at(&body, "/metadata/namespace");
+        if resource.namespaced && !given.is_empty() && given != self.target.namespace {
+            let message =
+                "the namespace of the provided object does not match the namespace sent on the request";
+            return Err(ApiError::bad_request(message));
+        }
+        let sent = without_nulls(body);
+        let mut object = self.typed(sent.clone())?;
+        if self.query.get("fieldValidation") == "Strict"
+            && let Some(field) = unknown_field("", &sent, &object)
+        {
+            let message = format!(
+                "{} in version \"v1\" cannot be handled as a {}: strict decoding error: unknown field {field:?}",
+                resource.kind, resource.kind
+            );
+            return Err(ApiError::bad_request(message));
+        }
+        if resource.namespaced {
+            object["metadata"]["namespace"] = json!(self.target.namespace);
+        }
+        Ok(object)
+    }
+
+    fn namespace_exists(&self, objects: &Objects) -> Result<(), ApiError> {
+        let namespace = &self.target.namespace;
+        let Some(namespaces) = super::resources::find("", "v1", "namespaces") else {
+            return Ok(());
+        };
+        let missing =
+            self.target.resource.namespaced && objects.get(&Key::new(namespaces, "", namespace)).is_none();
+        if missing { Err(ApiError::not_found(namespaces, namespace)) } else { Ok(()) }
+    }
+
+    fn precondition(&self, name: &str, field: &str, wanted: &Value, have: &Value) -> ApiError {
+        let field = if field == "uid" { "UID" } else { "ResourceVersion" };
+        let [wanted, have] = [wanted, have].map(|value| value.as_str().unwrap_or_default());
+        let why =
+            format!("Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {have}");
+        ApiError::conflict(self.target.resource, name, &why)
+    }
+
+    fn manager(&self, operation: &'static str) -> Manager {
+        let name = match self.query.get("fieldManager") {
+            "" => self.user_agent.split('/').next().unwrap_or_default(),
+            name => name,
+        };
+        let name = if name.is_empty() { "unknown" } else { name }.to_owned();
+        Manager { name, operation, subresource: self.target.subresource.clone().unwrap_or_default() }
+    }
+
+    fn key(&self, name: &str) -> Key {
+        Key::new(self.target.resource, &self.target.namespace, name)
+    }
+}
+
+/// `typed` without members that `sent` lacks.
+fn only_sent(sent: &Value, typed: Value) -> Value {
+    match (sent, typed) {
+        (Value::Object(sent), Value::Object(typed)) => {
+            let kept = typed.into_iter().filter_map(|(key, value)| Some((sent.get(&key)?, key, value)));
+            Value::Object(kept.map(|(sent, key, value)| (key, only_sent(sent, value))).collect())
+        }
+        (Value::Array(sent), Value::Array(typed)) => {
+            Value::Array(sent.iter().zip(typed).map(|(sent, typed)| only_sent(sent, typed)).collect())
+        }
+        (_, typed) => typed,
+    }
+}
+
+fn same_but_for_managers(before: &Value, after: &Value) -> bool {
+    let without = |object: &Value| {
+        let mut object = object.clone();
+        object["metadata"]["managedFields"] = Value::Null;
+        object
+    };
+    without(before) == without(after)
+}
+
+/// Deleted, and the last finalizer is gone.
+fn is_finished(object: &Value) -> bool {
+    let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    !object["metadata"]["deletionTimestamp"].is_null() && finalizers.is_none_or(Vec::is_empty)
+}
+
+/// The first member that decoding dropped.
+fn unknown_field(path: &str, sent: &Value, kept: &Value) -> Option<String> {
+    match (sent, kept) {
+        (Value::Object(sent), Value::Object(kept)) => sent.iter().find_map(|(key, value)| {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            let empty = value.as_array().is_some_and(Vec::is_empty)
+                || value.as_object().is_some_and(|m| m.is_empty());
+            match kept.get(key) {
+                Some(kept) => unknown_field(&path, value, kept),
+                None if empty => None,
+                None => Some(path),
+            }
+        }),
+        (Value::Array(sent), Value::Array(kept)) => sent
+            .iter()
+            .zip(kept)
+            .enumerate()
+            .find_map(|(index, (sent, kept))| unknown_field(&format!("{path}[{index}]"), sent, kept)),
+        _ => None,
+    }
+}

@@ -1,0 +1,71 @@
+//! The API's validation, as far as a DRA driver can meet it.
+//!
+//! Numbers are those of the API types of `resource.k8s.io/v1` in 1.36; wording follows the real server closely enough
+//! for a sentence to be recognised.
+
+mod claims;
+mod names;
+mod slices;
+
+use serde_json::Value;
+
+use super::object::str_at;
+use super::resources::Resource;
+use super::status::{ApiError, FieldError};
+
+/// What stands for a time that was not sent.
+pub const NO_TIME: &str = "1970-01-01T00:00:00Z";
+
+/// A new object.
+pub fn create(resource: &Resource, object: &Value) -> Result<(), ApiError> {
+    let mut errors = Vec::new();
+    let name = str_at(object, "/metadata/name");
+    if !names::is_subdomain(name) {
+        errors.push(FieldError::invalid("metadata.name", &name.into(), names::SUBDOMAIN));
+    }
+    match resource.kind {
+        "ResourceSlice" => slices::slice(&object["spec"], &mut errors),
+        "ResourceClaim" => claims::spec(&object["spec"], &mut errors),
+        _ => {}
+    }
+    answer(resource, object, &errors)
+}
+
+/// A changed object; `status`: through the status path.
+pub fn update(resource: &Resource, before: &Value, after: &Value, status: bool) -> Result<(), ApiError> {
+    let mut errors = Vec::new();
+    match (resource.kind, status) {
+        ("ResourceSlice", _) => {
+            slices::slice(&after["spec"], &mut errors);
+            for pointer in ["/spec/driver", "/spec/pool/name", "/spec/nodeName"] {
+                immutable(pointer, before, after, &mut errors);
+            }
+        }
+        ("ResourceClaim", false) => immutable("/spec", before, after, &mut errors),
+        ("ResourceClaim", true) => claims::status(before, after, &mut errors),
+        _ => {}
+    }
+    answer(resource, after, &errors)
+}
+
+fn immutable(pointer: &str, before: &Value, after: &Value, errors: &mut Vec<FieldError>) {
+    let now = after.pointer(pointer);
+    if before.pointer(pointer) != now {
+        let field = pointer.trim_start_matches('/').replace('/', ".");
+        errors.push(FieldError::invalid(field, now.unwrap_or(&Value::Null), "field is immutable"));
+    }
+}
+
+fn answer(resource: &Resource, object: &Value, errors: &[FieldError]) -> Result<(), ApiError> {
+    let name = str_at(object, "/metadata/name");
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(resource, name, errors)) }
+}
+
+/// The items of a list; none where there is no list.
+fn items<'a>(object: &'a Value, member: &str) -> &'a [Value] {
+    object[member].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "../tests/validate.rs"]
+mod tests;

@@ -1,0 +1,351 @@
+//! A kernel that holds state and can fail on purpose: namespaces, links, addresses, processes.
+//!
+//! It follows what real kernels were seen to do: a moved link arrives down and without addresses; a name or alternative
+//! name that is taken is EEXIST; hardware links of a namespace that ends go back to the host under the name they had,
+//! or as `devN` when that is taken.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+
+use super::{HostError, Kernel, Link, Links, Netns, NetnsId};
+use crate::device::{HwAddr, IfName, PciAddress};
+
+/// The namespace every fake host lives in.
+const HOST: NetnsId = NetnsId { dev: 4, ino: 1 };
+
+#[derive(Debug, Default)]
+struct Namespace {
+    links: Vec<(Link, Vec<IpNet>)>,
+    path: Option<PathBuf>,
+    users: Vec<i32>,
+    sysctls: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    namespaces: BTreeMap<NetnsId, Namespace>,
+    next: u64,
+    changes: u64,
+    fail_at: Option<(u64, Errno)>,
+}
+
+/// Clones share one state.
+#[derive(Debug, Clone)]
+pub struct FakeKernel {
+    host: Netns,
+    state: Arc<Mutex<State>>,
+}
+
+impl Default for FakeKernel {
+    fn default() -> Self {
+        let mut state = State { next: 100, ..State::default() };
+        state.namespaces.insert(HOST, Namespace { users: vec![1], ..Namespace::default() });
+        Self { host: Netns::fake(HOST), state: Arc::new(Mutex::new(state)) }
+    }
+}
+
+impl FakeKernel {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a VF's netdev on the host.
+    pub fn add_vf(&self, pci: PciAddress, name: &str, mtu: u32, hw_addr: &str) {
+        let mut state = self.state();
+        state.next += 1;
+        let index = u32::try_from(state.next).unwrap_or(u32::MAX);
+        let link = Link {
+            index,
+            name: name.to_owned(),
+            hw_addr: hw_addr.parse().ok(),
+            mtu,
+            pci: Some(pci),
+            ..Link::default()
+        };
+        state.namespaces.entry(HOST).or_default().links.push((link, Vec::new()));
+    }
+
+    /// Makes a pod's namespace with one process in it.
+    pub fn add_netns(&self, path: &str, pid: i32) -> Netns {
+        let mut state = self.state();
+        state.next += 1;
+        let id = NetnsId { dev: 4, ino: state.next };
+        let namespace = Namespace { path: Some(path.into()), users: vec![pid], ..Namespace::default() };
+        state.namespaces.insert(id, namespace);
+        Netns::fake(id)
+    }
+
+    /// The processes of a namespace end; the namespace stays.
+    pub fn kill_users(&self, id: NetnsId) {
+        if let Some(namespace) = self.state().namespaces.get_mut(&id) {
+            namespace.users.clear();
+        }
+    }
+
+    /// The namespace ends: hardware comes back to the host as the kernel brings it back.
+    pub fn destroy(&self, id: NetnsId) {
+        let mut state = self.state();
+        let Some(gone) = state.namespaces.remove(&id) else { return };
+        for (mut link, _) in gone.links {
+            if link.pci.is_none() {
+                continue;
+            }
+            let host = state.namespaces.entry(HOST).or_default();
+            if name_taken(host, &link.name, None) {
+                link.name =
+                    (0..).map(|n| format!("dev{n}")).find(|n| !name_taken(host, n, None)).unwrap_or_default();
+            }
+            link.up = false;
+            host.links.push((link, Vec::new()));
+        }
+    }
+
+    /// The links of a namespace with their addresses, by name.
+    pub fn links_of(&self, id: NetnsId) -> BTreeMap<String, (Link, Vec<IpNet>)> {
+        let state = self.state();
+        let links = state.namespaces.get(&id).map(|namespace| namespace.links.clone()).unwrap_or_default();
+        links.into_iter().map(|(link, addresses)| (link.name.clone(), (link, addresses))).collect()
+    }
+
+    /// Changes a link behind everybody's back.
+    pub fn meddle(&self, pci: PciAddress, change: impl FnOnce(&mut Link)) {
+        let mut state = self.state();
+        let links = state.namespaces.values_mut().flat_map(|namespace| &mut namespace.links);
+        if let Some((link, _)) = links.into_iter().find(|(link, _)| link.pci == Some(pci)) {
+            change(link);
+        }
+    }
+
+    /// Puts a link that is no VF into a namespace.
+    pub fn add_other(&self, id: NetnsId, name: &str) {
+        let mut state = self.state();
+        state.next += 1;
+        let index = u32::try_from(state.next).unwrap_or(u32::MAX);
+        let link =
+            Link { index, name: name.to_owned(), kind: Some("veth".to_owned()), up: true, ..Link::default() };
+        if let Some(namespace) = state.namespaces.get_mut(&id) {
+            namespace.links.push((link, Vec::new()));
+        }
+    }
+
+    /// The k-th change from now (0 is the next) fails with this errno.
+    pub fn fail_change(&self, k: u64, errno: Errno) {
+        let mut state = self.state();
+        state.fail_at = Some((state.changes + k, errno));
+    }
+
+    /// Changes made so far.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    fn open_id(&self, wanted: impl Fn(&NetnsId, &Namespace) -> bool) -> Option<Netns> {
+        self.state()
+            .namespaces
+            .iter()
+            .find(|(id, namespace)| wanted(id, namespace))
+            .map(|(id, _)| Netns::fake(*id))
+    }
+}
+
+fn name_taken(namespace: &Namespace, name: &str, but: Option<u32>) -> bool {
+    namespace.links.iter().any(|(link, _)| {
+        Some(link.index) != but && (link.name == name || link.alt_names.iter().any(|alt| alt == name))
+    })
+}
+
+impl Kernel for FakeKernel {
+    fn host(&self) -> &Netns {
+        &self.host
+    }
+
+    fn open(&self, path: &Path) -> Result<Netns, HostError> {
+        self.open_id(|_, namespace| namespace.path.as_deref() == Some(path)).ok_or_else(|| HostError::Netns {
+            name: path.display().to_string(),
+            source: Errno::ENOENT.into(),
+        })
+    }
+
+    fn find(&self, wanted: NetnsId) -> Option<Netns> {
+        self.open_id(|id, _| *id == wanted)
+    }
+
+    fn user_of(&self, id: NetnsId) -> Result<Option<i32>, HostError> {
+        Ok(self.state().namespaces.get(&id).and_then(|namespace| namespace.users.first().copied()))
+    }
+
+    fn enter(&self, netns: &Netns) -> Result<Box<dyn Links>, HostError> {
+        Ok(Box::new(FakeLinks { kernel: self.clone(), id: netns.id() }))
+    }
+
+    fn netdev_names(&self, vf: PciAddress) -> Vec<String> {
+        self.links_of(HOST)
+            .into_iter()
+            .filter(|(_, (link, _))| link.pci == Some(vf))
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+struct FakeLinks {
+    kernel: FakeKernel,
+    id: NetnsId,
+}
+
+fn refused(what: &str, errno: Errno) -> HostError {
+    HostError::Netlink { what: what.to_owned(), source: io::Error::from(errno) }
+}
+
+impl FakeLinks {
+    /// One change: counted, failed if asked to, applied to the namespace and the position of the link in it.
+    fn change<T>(
+        &mut self,
+        what: &str,
+        link: &Link,
+        apply: impl FnOnce(&mut Namespace, usize) -> Result<T, Errno>,
+    ) -> Result<T, HostError> {
+        let mut state = self.kernel.state();
+        let number = state.changes;
+        state.changes += 1;
+        if let Some((at, errno)) = state.fail_at
+            && at == number
+        {
+            return Err(refused(what, errno));
+        }
+        let namespace = state.namespaces.get_mut(&self.id).ok_or_else(|| refused(what, Errno::ENODEV))?;
+        let position = namespace.links.iter().position(|(l, _)| l.index == link.index);
+        apply(namespace, position.ok_or_else(|| refused(what, Errno::ENODEV))?)
+            .map_err(|errno| refused(what, errno))
+    }
+
+    fn set(&mut self, what: &str, link: &Link, set: impl FnOnce(&mut Link)) -> Result<(), HostError> {
+        self.change(what, link, |namespace, at| {
+            set(&mut namespace.links[at].0);
+            Ok(())
+        })
+    }
+}
+
+impl Links for FakeLinks {
+    fn all(&mut self) -> Result<Vec<Link>, HostError> {
+        Ok(self.kernel.links_of(self.id).into_values().map(|(link, _)| link).collect())
+    }
+
+    fn by_name(&mut self, name: &str) -> Result<Option<Link>, HostError> {
+        Ok(self.kernel.links_of(self.id).remove(name).map(|(link, _)| link))
+    }
+
+    fn addresses(&mut self, index: u32) -> Result<Vec<IpNet>, HostError> {
+        let mut links = self.kernel.links_of(self.id).into_values();
+        Ok(links.find(|(link, _)| link.index == index).map(|(_, addresses)| addresses).unwrap_or_default())
+    }
+
+    fn move_to(&mut self, link: &Link, target: &Netns, name: &IfName) -> Result<(), HostError> {
+        let target = target.id();
+        let what = format!("move link {}", link.name);
+        let (arrives_as, then) = {
+            let state = self.kernel.state();
+            let there = state.namespaces.get(&target).ok_or_else(|| refused(&what, Errno::EBADF))?;
+            let taken = |name: &str| name_taken(there, name, None);
+            if link.alt_names.iter().any(|alt| taken(alt)) {
+                return Err(refused(&what, Errno::EEXIST));
+            }
+            match (taken(&link.name), taken(name.as_str())) {
+                (true, true) => return Err(refused(&what, Errno::EEXIST)),
+                // The move goes through, the renaming after it does not.
+                (false, true) => (link.name.clone(), Err(refused(&what, Errno::EEXIST))),
+                (_, false) => (name.to_string(), Ok(())),
+            }
+        };
+        let (mut moved, _) = self.change(&what, link, |namespace, at| Ok(namespace.links.remove(at)))?;
+        moved.name = arrives_as;
+        moved.up = false;
+        if let Some(there) = self.kernel.state().namespaces.get_mut(&target) {
+            there.links.push((moved, Vec::new()));
+        }
+        then
+    }
+
+    fn set_up(&mut self, link: &Link, up: bool) -> Result<(), HostError> {
+        self.set(&format!("set link {} up={up}", link.name), link, |link| link.up = up)
+    }
+
+    fn set_mtu(&mut self, link: &Link, mtu: u32) -> Result<(), HostError> {
+        self.set(&format!("set MTU {mtu} on link {}", link.name), link, |link| link.mtu = mtu)
+    }
+
+    fn set_hw_addr(&mut self, link: &Link, address: &HwAddr) -> Result<(), HostError> {
+        self.set(&format!("set address {address}"), link, |link| link.hw_addr = Some(address.clone()))
+    }
+
+    fn rename(&mut self, link: &Link, name: &IfName) -> Result<(), HostError> {
+        let index = link.index;
+        self.change(&format!("rename link {} to {name}", link.name), link, |namespace, at| {
+            if name_taken(namespace, name.as_str(), Some(index)) {
+                return Err(Errno::EEXIST);
+            }
+            namespace.links[at].0.name = name.to_string();
+            Ok(())
+        })
+    }
+
+    fn set_alias(&mut self, link: &Link, alias: &str) -> Result<(), HostError> {
+        self.set("set alias", link, |link| link.alias = alias.to_owned())
+    }
+
+    fn clear_promiscuity(&mut self, link: &Link) -> Result<(), HostError> {
+        self.set("clear promiscuity", link, |link| (link.promisc, link.allmulti) = (false, false))
+    }
+
+    fn add_alt_name(&mut self, link: &Link, name: &str) -> Result<(), HostError> {
+        self.change("add alternative name", link, |namespace, at| {
+            if name_taken(namespace, name, None) {
+                return Err(Errno::EEXIST);
+            }
+            namespace.links[at].0.alt_names.push(name.to_owned());
+            Ok(())
+        })
+    }
+
+    fn remove_alt_name(&mut self, link: &Link, name: &str) -> Result<(), HostError> {
+        self.set("remove alternative name", link, |link| link.alt_names.retain(|alt| alt != name))
+    }
+
+    fn add_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError> {
+        self.change(&format!("add address {address}"), link, |namespace, at| {
+            let addresses = &mut namespace.links[at].1;
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+            Ok(())
+        })
+    }
+
+    fn remove_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError> {
+        self.change(&format!("remove address {address}"), link, |namespace, at| {
+            namespace.links[at].1.retain(|a| *a != address);
+            Ok(())
+        })
+    }
+
+    fn sysctl(&mut self, key: &str, value: &str) -> Result<bool, HostError> {
+        if let Some(namespace) = self.kernel.state().namespaces.get_mut(&self.id) {
+            namespace.sysctls.insert(key.to_owned(), value.to_owned());
+        }
+        Ok(true)
+    }
+
+    fn default_route_links(&mut self) -> Result<Vec<u32>, HostError> {
+        Ok(Vec::new())
+    }
+
+    fn all_addresses(&mut self) -> Result<Vec<(u32, IpNet)>, HostError> {
+        let links = self.kernel.links_of(self.id).into_values();
+        Ok(links.flat_map(|(link, addresses)| addresses.into_iter().map(move |a| (link.index, a))).collect())
+    }
+}

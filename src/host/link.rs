@@ -1,0 +1,34 @@
+//! A network link as netlink describes it.
+
+use crate::device::{HwAddr, PciAddress};
+
+/// One link of one namespace, as of the moment it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index in its namespace.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Alternative names.
+    pub alt_names: Vec<String>,
+    /// Effective link-layer address.
+    pub hw_addr: Option<HwAddr>,
+    /// Bytes.
+    pub mtu: u32,
+    /// IFF_UP.
+    pub up: bool,
+    /// IFF_PROMISC.
+    pub promisc: bool,
+    /// IFF_ALLMULTI.
+    pub allmulti: bool,
+    /// `ifalias`, empty when unset.
+    pub alias: String,
+    /// The PCI function it belongs to: known in any namespace (IFLA_PARENT_DEV_NAME, or ethtool on kernels before 5.14).
+    pub pci: Option<PciAddress>,
+    /// `rtnl_link_ops` kind (`veth`, `vlan`, …); hardware has none.
+    pub kind: Option<String>,
+    /// Index of the bond or bridge it is a port of.
+    pub master: Option<u32>,
+    /// Index of the link it is stacked on.
+    pub lower: Option<u32>,
+}

@@ -1,0 +1,104 @@
+//! Netlink families that have no crate here: generic netlink (devlink) and RDMA. Header and attributes by hand.
+
+use netlink_sys::{Socket, SocketAddr};
+
+use super::{HostError, Netns};
+
+const HEADER: usize = 16;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLMSG_ERROR: u16 = 2;
+/// Nested and byte-order bits of an attribute type (`NLA_TYPE_MASK`, include/uapi/linux/netlink.h).
+const TYPE_MASK: u16 = 0x3fff;
+
+/// Appends one attribute.
+pub(super) fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    out.extend_from_slice(&length.to_ne_bytes());
+    out.extend_from_slice(&kind.to_ne_bytes());
+    out.extend_from_slice(value);
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+/// The first attribute of a kind.
+pub(super) fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    while let [l0, l1, k0, k1, ..] = *attributes {
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = attributes.get(4..length)?;
+        if u16::from_ne_bytes([k0, k1]) & TYPE_MASK == wanted {
+            return Some(value);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+/// One request without dump; the payload of the first answer, `None` for a bare acknowledgement.
+pub(super) fn ask(
+    netns: &Netns,
+    protocol: isize,
+    kind: u16,
+    payload: &[u8],
+    what: &str,
+) -> Result<Option<Vec<u8>>, HostError> {
+    let failed = |source| HostError::Netlink { what: what.to_owned(), source };
+    netns.run(|| {
+        let mut socket = Socket::new(protocol).map_err(failed)?;
+        socket.bind_auto().map_err(failed)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
+        let mut message = Vec::with_capacity(HEADER + payload.len());
+        let length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
+        message.extend_from_slice(&length.to_ne_bytes());
+        message.extend_from_slice(&kind.to_ne_bytes());
+        message.extend_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+        message.extend_from_slice(&1u32.to_ne_bytes());
+        message.extend_from_slice(&0u32.to_ne_bytes());
+        message.extend_from_slice(payload);
+        socket.send(&message, 0).map_err(failed)?;
+        let mut answer = None;
+        loop {
+            let (datagram, _) = socket.recv_from_full().map_err(failed)?;
+            let mut rest = &datagram[..];
+            while let [l0, l1, l2, l3, k0, k1, ..] = *rest {
+                let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+                let Some(body) = rest.get(HEADER..length) else {
+                    return Err(HostError::Protocol {
+                        what: what.to_owned(),
+                        reason: format!("a message of {length} bytes"),
+                    });
+                };
+                if u16::from_ne_bytes([k0, k1]) == NLMSG_ERROR {
+                    let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
+                    return match code {
+                        0 => Ok(answer),
+                        errno => Err(failed(std::io::Error::from_raw_os_error(-errno))),
+                    };
+                }
+                if answer.is_none() {
+                    answer = Some(body.to_vec());
+                }
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_padded_and_found_again_and_garbage_ends_the_search() {
+        let mut bytes = Vec::new();
+        attribute(&mut bytes, 1, b"pci\0");
+        attribute(&mut bytes, 0x8000 | 2, &[7]);
+        attribute(&mut bytes, 3, &[8, 9]);
+        assert_eq!(bytes.len(), 8 + 8 + 8);
+        assert_eq!(find(&bytes, 1), Some(&b"pci\0"[..]));
+        assert_eq!(find(&bytes, 2), Some(&[7][..]));
+        assert_eq!(find(&bytes, 3), Some(&[8, 9][..]));
+        assert_eq!(find(&bytes, 4), None);
+        assert_eq!(find(&[3, 0, 1, 0, 5], 1), None);
+        assert_eq!(find(&[200, 0, 1, 0], 1), None);
+    }
+}

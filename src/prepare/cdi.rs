@@ -1,0 +1,237 @@
+//! CDI: what a claim's containers are told. One spec file per claim, one device per request.
+//!
+//! Names, environment, and the marker by which a container's claims are known again; what a spec is and which are
+//! valid stands in `cdi_spec`. Pure; files are written by [`cdi_file`](super::cdi_file).
+
+use std::collections::BTreeMap;
+
+pub use super::cdi_spec::{
+    CdiError, ContainerEdits, Device, DeviceNode, Hook, Mount, NetDevice, Spec, VERSIONS, lowest_version,
+    parse,
+};
+use super::records::Entry;
+use crate::claim::ClaimId;
+use crate::device::{IfName, PciAddress};
+
+/// Class of our devices: `<driver>/vf`.
+const CLASS: &str = "vf";
+
+/// What containers are told of one top-level request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestEnv {
+    /// Top-level request name; several entries with one name are joined.
+    pub request: String,
+    /// Its VFs.
+    pub pci_addresses: Vec<PciAddress>,
+    /// Their interfaces in the pod, as far as they have one.
+    pub interfaces: Vec<IfName>,
+}
+
+const MARKER: &str = "SRIOV_DRA_CLAIM_";
+
+/// The spec for one claim: one device per top-level request with its environment, and for all of them the marker by
+/// which the NRI plugin knows the claim again.
+///
+/// Keys are `SRIOV_DRA_<CLAIM>_<REQUEST>_PCI_ADDRESSES` and `…_INTERFACES` (left out without interfaces), where the
+/// claim is called as the pod calls it; values are comma-separated. Claim and request are joined by the sign that
+/// stands for their dashes too, so claim `a-b` with request `c` and claim `a` with request `b-c` share a key in one pod.
+pub fn spec_for(claim: &ClaimId, pod_claim_name: &str, driver: &str, requests: &[RequestEnv]) -> Spec {
+    let mut joined: Vec<(&str, Vec<String>, Vec<String>)> = Vec::new();
+    for RequestEnv { request, pci_addresses, interfaces } in requests {
+        let pci = pci_addresses.iter().map(ToString::to_string);
+        let names = interfaces.iter().map(ToString::to_string);
+        match joined.iter_mut().find(|(name, ..)| name == request) {
+            Some((_, all_pci, all_names)) => {
+                all_pci.extend(pci);
+                all_names.extend(names);
+            }
+            None => joined.push((request, pci.collect(), names.collect())),
+        }
+    }
+    let devices = joined.into_iter().map(|(request, pci, names)| {
+        let prefix = format!("SRIOV_DRA_{}_{}", env_key(pod_claim_name), env_key(request));
+        let mut env = vec![format!("{prefix}_PCI_ADDRESSES={}", pci.join(","))];
+        if !names.is_empty() {
+            env.push(format!("{prefix}_INTERFACES={}", names.join(",")));
+        }
+        Device {
+            name: device_name(&claim.uid, request),
+            annotations: BTreeMap::new(),
+            container_edits: ContainerEdits { env, ..Default::default() },
+        }
+    });
+    let marker = format!("{MARKER}{}={}/{}", env_key(&claim.uid), claim.namespace, claim.name);
+    let mut spec = Spec {
+        cdi_version: String::new(),
+        kind: format!("{driver}/{CLASS}"),
+        annotations: BTreeMap::new(),
+        devices: devices.collect(),
+        container_edits: ContainerEdits { env: vec![marker], ..Default::default() },
+    };
+    spec.cdi_version = lowest_version(&spec).to_owned();
+    spec
+}
+
+/// The spec for a claim as the ledger holds it.
+pub fn spec_of(driver: &str, entry: &Entry) -> Spec {
+    let requests = entry.vfs.iter().map(|vf| RequestEnv {
+        request: vf.top_level_request().to_owned(),
+        pci_addresses: vec![vf.pci],
+        interfaces: if vf.admin_access { Vec::new() } else { vec![vf.name.clone()] },
+    });
+    spec_for(&entry.claim, &entry.pod_claim_name, driver, &requests.collect::<Vec<_>>())
+}
+
+/// Every variable of [`spec_of`] as key and value.
+pub fn variables_of(entry: &Entry) -> Vec<(String, String)> {
+    let spec = spec_of("v", entry);
+    let lines = spec.devices.into_iter().flat_map(|device| device.container_edits.env);
+    lines
+        .filter_map(|line| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
+        .collect()
+}
+
+/// The claim UID, if this environment entry (`NAME=value`) is the marker of one of our claims.
+///
+/// Whoever writes a pod can write such an entry too: it says which ledger entry to look at, not that the pod may have
+/// the claim's VFs.
+pub fn claim_uid_of_marker(env: &str) -> Option<String> {
+    let (key, value) = env.split_once('=')?;
+    let uid = key.strip_prefix(MARKER)?;
+    // A claim that its pod calls "claim" has keys with the same prefix; their values never hold a slash.
+    let names_claim =
+        value.split_once('/').is_some_and(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
+    let well_formed =
+        !uid.is_empty() && uid.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    (names_claim && well_formed).then(|| uid.to_ascii_lowercase().replace('_', "-"))
+}
+
+fn env_key(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+
+/// `<claimUID>-<request>`: never used again, since runtimes' caches may lag behind a rewritten file.
+fn device_name(claim_uid: &str, request: &str) -> String {
+    format!("{claim_uid}-{request}")
+}
+
+/// What the kubelet passes to the runtime: `<driver>/vf=<claimUID>-<request>`, with the top-level request.
+pub fn qualified_name(driver: &str, claim_uid: &str, request: &str) -> String {
+    format!("{driver}/{CLASS}={}", device_name(claim_uid, request))
+}
+
+/// `<vendor>-<class>_<claimUID>.json`, as the CDI library names transient specs.
+pub fn file_name(driver: &str, claim_uid: &str) -> String {
+    format!("{driver}-{CLASS}_{}.json", claim_uid.replace('/', "_"))
+}
+
+/// The claim UID in one of our file names.
+pub fn claim_uid_of_file_name<'n>(driver: &str, name: &'n str) -> Option<&'n str> {
+    name.strip_prefix(driver)?
+        .strip_prefix('-')?
+        .strip_prefix(CLASS)?
+        .strip_prefix('_')?
+        .strip_suffix(".json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DRIVER: &str = "sriov-dra.io";
+    const UID: &str = "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa";
+
+    fn request(name: &str, vfs: &[(&str, &str)]) -> RequestEnv {
+        RequestEnv {
+            request: name.into(),
+            pci_addresses: vfs.iter().map(|(pci, _)| pci.parse().unwrap()).collect(),
+            interfaces: vfs.iter().filter_map(|(_, name)| IfName::new(*name).ok()).collect(),
+        }
+    }
+
+    fn spec(uid: &str, requests: &[RequestEnv]) -> Spec {
+        let claim = ClaimId { uid: uid.into(), namespace: "team-a".into(), name: "worker-0-vf-x7".into() };
+        spec_for(&claim, "my.vf", DRIVER, requests)
+    }
+
+    #[test]
+    fn the_spec_of_a_claim_tells_each_request_its_vfs() {
+        let spec = spec(
+            UID,
+            &[
+                request("main", &[("0000:81:00.2", "net1"), ("0000:81:00.3", "net2")]),
+                request("vfio", &[("0000:82:00.2", "")]),
+            ],
+        );
+        spec.validate().unwrap();
+        insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap(), @r#"
+        {
+          "cdiVersion": "0.5.0",
+          "kind": "sriov-dra.io/vf",
+          "devices": [
+            {
+              "name": "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa-main",
+              "containerEdits": {
+                "env": [
+                  "SRIOV_DRA_MY_VF_MAIN_PCI_ADDRESSES=0000:81:00.2,0000:81:00.3",
+                  "SRIOV_DRA_MY_VF_MAIN_INTERFACES=net1,net2"
+                ]
+              }
+            },
+            {
+              "name": "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa-vfio",
+              "containerEdits": {
+                "env": [
+                  "SRIOV_DRA_MY_VF_VFIO_PCI_ADDRESSES=0000:82:00.2"
+                ]
+              }
+            }
+          ],
+          "containerEdits": {
+            "env": [
+              "SRIOV_DRA_CLAIM_6F3C2F1E_0A57_4F5B_9D61_0D7AD5A3C0AA=team-a/worker-0-vf-x7"
+            ]
+          }
+        }
+        "#);
+        assert_eq!(parse(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);
+        assert_eq!(qualified_name(DRIVER, UID, "main"), format!("{}={}", spec.kind, spec.devices[0].name));
+    }
+
+    #[test]
+    fn entries_of_one_request_become_one_device_and_the_version_depends_on_the_uid() {
+        let parts =
+            [request("main", &[("0000:81:00.2", "net1")]), request("main", &[("0000:82:00.2", "net2")])];
+        let spec = spec("abcdef01-0000-4000-8000-000000000000", &parts);
+        assert_eq!(spec.devices.len(), 1);
+        assert_eq!(spec.devices[0].container_edits.env[1], "SRIOV_DRA_MY_VF_MAIN_INTERFACES=net1,net2");
+        assert_eq!(spec.cdi_version, "0.3.0", "no device name starts with a digit");
+    }
+
+    #[test]
+    fn only_the_marker_is_taken_for_one() {
+        let spec = spec(UID, &[request("main", &[("0000:81:00.2", "net1")])]);
+        assert_eq!(claim_uid_of_marker(&spec.container_edits.env[0]).as_deref(), Some(UID));
+        for other in [
+            "SRIOV_DRA_CLAIM_MAIN_PCI_ADDRESSES=0000:81:00.2",
+            "SRIOV_DRA_CLAIM_MAIN_INTERFACES=net1",
+            "SRIOV_DRA_CLAIM_=team-a/vf",
+            "SRIOV_DRA_CLAIM_6F3C=/vf",
+            "SRIOV_DRA_CLAIM_6f3c=team-a/vf",
+            "SRIOV_DRA_CLAIM_6F3C",
+            "PATH=/bin",
+        ] {
+            assert_eq!(claim_uid_of_marker(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn file_names_hold_the_claim_uid() {
+        let name = file_name(DRIVER, UID);
+        assert_eq!(name, format!("sriov-dra.io-vf_{UID}.json"));
+        assert_eq!(claim_uid_of_file_name(DRIVER, &name), Some(UID));
+        for other in ["sriov-dra.io-vf_x.json.tmp", "other-vf_x.json", "sriov-dra.io_metadata_x.json"] {
+            assert_eq!(claim_uid_of_file_name(DRIVER, other), None, "{other}");
+        }
+    }
+}

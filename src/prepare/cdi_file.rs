@@ -1,0 +1,126 @@
+//! CDI files: written whole or not at all, and removed.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::cdi::{self, CdiError, Spec};
+
+/// Writes the claim's spec into `dir`, which is made if missing. Returns the file's path.
+///
+/// Runtimes read the folder at any moment and only `*.json` and `*.yaml` in it, so the content appears under another
+/// ending and gets its name by one rename. No fsync: the folder is on tmpfs, and every Prepare writes the file anew.
+/// One writer per claim at a time is the caller's to ensure.
+///
+/// Errors: a spec that no runtime would load (nothing is written then), and every failed file operation.
+pub fn write(dir: &Path, driver: &str, claim_uid: &str, spec: &Spec) -> Result<PathBuf, CdiError> {
+    spec.validate()?;
+    let mut text = serde_json::to_vec_pretty(spec)?;
+    text.push(b'\n');
+    let path = dir.join(cdi::file_name(driver, claim_uid));
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed("make", dir))?;
+    let written = (|| {
+        let mut file =
+            fs::File::options().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+        // The mode above is what the umask leaves of it.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(&text)
+    })();
+    written.and_then(|()| fs::rename(&temporary, &path)).map_err(|source| {
+        // What failed is what the caller must hear of; a left-over with this ending is never read.
+        let _ = fs::remove_file(&temporary);
+        failed("write", &path)(source)
+    })?;
+    Ok(path)
+}
+
+/// Removes the claim's file. A file or folder that isn't there is fine: `false`.
+pub fn remove(dir: &Path, driver: &str, claim_uid: &str) -> Result<bool, CdiError> {
+    let path = dir.join(cdi::file_name(driver, claim_uid));
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("remove", &path)(error)),
+    }
+}
+
+/// UIDs of the claims that have a file in `dir`, sorted. No folder, no claims.
+pub fn claim_uids(dir: &Path, driver: &str) -> Result<Vec<String>, CdiError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("read", dir)(error)),
+    };
+    let mut uids = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed("read", dir))?.file_name();
+        uids.extend(
+            name.to_str().and_then(|name| cdi::claim_uid_of_file_name(driver, name)).map(str::to_owned),
+        );
+    }
+    uids.sort();
+    Ok(uids)
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CdiError {
+    let path = path.display().to_string();
+    move |source| CdiError::File { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::ClaimId;
+    use crate::prepare::cdi::{RequestEnv, spec_for};
+
+    const DRIVER: &str = "sriov-dra.io";
+    const UID: &str = "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa";
+
+    fn spec(driver: &str) -> Spec {
+        let claim = ClaimId { uid: UID.into(), namespace: "team-a".into(), name: "worker-vf".into() };
+        let request = RequestEnv { request: "main".into(), pci_addresses: vec![], interfaces: vec![] };
+        spec_for(&claim, "vf", driver, &[request])
+    }
+
+    #[test]
+    fn a_file_is_written_whole_over_an_older_one_and_removed_once() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("var/run/cdi");
+        let path = dir.join(format!("sriov-dra.io-vf_{UID}.json"));
+        assert_eq!(claim_uids(&dir, DRIVER).unwrap(), Vec::<String>::new());
+        assert!(!remove(&dir, DRIVER, UID).unwrap());
+
+        for _ in 0..2 {
+            assert_eq!(write(&dir, DRIVER, UID, &spec(DRIVER)).unwrap(), path);
+            assert_eq!(cdi::parse(&fs::read_to_string(&path).unwrap()).unwrap(), spec(DRIVER));
+        }
+        fs::write(dir.join("other.json"), "{}").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "no temporary file is left");
+        assert_eq!(claim_uids(&dir, DRIVER).unwrap(), [UID]);
+
+        assert!(remove(&dir, DRIVER, UID).unwrap());
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_spec_that_no_runtime_would_load_is_not_written() {
+        let root = tempfile::tempdir().unwrap();
+        let error = write(root.path(), "9.example", UID, &spec("9.example")).unwrap_err().to_string();
+        assert!(error.starts_with("CDI spec 9.example/vf: kind must be vendor/class"), "{error}");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing_behind_and_names_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(cdi::file_name(DRIVER, UID));
+        fs::create_dir(&path).unwrap();
+        let error = write(root.path(), DRIVER, UID, &spec(DRIVER)).unwrap_err();
+        assert_eq!(error.to_string(), format!("can't write {}", path.display()));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "only the folder that was in the way");
+    }
+}

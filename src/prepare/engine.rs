@@ -1,0 +1,392 @@
+//! Executes plans and takes them back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::PrepareError;
+use super::functions::{Facts, Functions};
+use super::ledger::Ledger;
+use super::locks::Locks;
+use super::plan::{Driver, Plan, Situation, Step, plan};
+use super::records::{Entry, Ownership, Progress};
+use crate::claim::{ClaimId, ClaimSpec};
+use crate::device::{CleanFacts, IfName, PciAddress, Place};
+use crate::host::{Kernel, VfHandle, find_vf_on_host};
+
+/// How long a VF that nobody owns may be on its way back.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How often a VF that is not there yet is looked for again.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Prepare and Unprepare. Every method blocks; callers give a deadline.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// The kernel.
+    pub kernel: Arc<dyn Kernel>,
+    /// PCI functions.
+    pub functions: Arc<dyn Functions>,
+    /// The memory.
+    pub ledger: Ledger,
+    /// The locks.
+    pub locks: Locks,
+    /// Driver name, the vendor of CDI names.
+    pub driver: String,
+    /// Where CDI files go.
+    pub cdi_dir: PathBuf,
+    /// The boot this process lives in.
+    pub boot_id: String,
+}
+
+impl Engine {
+    /// Makes a claim ready. Level-triggered: the same call repairs what differs.
+    ///
+    /// # Errors
+    /// When the claim can't be met, or something failed; then what this call did is undone.
+    pub fn prepare(&self, spec: &ClaimSpec, deadline: Instant) -> Result<Entry, PrepareError> {
+        let _pod = spec.pod.as_ref().map(|pod| self.locks.pod(&pod.uid, deadline)).transpose()?;
+        let _claim = self.locks.claim(&spec.id.uid, deadline)?;
+        let previous = self.ledger.entry(&spec.id.uid)?;
+        let wanted: BTreeSet<PciAddress> =
+            spec.results.iter().filter(|result| !result.admin_access).map(|result| result.pci).collect();
+        self.wait_until_free(&spec.id, &wanted, deadline)?;
+
+        let mut facts = BTreeMap::new();
+        let mut own = BTreeSet::new();
+        for result in &spec.results {
+            let ours = self.ledger.ownership(result.pci)?.is_some_and(|owner| owner.claim.uid == spec.id.uid);
+            let found = if ours || result.admin_access {
+                self.read(result.pci)?
+            } else {
+                self.read_settled(result.pci)?
+            };
+            facts.extend(found.map(|found| (result.pci, found)));
+            if ours {
+                own.insert(result.pci);
+            }
+        }
+        let siblings = match &spec.pod {
+            Some(pod) => self.siblings(&pod.uid, &spec.id.uid)?,
+            None => Vec::new(),
+        };
+        let situation = Situation {
+            facts: &facts,
+            own: &own,
+            previous: previous.as_ref(),
+            siblings: &siblings,
+            boot_id: &self.boot_id,
+        };
+        let Plan { entry, steps } = plan(spec, &situation)?;
+
+        let mut done = Done::default();
+        match self.execute(&entry, previous.as_ref(), &steps, &facts, &mut done, deadline) {
+            Ok(entry) => Ok(entry),
+            Err(first) => Err(self.undo(first, &entry, previous.is_some(), done)),
+        }
+    }
+
+    fn read(&self, vf: PciAddress) -> Result<Option<Facts>, PrepareError> {
+        self.functions.facts(vf).map_err(|source| PrepareError::Vf { vf, source })
+    }
+
+    /// The namespace of a former pod may end some seconds after the pod: a VF that nobody owns and that is elsewhere is
+    /// given the time to come back.
+    fn read_settled(&self, vf: PciAddress) -> Result<Option<Facts>, PrepareError> {
+        let until = Instant::now() + SETTLE;
+        loop {
+            let facts = self.read(vf)?;
+            if facts.as_ref().is_none_or(|facts| facts.vf.place != Place::Elsewhere)
+                || Instant::now() >= until
+            {
+                return Ok(facts);
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn siblings(&self, pod_uid: &str, but: &str) -> Result<Vec<Entry>, PrepareError> {
+        let mut siblings = Vec::new();
+        for uid in self.ledger.claims_of_pod(pod_uid)? {
+            if uid != but
+                && let Some(entry) = self.ledger.entry(&uid)?
+            {
+                siblings.push(entry);
+            }
+        }
+        Ok(siblings)
+    }
+
+    /// The scheduler hands a VF out again as soon as the old claim is deallocated; its Unprepare may still be at work.
+    fn wait_until_free(
+        &self,
+        claim: &ClaimId,
+        wanted: &BTreeSet<PciAddress>,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
+        let started = Instant::now();
+        for vf in wanted {
+            while let Some(owner) = self.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid != claim.uid) {
+                if Instant::now() >= deadline {
+                    return Err(held(*vf, &owner.claim, started));
+                }
+                thread::sleep(POLL);
+            }
+        }
+        Ok(())
+    }
+
+    fn execute(
+        &self,
+        planned: &Entry,
+        previous: Option<&Entry>,
+        steps: &[Step],
+        facts: &BTreeMap<PciAddress, Facts>,
+        done: &mut Done,
+        deadline: Instant,
+    ) -> Result<Entry, PrepareError> {
+        for vf in planned.vfs.iter().filter(|vf| !vf.admin_access) {
+            if let Some(found) = facts.get(&vf.pci) {
+                self.own(&planned.claim, found, done, deadline)?;
+            }
+        }
+        let unchanged = |previous: &&Entry| {
+            previous.progress == Progress::Prepared
+                && Entry { progress: Progress::Prepared, ..planned.clone() } == **previous
+        };
+        if previous.filter(unchanged).is_none() {
+            self.ledger.put_entry(planned)?;
+            done.entry = true;
+        }
+        let pfs: BTreeSet<PciAddress> = steps
+            .iter()
+            .map(|step| facts.get(&step.vf()).and_then(|f| f.vf.pf).unwrap_or(step.vf()))
+            .collect();
+        {
+            let _pfs = pfs.iter().map(|pf| self.locks.pf(*pf, deadline)).collect::<Result<Vec<_>, _>>()?;
+            for step in steps {
+                // Counted before it is done: a step that fails half-way is undone too.
+                done.steps.push(step.clone());
+                self.apply(step, deadline)?;
+            }
+        }
+        done.cdi = true;
+        super::cdi_file::write(
+            &self.cdi_dir,
+            &self.driver,
+            &planned.claim.uid,
+            &super::cdi::spec_of(&self.driver, planned),
+        )?;
+        let prepared = Entry { progress: Progress::Prepared, ..planned.clone() };
+        if done.entry {
+            self.ledger.put_entry(&prepared)?;
+        }
+        Ok(prepared)
+    }
+
+    /// Takes the VF and notes what it was, before anything is changed. The note of the same boot and incarnation is
+    /// never overwritten: by then the VF may already be changed.
+    fn own(
+        &self,
+        claim: &ClaimId,
+        facts: &Facts,
+        done: &mut Done,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
+        let vf = facts.vf.pci;
+        if let Some(owner) = self.ledger.ownership(vf)? {
+            if owner.claim.uid != claim.uid {
+                return Err(held(vf, &owner.claim, Instant::now()));
+            }
+            if owner.boot_id == self.boot_id && owner.clean.incarnation == facts.vf.incarnation {
+                return Ok(());
+            }
+            let clean = self.clean_facts(facts, deadline)?;
+            return self
+                .ledger
+                .refresh(vf, &Ownership { claim: claim.clone(), boot_id: self.boot_id.clone(), clean });
+        }
+        let clean = self.clean_facts(facts, deadline)?;
+        let ownership = Ownership { claim: claim.clone(), boot_id: self.boot_id.clone(), clean };
+        if !self.ledger.take(vf, &ownership)? {
+            let holder = self.ledger.ownership(vf)?.map_or_else(|| claim.clone(), |owner| owner.claim);
+            return Err(held(vf, &holder, Instant::now()));
+        }
+        done.owned.push(vf);
+        Ok(())
+    }
+
+    /// What the VF is while nobody owns it. A VF that is on its way back from a namespace that ended is waited for.
+    fn clean_facts(&self, facts: &Facts, deadline: Instant) -> Result<CleanFacts, PrepareError> {
+        let vf = &facts.vf;
+        let mut clean = CleanFacts {
+            incarnation: vf.incarnation,
+            driver: vf.driver.clone(),
+            name: None,
+            hw_addr: None,
+            mtu: None,
+            alt_names: Vec::new(),
+            alias: None,
+            up: false,
+            rdma: vf.rdma.clone(),
+        };
+        if matches!(vf.place, Place::Unbound | Place::Userspace) {
+            return Ok(clean);
+        }
+        let hw_addr = vf.netdev.as_ref().and_then(|netdev| netdev.hw_addr.clone());
+        let link = self.wait_for_netdev(vf.pci, hw_addr.as_ref(), deadline)?;
+        clean.name = IfName::new(link.name).ok();
+        clean.hw_addr = link.hw_addr;
+        clean.mtu = Some(link.mtu);
+        clean.alt_names = link.alt_names;
+        clean.alias = Some(link.alias).filter(|alias| !alias.is_empty());
+        clean.up = link.up;
+        Ok(clean)
+    }
+
+    fn wait_for_netdev(
+        &self,
+        vf: PciAddress,
+        hw_addr: Option<&crate::device::HwAddr>,
+        deadline: Instant,
+    ) -> Result<crate::host::Link, PrepareError> {
+        let started = Instant::now();
+        loop {
+            let handle = VfHandle { pci: vf, hw_addr };
+            let found = find_vf_on_host(self.kernel.as_ref(), &handle)
+                .map_err(|source| PrepareError::Vf { vf, source })?;
+            if let Some((_, link)) = found {
+                return Ok(link);
+            }
+            if Instant::now() >= deadline {
+                let why =
+                    "a network driver is bound, but its interface is in another network namespace".to_owned();
+                return Err(PrepareError::NoNetdev { vf, why, waited_s: started.elapsed().as_secs() });
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn apply(&self, step: &Step, deadline: Instant) -> Result<(), PrepareError> {
+        match step {
+            Step::Bind { vf, to, .. } => {
+                let bound = match to {
+                    Driver::Unbound => self.functions.unbind(*vf),
+                    Driver::Network => self.functions.bind(*vf, None),
+                    Driver::Named(driver) => self.functions.bind(*vf, Some(driver)),
+                };
+                bound.map_err(|source| PrepareError::Vf { vf: *vf, source })?;
+                if *to == Driver::Network {
+                    self.wait_for_netdev(*vf, None, deadline)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes back what a failed call did, in reverse. What an earlier, successful call did stays.
+    fn undo(&self, first: PrepareError, entry: &Entry, had_entry: bool, done: Done) -> PrepareError {
+        let mut others = Vec::new();
+        let mut note = |result: Result<(), PrepareError>| {
+            if let Err(error) = result {
+                others.push(error.sentence());
+            }
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        if done.cdi && !had_entry {
+            note(
+                super::cdi_file::remove(&self.cdi_dir, &self.driver, &entry.claim.uid)
+                    .map(drop)
+                    .map_err(PrepareError::from),
+            );
+        }
+        for step in done.steps.iter().rev() {
+            note(self.apply(&step.inverse(), deadline));
+        }
+        if done.entry && !had_entry {
+            note(self.ledger.remove_entry(&entry.claim.uid, entry.pod.as_ref().map(|pod| pod.uid.as_str())));
+        }
+        for vf in done.owned.iter().rev() {
+            note(self.ledger.release(*vf));
+        }
+        if others.is_empty() { first } else { PrepareError::UndoFailed { first: Box::new(first), others } }
+    }
+
+    /// Undoes a claim: drivers back, CDI file, ledger and ownership gone. The VFs must be back on the host. A claim
+    /// nobody knows is a success.
+    ///
+    /// # Errors
+    /// Everything that could not be undone; what could be is, and the next call goes on from there.
+    pub fn unprepare(&self, claim: &ClaimId, deadline: Instant) -> Result<(), PrepareError> {
+        let entry = self.ledger.entry(&claim.uid)?;
+        let pod_uid = entry.as_ref().and_then(|entry| entry.pod.as_ref()).map(|pod| pod.uid.clone());
+        let pod_lock = pod_uid.as_ref().map(|uid| self.locks.pod(uid, deadline)).transpose()?;
+        let claim_lock = self.locks.claim(&claim.uid, deadline)?;
+        if self.ledger.attachment(&claim.uid)?.is_some() {
+            return Err(PrepareError::StillAttached { claim: format!("{}/{}", claim.namespace, claim.name) });
+        }
+        // The files of ownership say it too: they are there when the entry was lost.
+        let owned: Vec<(PciAddress, Ownership)> =
+            self.ledger.owned()?.into_iter().filter(|(_, owner)| owner.claim.uid == claim.uid).collect();
+        let mut errors = Vec::new();
+        for (vf, ownership) in &owned {
+            if let Err(error) = self.give_back(*vf, ownership, deadline) {
+                errors.push(error);
+            }
+        }
+        super::cdi_file::remove(&self.cdi_dir, &self.driver, &claim.uid)?;
+        if let Some(first) = errors.pop() {
+            let others: Vec<String> = errors.iter().map(PrepareError::sentence).collect();
+            return Err(match others.is_empty() {
+                true => first,
+                false => PrepareError::UndoFailed { first: Box::new(first), others },
+            });
+        }
+        self.ledger.remove_entry(&claim.uid, pod_uid.as_deref())?;
+        claim_lock.remove_file();
+        if let (Some(lock), Some(uid)) = (pod_lock, pod_uid)
+            && self.ledger.claims_of_pod(&uid)?.is_empty()
+        {
+            self.ledger.forget_sandbox(&uid)?;
+            lock.remove_file();
+        }
+        Ok(())
+    }
+
+    fn give_back(
+        &self,
+        vf: PciAddress,
+        ownership: &Ownership,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
+        if let Some(facts) = self.read(vf)? {
+            let same_life =
+                ownership.boot_id == self.boot_id && facts.vf.incarnation == ownership.clean.incarnation;
+            if same_life && facts.vf.driver != ownership.clean.driver {
+                let _pf = self.locks.pf(facts.vf.pf.unwrap_or(vf), deadline)?;
+                let to = ownership.clean.driver.clone().map_or(Driver::Unbound, Driver::Named);
+                let from = facts.vf.driver.clone().map_or(Driver::Unbound, Driver::Named);
+                self.apply(&Step::Bind { vf, from, to }, deadline)?;
+            }
+        }
+        self.ledger.release(vf)
+    }
+}
+
+fn held(vf: PciAddress, holder: &ClaimId, since: Instant) -> PrepareError {
+    PrepareError::Held {
+        vf,
+        claim: format!("{}/{} (uid {})", holder.namespace, holder.name, holder.uid),
+        waited_s: since.elapsed().as_secs(),
+    }
+}
+
+/// What one call of Prepare did itself.
+#[derive(Debug, Default)]
+struct Done {
+    owned: Vec<PciAddress>,
+    entry: bool,
+    steps: Vec<Step>,
+    cdi: bool,
+}

@@ -1,0 +1,102 @@
+//! What can go wrong between an allocated claim and a prepared one.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::plan::PlanError;
+use crate::device::PciAddress;
+use crate::host::HostError;
+
+/// A failed prepare or unprepare. Printed as a chain.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The claim can't be met on this node.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Another claim has the VF and did not give it back in time.
+    #[error("VF {vf} is still held by claim {claim}, which has not been unprepared after {waited_s} s")]
+    Held {
+        /// Which VF.
+        vf: PciAddress,
+        /// `namespace/name (uid)` of the holder.
+        claim: String,
+        /// Seconds spent waiting.
+        waited_s: u64,
+    },
+    /// The VF's netdev does not show up.
+    #[error("VF {vf} has no network interface on the host after {waited_s} s: {why}")]
+    NoNetdev {
+        /// Which VF.
+        vf: PciAddress,
+        /// What is known.
+        why: String,
+        /// Seconds spent waiting.
+        waited_s: u64,
+    },
+    /// Its VFs have to be returned first.
+    #[error("the VFs of claim {claim} are still in its pod's network namespace")]
+    StillAttached {
+        /// `namespace/name`
+        claim: String,
+    },
+    /// The kernel refused.
+    #[error("VF {vf}")]
+    Vf {
+        /// Which VF.
+        vf: PciAddress,
+        /// What it refused.
+        source: HostError,
+    },
+    /// A lock or a namespace.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The ledger can't be read or written.
+    #[error("{what} {}", path.display())]
+    Ledger {
+        /// `read`, `write`, …
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The CDI file.
+    #[error(transparent)]
+    Cdi(#[from] super::cdi::CdiError),
+    /// A newer agent wrote the entry.
+    #[error(
+        "the ledger entry {} was written by a newer version of this driver (it wants reader {min_reader}, this is \
+         {}); it is left alone until that version runs again", path.display(), super::sealed::READER
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Reader version it asks for.
+        min_reader: u32,
+    },
+    /// A failure, and failures while undoing what had been done before it.
+    #[error("{first}; besides, undoing failed: {}", .others.join("; "))]
+    UndoFailed {
+        /// The first cause.
+        first: Box<PrepareError>,
+        /// Every undo that failed.
+        others: Vec<String>,
+    },
+}
+
+impl PrepareError {
+    /// The whole chain in one line, for the pod's events.
+    pub fn sentence(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let more = error.to_string();
+            if !text.ends_with(&more) {
+                text.push_str(": ");
+                text.push_str(&more);
+            }
+            source = error.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,77 @@
+//! PCI functions as plain data, for tests of the engine.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::functions::{Facts, Functions};
+use crate::device::{Incarnation, LinkType, PciAddress, Place, Vf};
+use crate::host::HostError;
+
+/// Clones share one state.
+#[derive(Debug, Clone, Default)]
+pub struct FakeFunctions {
+    state: Arc<Mutex<BTreeMap<PciAddress, Facts>>>,
+}
+
+impl FakeFunctions {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<PciAddress, Facts>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a VF below no PF, bound to a network driver.
+    pub fn add(&self, pci: PciAddress) {
+        let vf = Vf {
+            pci,
+            pf: None,
+            index: None,
+            vendor: 0x8086,
+            device: 0x10ca,
+            driver: Some("igbvf".to_owned()),
+            link_type: Some(LinkType::Ethernet),
+            netdev: None,
+            rdma: Vec::new(),
+            numa_node: None,
+            pcie_root: None,
+            pcie_switch: None,
+            iommu_group: None,
+            vfio_open: false,
+            incarnation: Incarnation(1),
+            place: Place::Host,
+        };
+        self.state().insert(pci, Facts { vf, pf: None, withheld: None });
+    }
+
+    /// Changes a VF, or removes it.
+    pub fn change(&self, pci: PciAddress, change: impl FnOnce(&mut Facts)) {
+        if let Some(facts) = self.state().get_mut(&pci) {
+            change(facts);
+        }
+    }
+
+    /// The VF vanishes.
+    pub fn remove(&self, pci: PciAddress) {
+        self.state().remove(&pci);
+    }
+}
+
+impl Functions for FakeFunctions {
+    fn facts(&self, vf: PciAddress) -> Result<Option<Facts>, HostError> {
+        Ok(self.state().get(&vf).cloned())
+    }
+
+    fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
+        self.change(vf, |facts| {
+            facts.vf.driver = Some(driver.unwrap_or("igbvf").to_owned());
+            facts.vf.place = if driver.is_none_or(|d| d == "igbvf") { Place::Host } else { Place::Userspace };
+        });
+        Ok(())
+    }
+
+    fn unbind(&self, vf: PciAddress) -> Result<(), HostError> {
+        self.change(vf, |facts| {
+            facts.vf.driver = None;
+            facts.vf.place = Place::Unbound;
+        });
+        Ok(())
+    }
+}

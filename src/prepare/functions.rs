@@ -1,0 +1,34 @@
+//! What the engine needs to know about PCI functions, and may do to them.
+
+use crate::device::{PciAddress, Pf, Vf};
+use crate::host::HostError;
+
+/// One VF as it is at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The VF.
+    pub vf: Vf,
+    /// Its PF; none inside a VM.
+    pub pf: Option<Pf>,
+    /// Why the VF must not be given to anybody, were it free (it carries the node's uplink, …).
+    pub withheld: Option<String>,
+}
+
+/// Reading and binding of PCI functions.
+pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
+    /// Reads one VF anew; `None` when there is none at that address.
+    ///
+    /// # Errors
+    /// When sysfs refuses.
+    fn facts(&self, vf: PciAddress) -> Result<Option<Facts>, HostError>;
+    /// Binds a driver: `None` lets the kernel choose its network driver.
+    ///
+    /// # Errors
+    /// When sysfs refuses, or the driver is not bound afterwards.
+    fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError>;
+    /// Unbinds whatever driver is bound.
+    ///
+    /// # Errors
+    /// When sysfs refuses.
+    fn unbind(&self, vf: PciAddress) -> Result<(), HostError>;
+}

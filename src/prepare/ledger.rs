@@ -1,0 +1,371 @@
+//! The only memory of what was done: a durable store below the kubelet's plugin folder, a boot-scoped one in `/run`.
+//!
+//! ```text
+//! <durable>/claims/<claim uid>.json        Entry
+//! <durable>/vf/<pci>.json                  Ownership
+//! <durable>/pods/<pod uid>/<claim uid>     empty: which claims a pod has
+//! <durable>/quarantine/…                   entries that can't be read, kept for people
+//! <boot>/lock/  <boot>/pods/  <boot>/attach/
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::PrepareError;
+use super::records::{Attachment, CurrentSandbox, Entry, Ownership};
+use super::sealed::{self, Durability, Existing, Read};
+use crate::device::PciAddress;
+
+/// Both stores.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    durable: PathBuf,
+    boot: PathBuf,
+}
+
+/// What the start-up scan found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Readable entries.
+    pub entries: usize,
+    /// Files moved to `quarantine/`, with the reason.
+    pub quarantined: Vec<String>,
+    /// Entries of a newer version, left alone.
+    pub newer: Vec<String>,
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
+    let path = path.to_owned();
+    move |source| PrepareError::Ledger { what, path, source }
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, PrepareError> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.'))
+            .collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed("read", folder)(error)),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), PrepareError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+impl Ledger {
+    /// Opens or makes both stores.
+    ///
+    /// # Errors
+    /// When a folder can't be made.
+    pub fn open(durable: impl Into<PathBuf>, boot: impl Into<PathBuf>) -> Result<Self, PrepareError> {
+        let ledger = Self { durable: durable.into(), boot: boot.into() };
+        for (root, folders) in [
+            (&ledger.durable, &["claims", "vf", "pods", "quarantine"][..]),
+            (&ledger.boot, &["lock", "pods", "attach"]),
+        ] {
+            for folder in folders {
+                let path = root.join(folder);
+                fs::create_dir_all(&path).map_err(failed("make", &path))?;
+            }
+        }
+        Ok(ledger)
+    }
+
+    /// A ledger that an agent keeps on this node, for looking only.
+    pub fn existing(durable: impl Into<PathBuf>) -> Option<Self> {
+        let durable = durable.into();
+        durable.join("vf").is_dir().then(|| Self { boot: durable.clone(), durable })
+    }
+
+    /// The folder of the lock files.
+    pub fn lock_folder(&self) -> PathBuf {
+        self.boot.join("lock")
+    }
+
+    fn entry_path(&self, claim_uid: &str) -> PathBuf {
+        self.durable.join("claims").join(format!("{claim_uid}.json"))
+    }
+
+    fn ownership_path(&self, vf: PciAddress) -> PathBuf {
+        self.durable.join("vf").join(format!("{vf}.json"))
+    }
+
+    fn attachment_path(&self, claim_uid: &str) -> PathBuf {
+        self.boot.join("attach").join(format!("{claim_uid}.json"))
+    }
+
+    /// A damaged file is moved aside once, kept and reported; the rest is served.
+    fn read<T: serde::de::DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, PrepareError> {
+        match sealed::read(path).map_err(failed("read", path))? {
+            Read::Missing => Ok(None),
+            Read::Found(body) => Ok(Some(body)),
+            Read::Newer { min_reader } => Err(PrepareError::Newer { path: path.to_owned(), min_reader }),
+            Read::Damaged(reason) => {
+                self.quarantine(path, &reason)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn quarantine(&self, path: &Path, reason: &str) -> Result<String, PrepareError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let stamp = jiff::Timestamp::now().as_millisecond();
+        let aside = self.durable.join("quarantine").join(format!("{stamp}-{name}"));
+        // /run and the kubelet's folder may be different file systems.
+        if fs::rename(path, &aside).is_err() {
+            fs::copy(path, &aside).map_err(failed("copy to quarantine", path))?;
+            remove(path)?;
+        }
+        tracing::error!(file = %path.display(), kept_as = %aside.display(), reason, "damaged ledger file put into quarantine");
+        Ok(format!("{}: {reason}; kept as {}", path.display(), aside.display()))
+    }
+
+    /// Reads every durable file once: quarantines what is damaged, and rebuilds the index of pods.
+    ///
+    /// # Errors
+    /// When a folder can't be read.
+    pub fn survey(&self) -> Result<Survey, PrepareError> {
+        let mut survey = Survey::default();
+        for folder in ["claims", "vf"] {
+            for name in names(&self.durable.join(folder))? {
+                let path = self.durable.join(folder).join(&name);
+                let kind = match folder {
+                    "claims" => sealed::read::<Entry>(&path).map(|read| match read {
+                        Read::Found(entry) => Read::Found(Some(entry)),
+                        Read::Missing => Read::Missing,
+                        Read::Newer { min_reader } => Read::Newer { min_reader },
+                        Read::Damaged(reason) => Read::Damaged(reason),
+                    }),
+                    _ => sealed::read::<Ownership>(&path).map(|read| match read {
+                        Read::Found(_) => Read::Found(None),
+                        Read::Missing => Read::Missing,
+                        Read::Newer { min_reader } => Read::Newer { min_reader },
+                        Read::Damaged(reason) => Read::Damaged(reason),
+                    }),
+                };
+                match kind.map_err(failed("read", &path))? {
+                    Read::Missing | Read::Found(None) => {}
+                    Read::Found(Some(entry)) => {
+                        survey.entries += 1;
+                        self.index(&entry)?;
+                    }
+                    Read::Newer { .. } => survey.newer.push(path.display().to_string()),
+                    Read::Damaged(reason) => survey.quarantined.push(self.quarantine(&path, &reason)?),
+                }
+            }
+        }
+        Ok(survey)
+    }
+
+    /// A claim's entry.
+    ///
+    /// # Errors
+    /// When it can't be read, or a newer agent wrote it.
+    pub fn entry(&self, claim_uid: &str) -> Result<Option<Entry>, PrepareError> {
+        self.read(&self.entry_path(claim_uid))
+    }
+
+    /// UIDs of all claims with an entry, readable or not.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn claims(&self) -> Result<Vec<String>, PrepareError> {
+        let names = names(&self.durable.join("claims"))?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect())
+    }
+
+    /// Writes a claim's entry so that it survives the loss of power.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_entry(&self, entry: &Entry) -> Result<(), PrepareError> {
+        self.index(entry)?;
+        let path = self.entry_path(&entry.claim.uid);
+        sealed::write(&path, entry, Existing::Replace, Durability::Power).map_err(failed("write", &path))
+    }
+
+    /// Writes a claim's entry without waiting for the disk: for callers on the runtime's clock.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_entry_quickly(&self, entry: &Entry) -> Result<(), PrepareError> {
+        self.index(entry)?;
+        let path = self.entry_path(&entry.claim.uid);
+        sealed::write(&path, entry, Existing::Replace, Durability::Process).map_err(failed("write", &path))
+    }
+
+    fn index(&self, entry: &Entry) -> Result<(), PrepareError> {
+        let Some(pod) = &entry.pod else { return Ok(()) };
+        let folder = self.durable.join("pods").join(&pod.uid);
+        let path = folder.join(&entry.claim.uid);
+        let made = fs::create_dir_all(&folder).and_then(|()| fs::File::create(&path));
+        made.map(drop).map_err(failed("write", &path))
+    }
+
+    /// Takes a claim off a pod's list.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn unindex(&self, pod_uid: &str, claim_uid: &str) -> Result<(), PrepareError> {
+        let folder = self.durable.join("pods").join(pod_uid);
+        remove(&folder.join(claim_uid))?;
+        // Fails as long as other claims are listed, which is as it should be.
+        let _ = fs::remove_dir(&folder);
+        Ok(())
+    }
+
+    /// Removes a claim's entry.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remove_entry(&self, claim_uid: &str, pod_uid: Option<&str>) -> Result<(), PrepareError> {
+        remove(&self.entry_path(claim_uid))?;
+        if let Some(pod_uid) = pod_uid {
+            self.unindex(pod_uid, claim_uid)?;
+        }
+        Ok(())
+    }
+
+    /// UIDs of the claims of a pod. Cheap for the many pods that have none.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn claims_of_pod(&self, pod_uid: &str) -> Result<Vec<String>, PrepareError> {
+        let mut claims = names(&self.durable.join("pods").join(pod_uid))?;
+        claims.sort();
+        Ok(claims)
+    }
+
+    /// Who has a VF.
+    ///
+    /// # Errors
+    /// When the file can't be read, or a newer agent wrote it.
+    pub fn ownership(&self, vf: PciAddress) -> Result<Option<Ownership>, PrepareError> {
+        self.read(&self.ownership_path(vf))
+    }
+
+    /// Every VF that somebody has.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn owned(&self) -> Result<Vec<(PciAddress, Ownership)>, PrepareError> {
+        let mut owned = Vec::new();
+        for name in names(&self.durable.join("vf"))? {
+            let Some(vf) = name.strip_suffix(".json").and_then(|text| text.parse().ok()) else { continue };
+            match self.ownership(vf) {
+                Ok(Some(ownership)) => owned.push((vf, ownership)),
+                Ok(None) => {}
+                Err(PrepareError::Newer { path, .. }) => {
+                    tracing::warn!(file = %path.display(), "a newer agent owns this VF");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        owned.sort_by_key(|(vf, _)| *vf);
+        Ok(owned)
+    }
+
+    /// Takes a VF that nobody has. `false`: somebody was faster.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn take(&self, vf: PciAddress, ownership: &Ownership) -> Result<bool, PrepareError> {
+        let path = self.ownership_path(vf);
+        match sealed::write(&path, ownership, Existing::Refuse, Durability::Process) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(failed("write", &path)(error)),
+        }
+    }
+
+    /// Replaces the facts about a VF that the claim has already: a new boot or incarnation made the old ones void.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn refresh(&self, vf: PciAddress, ownership: &Ownership) -> Result<(), PrepareError> {
+        let path = self.ownership_path(vf);
+        sealed::write(&path, ownership, Existing::Replace, Durability::Process)
+            .map_err(failed("write", &path))
+    }
+
+    /// Lets a VF go.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn release(&self, vf: PciAddress) -> Result<(), PrepareError> {
+        remove(&self.ownership_path(vf))
+    }
+
+    /// The pod's current sandbox.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn current_sandbox(&self, pod_uid: &str) -> Result<Option<CurrentSandbox>, PrepareError> {
+        self.read(&self.boot.join("pods").join(format!("{pod_uid}.json")))
+    }
+
+    /// Makes a sandbox the pod's current one.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_current_sandbox(&self, pod_uid: &str, current: &CurrentSandbox) -> Result<(), PrepareError> {
+        let path = self.boot.join("pods").join(format!("{pod_uid}.json"));
+        sealed::write(&path, current, Existing::Replace, Durability::Process).map_err(failed("write", &path))
+    }
+
+    /// Forgets a pod's sandbox.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn forget_sandbox(&self, pod_uid: &str) -> Result<(), PrepareError> {
+        remove(&self.boot.join("pods").join(format!("{pod_uid}.json")))
+    }
+
+    /// Where a claim's VFs were moved.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn attachment(&self, claim_uid: &str) -> Result<Option<Attachment>, PrepareError> {
+        self.read(&self.attachment_path(claim_uid))
+    }
+
+    /// Every claim with VFs in a pod.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn attachments(&self) -> Result<Vec<(String, Attachment)>, PrepareError> {
+        let mut all = Vec::new();
+        for name in names(&self.boot.join("attach"))? {
+            let Some(uid) = name.strip_suffix(".json") else { continue };
+            if let Some(attachment) = self.attachment(uid)? {
+                all.push((uid.to_owned(), attachment));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Notes where a claim's VFs are about to be moved.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_attachment(&self, claim_uid: &str, attachment: &Attachment) -> Result<(), PrepareError> {
+        let path = self.attachment_path(claim_uid);
+        sealed::write(&path, attachment, Existing::Replace, Durability::Process)
+            .map_err(failed("write", &path))
+    }
+
+    /// All VFs of the claim are back.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remove_attachment(&self, claim_uid: &str) -> Result<(), PrepareError> {
+        remove(&self.attachment_path(claim_uid))
+    }
+}

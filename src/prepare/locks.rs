@@ -1,0 +1,54 @@
+//! Locks between agent, second agent and hook: `flock`s below `/run/<driver>/lock`, always taken in the order
+//! pod → claim → PF (ascending address) → RDMA.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::device::PciAddress;
+use crate::host::HostError;
+use crate::host::flock::{HeldLock, lock};
+
+/// The folder of the lock files.
+#[derive(Debug, Clone)]
+pub struct Locks {
+    folder: PathBuf,
+}
+
+impl Locks {
+    /// Uses a folder that exists.
+    pub fn at(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// First: everything of one pod. Attach and detach hold it throughout.
+    ///
+    /// # Errors
+    /// When it is not free by the deadline.
+    pub fn pod(&self, uid: &str, deadline: Instant) -> Result<HeldLock, HostError> {
+        lock(&self.folder.join(format!("pod-{uid}")), deadline)
+    }
+
+    /// Second: everything of one claim.
+    ///
+    /// # Errors
+    /// When it is not free by the deadline.
+    pub fn claim(&self, uid: &str, deadline: Instant) -> Result<HeldLock, HostError> {
+        lock(&self.folder.join(format!("claim-{uid}")), deadline)
+    }
+
+    /// Third: settings of VFs below one PF, or of one VF that has no PF here.
+    ///
+    /// # Errors
+    /// When it is not free by the deadline.
+    pub fn pf(&self, address: PciAddress, deadline: Instant) -> Result<HeldLock, HostError> {
+        lock(&self.folder.join(format!("pf-{address}")), deadline)
+    }
+
+    /// Held for microseconds around the record of a pod's current sandbox, inside or outside the others.
+    ///
+    /// # Errors
+    /// When it is not free by the deadline.
+    pub fn sandbox_record(&self, pod_uid: &str, deadline: Instant) -> Result<HeldLock, HostError> {
+        lock(&self.folder.join(format!("sandbox-{pod_uid}")), deadline)
+    }
+}

@@ -1,0 +1,355 @@
+//! A validated request and the VFs as they are, to a plan. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use super::functions::Facts;
+use super::records::{Entry, Progress, VfEntry};
+use crate::claim::{ClaimSpec, NameFacts, NameSpec, ResultSpec};
+use crate::device::{IfName, LinkType, PciAddress, Place};
+
+/// Interface numbers of one pod end here; `net{n}` and routing tables count on three digits.
+const MAX_INDEX: u16 = 999;
+
+/// One effect of Prepare on one VF. Closed: each variant has its inverse in [`Step::inverse`], and the engine matches
+/// exhaustively.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Gives the VF another driver; `None` is no driver before, the kernel's network driver after.
+    Bind {
+        /// Which VF.
+        vf: PciAddress,
+        /// What was bound.
+        from: Driver,
+        /// What shall be bound.
+        to: Driver,
+    },
+}
+
+/// A driver to bind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Driver {
+    /// None at all.
+    Unbound,
+    /// The kernel's choice: the network driver.
+    Network,
+    /// This one.
+    Named(String),
+}
+
+impl Step {
+    /// What takes the step back.
+    pub fn inverse(&self) -> Self {
+        match self {
+            Self::Bind { vf, from, to } => Self::Bind { vf: *vf, from: to.clone(), to: from.clone() },
+        }
+    }
+
+    /// The VF it is about.
+    pub fn vf(&self) -> PciAddress {
+        match self {
+            Self::Bind { vf, .. } => *vf,
+        }
+    }
+}
+
+/// What Prepare will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What the claim shall have, to be written to the ledger.
+    pub entry: Entry,
+    /// In this order; undone in reverse.
+    pub steps: Vec<Step>,
+}
+
+/// Why a claim can't be met on this node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Allocated to something that is not here.
+    #[error(
+        "{claim}: request {request}: device {device} does not exist on this node (no VF at PCI address {vf}); was it removed after it was published?"
+    )]
+    NoSuchVf {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// Device name.
+        device: String,
+        /// Its address.
+        vf: PciAddress,
+    },
+    /// The VF must not be given away.
+    #[error("{claim}: request {request}: VF {vf} can't be given to a pod: {why}")]
+    Withheld {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// Which VF.
+        vf: PciAddress,
+        /// The policy's reason.
+        why: String,
+    },
+    /// The interface's MTU can't be had.
+    #[error(
+        "{claim}: request {request}: interface.mtu {mtu} is above the MTU {limit} of PF {pf}; set at most {limit}, or raise the PF's MTU"
+    )]
+    MtuAbovePf {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// Wanted.
+        mtu: u32,
+        /// Possible.
+        limit: u32,
+        /// The PF by name and address.
+        pf: String,
+    },
+    /// IPoIB has its own limits.
+    #[error("{claim}: request {request}: interface.mtu {mtu} is below 68, the least an interface can have")]
+    MtuTooSmall {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// Wanted.
+        mtu: u32,
+    },
+    /// Two interfaces of one pod want one name.
+    #[error(
+        "{claim}: request {request}: interface.name {name} is taken by another VF of the same pod (claim {other}); choose another name"
+    )]
+    NameTaken {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// The name.
+        name: IfName,
+        /// Who has it.
+        other: String,
+    },
+    /// Two interfaces of one pod want one address.
+    #[error(
+        "{claim}: request {request}: address {address} is already given to another VF of the same pod (claim {other})"
+    )]
+    AddressTaken {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// The address.
+        address: IpNet,
+        /// Who has it.
+        other: String,
+    },
+    /// No name can be made.
+    #[error("{claim}: request {request}: no interface name can be made: {why}")]
+    NoName {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What the plan is made from, besides the claim.
+#[derive(Debug)]
+pub struct Situation<'a> {
+    /// The VFs of the claim as they are now; a VF that does not exist is absent.
+    pub facts: &'a BTreeMap<PciAddress, Facts>,
+    /// VFs that this claim owns already.
+    pub own: &'a BTreeSet<PciAddress>,
+    /// What the ledger says about this claim.
+    pub previous: Option<&'a Entry>,
+    /// The other claims of the same pod.
+    pub siblings: &'a [Entry],
+    /// The boot the plan is for.
+    pub boot_id: &'a str,
+}
+
+/// Makes the plan, or says why there is none.
+///
+/// # Errors
+/// The first reason why the claim can't be met.
+pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanError> {
+    let claim = format!("ResourceClaim {}/{}", spec.id.namespace, spec.id.name);
+    let mut names = Names::of(situation.siblings);
+    let mut addresses: BTreeMap<std::net::IpAddr, String> = BTreeMap::new();
+    for sibling in situation.siblings {
+        for vf in sibling.vfs.iter().filter(|vf| !vf.admin_access) {
+            addresses.extend(vf.addresses.iter().map(|a| (a.addr(), sibling.claim.name.clone())));
+        }
+    }
+    // Explicit names first: a default name gives way to them wherever they stand in the claim.
+    for result in spec.results.iter().filter(|result| !result.admin_access) {
+        if let NameSpec::Explicit(name) = &result.name
+            && let Some(other) = names.taken.insert(name.to_string(), spec.id.name.clone())
+        {
+            return Err(PlanError::NameTaken {
+                claim,
+                request: result.request.clone(),
+                name: name.clone(),
+                other,
+            });
+        }
+    }
+    let mut steps = Vec::new();
+    let mut vfs = Vec::new();
+    for result in &spec.results {
+        let request = || result.request.clone();
+        let facts = situation.facts.get(&result.pci).ok_or_else(|| PlanError::NoSuchVf {
+            claim: claim.clone(),
+            request: request(),
+            device: result.device.clone(),
+            vf: result.pci,
+        })?;
+        let previous = situation.previous.and_then(|entry| {
+            entry.vfs.iter().find(|vf| vf.pci == result.pci && vf.request == result.request)
+        });
+        let owned = situation.own.contains(&result.pci);
+        if !result.admin_access {
+            if let Some(why) = facts.withheld.clone().filter(|_| !owned) {
+                return Err(PlanError::Withheld { claim, request: request(), vf: result.pci, why });
+            }
+            check_mtu(&claim, result, facts)?;
+            for address in &result.addresses {
+                if let Some(other) = addresses.insert(address.addr(), spec.id.name.clone()) {
+                    return Err(PlanError::AddressTaken {
+                        claim,
+                        request: request(),
+                        address: *address,
+                        other,
+                    });
+                }
+            }
+        }
+        let (index, name, template) = match previous {
+            Some(vf) => {
+                names.taken.insert(vf.name.to_string(), spec.id.name.clone());
+                names.indexes.insert(vf.index);
+                (vf.index, vf.name.clone(), vf.template.clone())
+            }
+            None => names.choose(&spec.id.name, result, facts).map_err(|why| PlanError::NoName {
+                claim: claim.clone(),
+                request: request(),
+                why,
+            })?,
+        };
+        if !result.admin_access && matches!(facts.vf.place, Place::Unbound | Place::Userspace) {
+            let from = facts.vf.driver.clone().map_or(Driver::Unbound, Driver::Named);
+            steps.push(Step::Bind { vf: result.pci, from, to: Driver::Network });
+        }
+        vfs.push(VfEntry {
+            pci: result.pci,
+            pf: facts.vf.pf,
+            request: request(),
+            pool: result.pool.clone(),
+            device: result.device.clone(),
+            share_id: result.share_id.clone(),
+            admin_access: result.admin_access,
+            interface_asked: result.interface_asked,
+            index,
+            name,
+            template,
+            mtu: result.mtu,
+            addresses: result.addresses.clone(),
+        });
+    }
+    let entry = Entry {
+        claim: spec.id.clone(),
+        pod_claim_name: spec.pod_claim_name.clone(),
+        pod: spec.pod.clone(),
+        boot_id: situation.boot_id.to_owned(),
+        progress: Progress::Preparing,
+        vfs,
+    };
+    Ok(Plan { entry, steps })
+}
+
+fn check_mtu(claim: &str, result: &ResultSpec, facts: &Facts) -> Result<(), PlanError> {
+    let Some(mtu) = result.mtu else { return Ok(()) };
+    if mtu < 68 {
+        return Err(PlanError::MtuTooSmall { claim: claim.to_owned(), request: result.request.clone(), mtu });
+    }
+    // A VF on InfiniBand has limits of its own; the kernel knows them.
+    if facts.vf.link_type == Some(LinkType::Infiniband) {
+        return Ok(());
+    }
+    let Some(netdev) = facts.pf.as_ref().and_then(|pf| pf.netdev.as_ref()) else { return Ok(()) };
+    match netdev.mtu {
+        Some(limit) if mtu > limit => Err(PlanError::MtuAbovePf {
+            claim: claim.to_owned(),
+            request: result.request.clone(),
+            mtu,
+            limit,
+            pf: match facts.vf.pf {
+                Some(pf) => format!("{} ({pf})", netdev.name),
+                None => netdev.name.clone(),
+            },
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Names and numbers of one pod's interfaces.
+struct Names {
+    taken: BTreeMap<String, String>,
+    indexes: BTreeSet<u16>,
+}
+
+impl Names {
+    fn of(siblings: &[Entry]) -> Self {
+        let mut names = Self { taken: BTreeMap::new(), indexes: BTreeSet::new() };
+        for sibling in siblings {
+            for vf in sibling.vfs.iter().filter(|vf| !vf.admin_access) {
+                names.taken.insert(vf.name.to_string(), sibling.claim.name.clone());
+                names.indexes.insert(vf.index);
+            }
+        }
+        names
+    }
+
+    fn choose(
+        &mut self,
+        claim: &str,
+        result: &ResultSpec,
+        facts: &Facts,
+    ) -> Result<(u16, IfName, Option<String>), String> {
+        let free = |indexes: &BTreeSet<u16>| (1..=MAX_INDEX).find(|n| !indexes.contains(n));
+        let none = || format!("all numbers up to {MAX_INDEX} are taken");
+        let pf = facts.pf.as_ref().and_then(|pf| pf.netdev.as_ref()).map(|netdev| netdev.name.as_str());
+        let template = match &result.name {
+            NameSpec::Explicit(name) => {
+                let index = free(&self.indexes).ok_or_else(none)?;
+                self.indexes.insert(index);
+                return Ok((index, name.clone(), None));
+            }
+            // Only {n} is left open: it is what counts on when a name turns out to be taken in the pod.
+            NameSpec::Template(template) => match pf {
+                Some(pf) => template.replace("{pf}", pf),
+                None => template.clone(),
+            },
+        };
+        let spec = NameSpec::Template(template.clone());
+        for index in (1..=MAX_INDEX).filter(|n| !self.indexes.contains(n)) {
+            let facts = NameFacts { n: index.into(), pf, rail: None };
+            let name = spec.render(facts).map_err(|error| error.to_string())?;
+            if self.taken.contains_key(name.as_str()) {
+                if spec.counts() {
+                    continue;
+                }
+                return Err(format!("{name} is taken and the template has no {{n}} to count on with"));
+            }
+            self.indexes.insert(index);
+            self.taken.insert(name.to_string(), claim.to_owned());
+            return Ok((index, name, Some(template.clone())));
+        }
+        Err(none())
+    }
+}

@@ -1,0 +1,125 @@
+//! What the ledger's files say. Plain data.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::claim::{ClaimId, PodRef};
+use crate::device::{CleanFacts, IfName, PciAddress};
+use crate::host::NetnsId;
+
+/// How far a claim got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Progress {
+    /// Effects may have happened; a crash here is undone or continued by the next call.
+    Preparing,
+    /// Everything is in place.
+    Prepared,
+}
+
+/// `claims/<uid>.json`: what a claim shall have. Durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Which claim.
+    pub claim: ClaimId,
+    /// Its name inside the pod.
+    pub pod_claim_name: String,
+    /// The pod it belongs to; none for admin access.
+    pub pod: Option<PodRef>,
+    /// The boot it was prepared in.
+    pub boot_id: String,
+    /// How far it got.
+    pub progress: Progress,
+    /// In the order of the allocation.
+    pub vfs: Vec<VfEntry>,
+}
+
+/// One VF of a claim: what it shall be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VfEntry {
+    /// Which VF.
+    pub pci: PciAddress,
+    /// Its PF; none inside a VM.
+    pub pf: Option<PciAddress>,
+    /// `req` or `req/sub`.
+    pub request: String,
+    /// Pool of the result.
+    pub pool: String,
+    /// Device of the result.
+    pub device: String,
+    /// `shareID` of the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_id: Option<String>,
+    /// Metadata only: never owned, never moved.
+    #[serde(default)]
+    pub admin_access: bool,
+    /// The user asked for something inside the pod, which the host's network namespace can't give.
+    #[serde(default)]
+    pub interface_asked: bool,
+    /// n of `net{n}`: counts per pod, never changes while the claim lives.
+    pub index: u16,
+    /// Name in the pod.
+    pub name: IfName,
+    /// The template `name` came from; none for an explicit name, which never gives way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Bytes; none leaves it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// In the order given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpNet>,
+}
+
+impl VfEntry {
+    /// The request as the kubelet and containers call it.
+    pub fn top_level_request(&self) -> &str {
+        self.request.split('/').next().unwrap_or(&self.request)
+    }
+}
+
+/// `vf/<pci>.json`: who has a VF, and what it was before. Made exclusively, before the first effect; survives the
+/// process, not the loss of power: a new boot makes the facts void anyway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ownership {
+    /// The claim that has it.
+    pub claim: ClaimId,
+    /// The boot `clean` is about.
+    pub boot_id: String,
+    /// What the VF was when nobody owned it.
+    pub clean: CleanFacts,
+}
+
+/// `/run/<driver>/pods/<pod uid>.json`: the pod's current sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CurrentSandbox {
+    /// Sandbox ID.
+    pub sandbox: String,
+    /// Goes up with every new sandbox of the pod.
+    pub epoch: u64,
+}
+
+/// `/run/<driver>/attach/<claim uid>.json`: where a claim's VFs were moved. Written before the first move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// Pod UID.
+    pub pod_uid: String,
+    /// Sandbox ID.
+    pub sandbox: String,
+    /// The epoch it was made in.
+    pub epoch: u64,
+    /// Path the runtime gave.
+    pub netns_path: PathBuf,
+    /// Device and inode of the namespace.
+    pub netns: NetnsId,
+    /// Every VF was named, addressed and up: from here on what happens inside is the pod's affair.
+    #[serde(default)]
+    pub complete: bool,
+}

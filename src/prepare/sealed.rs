@@ -1,0 +1,171 @@
+//! Versioned, checksummed JSON files, replaced by rename.
+//!
+//! `{"version":1,"minReader":1,"checksum":"…","body":{…}}`: fields may be added; `minReader` goes up only when an older
+//! agent would do harm with the entry, which then leaves it alone.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// What this agent writes.
+const VERSION: u32 = 1;
+/// The newest `minReader` this agent understands.
+pub(super) const READER: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope {
+    version: u32,
+    min_reader: u32,
+    checksum: String,
+    body: Value,
+}
+
+/// What a file turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Read<T> {
+    Missing,
+    Found(T),
+    Newer { min_reader: u32 },
+    Damaged(String),
+}
+
+/// What to do about a file that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    Replace,
+    /// `AlreadyExists` instead; whoever is first wins, and the loser never sees half a file.
+    Refuse,
+}
+
+/// How much the file must survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// The death of this process.
+    Process,
+    /// The loss of power.
+    Power,
+}
+
+fn checksum(body: &Value) -> String {
+    // serde_json keeps object keys sorted, so the text of a value is the same on every read.
+    let digest = Sha256::digest(body.to_string().as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Read<T>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Read::Missing),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Ok(Read::Damaged("it is not text".to_owned()));
+        }
+        Err(error) => return Err(error),
+    };
+    let envelope: Envelope = match serde_json::from_str(&text) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            return Ok(Read::Damaged(format!("{} bytes that are no whole entry: {error}", text.len())));
+        }
+    };
+    if checksum(&envelope.body) != envelope.checksum {
+        return Ok(Read::Damaged("its checksum is wrong".to_owned()));
+    }
+    if envelope.min_reader > READER {
+        return Ok(Read::Newer { min_reader: envelope.min_reader });
+    }
+    Ok(match serde_json::from_value(envelope.body) {
+        Ok(body) => Read::Found(body),
+        Err(error) => Read::Damaged(error.to_string()),
+    })
+}
+
+pub(super) fn write<T: Serialize>(
+    path: &Path,
+    body: &T,
+    existing: Existing,
+    durability: Durability,
+) -> io::Result<()> {
+    let body = serde_json::to_value(body)?;
+    let envelope = Envelope { version: VERSION, min_reader: 1, checksum: checksum(&body), body };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // One name per process and thread: two agents may write the same entry at the same moment.
+    let temporary =
+        folder.join(format!(".{name}.{}.{:?}.tmp", std::process::id(), std::thread::current().id()));
+    let written = (|| {
+        let mut file = File::create(&temporary)?;
+        file.write_all(serde_json::to_string(&envelope)?.as_bytes())?;
+        if durability == Durability::Power {
+            file.sync_all()?;
+        }
+        match existing {
+            Existing::Replace => fs::rename(&temporary, path)?,
+            Existing::Refuse => fs::hard_link(&temporary, path)?,
+        }
+        if durability == Durability::Power {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    })();
+    if existing == Existing::Refuse || written.is_err() {
+        // After a rename there is nothing left to remove; after a link the temporary name is surplus.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(body: &Value) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.json");
+        write(&path, body, Existing::Replace, Durability::Power).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_byte_of_an_entry_is_noticed() {
+        let body = serde_json::json!({"claim": "a", "vfs": [{"pci": "0000:81:00.2", "mtu": 9000}]});
+        let (_dir, path) = written(&body);
+        let whole = fs::read(&path).unwrap();
+        assert_eq!(read::<Value>(&path).unwrap(), Read::Found(body.clone()));
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            assert!(matches!(read::<Value>(&path).unwrap(), Read::Damaged(_)), "cut at {cut}");
+        }
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x01;
+            fs::write(&path, &bytes).unwrap();
+            // A flip in the version number alone changes nothing that was meant.
+            if let Read::Found(found) = read::<Value>(&path).unwrap() {
+                assert_eq!(found, body, "flip at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_that_wants_a_newer_reader_is_told_apart_from_a_damaged_one() {
+        let (_dir, path) = written(&serde_json::json!({"a": 1}));
+        let text = fs::read_to_string(&path).unwrap().replace("\"minReader\":1", "\"minReader\":7");
+        fs::write(&path, text).unwrap();
+        assert_eq!(read::<Value>(&path).unwrap(), Read::Newer { min_reader: 7 });
+    }
+
+    #[test]
+    fn an_exclusive_write_loses_against_a_file_that_is_there_and_leaves_nothing_behind() {
+        let (dir, path) = written(&serde_json::json!({"owner": "first"}));
+        let error =
+            write(&path, &serde_json::json!({"owner": "second"}), Existing::Refuse, Durability::Process);
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(read::<Value>(&path).unwrap(), Read::Found(serde_json::json!({"owner": "first"})));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

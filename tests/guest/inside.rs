@@ -1,0 +1,151 @@
+//! The half in the guest: makes VFs, starts containerd, runs stories one after another, cleans up between them.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use sriov_dra::device::PciAddress;
+
+use crate::containerd::{self, Containerd};
+use crate::host::{Vf, make_vfs, pfs, vfs_of};
+use crate::node;
+use crate::stories::{ALL, Story};
+use crate::suite::{RECORDS, Record, STORY_LIMIT};
+
+/// What a story is given.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    /// The runtime, without any pod.
+    pub runtime: Arc<Containerd>,
+    /// All VFs of all PFs, on the host and unused.
+    pub vfs: Vec<Vf>,
+}
+
+impl Ground {
+    /// The VFs of the first PF.
+    pub fn of_one_pf(&self) -> Vec<Vf> {
+        self.vfs.iter().copied().filter(|vf| vf.pf == self.vfs[0].pf).collect()
+    }
+}
+
+/// Runs stories by name; the exit code is 1 if one of them did not hold, 2 if they could not be run.
+pub fn run(names: &str) -> ExitCode {
+    let stories: Vec<&Story> =
+        ALL.iter().filter(|story| names.split(',').any(|name| name == story.name)).collect();
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("no tokio runtime")
+        .and_then(|runtime| runtime.block_on(tell_all(&stories)));
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            println!("guest: {error:#}");
+            diagnostics();
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn tell_all(stories: &[&Story]) -> Result<bool> {
+    let began = Instant::now();
+    let count = stories.first().context("no story of that name")?.shape.vfs;
+    load_modules()?;
+    let pfs = pfs()?;
+    // The driver sleeps most of the time while it makes VFs, and containerd starts meanwhile.
+    let making = tokio::task::spawn_blocking({
+        let pfs = pfs.clone();
+        move || make_vfs(&pfs, count)
+    });
+    let runtime = Arc::new(Containerd::start().await?);
+    let mut vfs = making.await??;
+    println!(
+        "{} PFs, {} VFs, containerd ready: {:.1} s",
+        pfs.len(),
+        vfs.len(),
+        began.elapsed().as_secs_f32()
+    );
+    let mut records = File::options().create(true).append(true).open(format!("/share/{RECORDS}"))?;
+    let mut all_held = true;
+    for story in stories {
+        let began = Instant::now();
+        println!("{} ...", story.name);
+        let told = tell(story, Ground { runtime: Arc::clone(&runtime), vfs: vfs.clone() }).await;
+        let mut failure = told.err().map(|error| format!("{error:#}"));
+        if let Some(failure) = &failure {
+            println!("{}: {failure}", story.name);
+            diagnostics();
+        }
+        if let Err(error) = runtime.remove_all().await {
+            failure.get_or_insert(format!("clean-up after it: {error:#}"));
+        }
+        println!(
+            "{}: {} ({:.1} s)",
+            story.name,
+            if failure.is_none() { "ok" } else { "FAILED" },
+            began.elapsed().as_secs_f32()
+        );
+        if failure.is_some() || !intact(&vfs) {
+            // The next story shall not pay for this one.
+            vfs = tokio::task::spawn_blocking({
+                let pfs = pfs.clone();
+                move || make_vfs(&pfs, count)
+            })
+            .await??;
+        }
+        all_held &= failure.is_none();
+        let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let record = Record { story: story.name.to_owned(), failure, millis };
+        writeln!(records, "{}", serde_json::to_string(&record)?)?;
+    }
+    Ok(all_held)
+}
+
+/// A story in its own task: a panic or the time limit ends it alone.
+async fn tell(story: &Story, ground: Ground) -> Result<()> {
+    let mut task = tokio::spawn((story.tell)(ground));
+    match tokio::time::timeout(STORY_LIMIT, &mut task).await {
+        Ok(joined) => joined.context("the story panicked")?,
+        Err(_) => {
+            task.abort();
+            let _ = task.await;
+            anyhow::bail!("the story did not end within {} s", STORY_LIMIT.as_secs())
+        }
+    }
+}
+
+fn load_modules() -> Result<()> {
+    let modules = ["igb", "igbvf", "8021q", "veth", "dummy", "vfio-pci"];
+    let status = Command::new("modprobe").arg("-a").args(modules).status().context("can't run modprobe")?;
+    anyhow::ensure!(status.success(), "modprobe -a {}: {status}", modules.join(" "));
+    Ok(())
+}
+
+/// The VFs are still the ones that were made (a story may have removed some).
+fn intact(vfs: &[Vf]) -> bool {
+    let mut pfs: Vec<PciAddress> = vfs.iter().map(|vf| vf.pf).collect();
+    pfs.dedup();
+    let now: Result<Vec<Vec<Vf>>> = pfs.into_iter().map(vfs_of).collect();
+    now.is_ok_and(|now| now.concat() == vfs)
+}
+
+/// What one wants to see after a failure.
+fn diagnostics() {
+    let script = format!(
+        "echo '--- agent'; tail -n 80 {}; echo '--- containerd'; tail -n 40 {}; \
+         echo '--- links'; ip -details address show; echo '--- kernel'; dmesg | tail -n 30",
+        node::LOG,
+        containerd::LOG
+    );
+    match Command::new("sh").args(["-c", &script]).output() {
+        Ok(done) => {
+            print!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
+        }
+        Err(error) => println!("no diagnostics: {error}"),
+    }
+}

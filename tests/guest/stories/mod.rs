@@ -1,0 +1,64 @@
+//! The stories and the shapes of hardware they run on.
+
+mod archive;
+mod crash;
+mod ground;
+mod lifecycle;
+mod scale;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use anyhow::Result;
+
+use crate::inside::Ground;
+use crate::lab::Shape;
+
+/// A story that asserts end states.
+#[derive(Debug)]
+pub struct Story {
+    /// A sentence.
+    pub name: &'static str,
+    /// Where it runs.
+    pub shape: Shape,
+    /// The story itself.
+    pub tell: fn(Ground) -> Telling,
+}
+
+/// A story being told.
+pub type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// Two PFs on two NUMA nodes behind an IOMMU.
+pub const PAIR: Shape = Shape { name: "pair", pfs: 2, vfs: 3, numa: true, iommu: true, memory: 1536 };
+/// Four PFs with all seven VFs each.
+pub const FULL: Shape = Shape { name: "full", pfs: 4, vfs: 7, numa: true, iommu: false, memory: 1536 };
+
+/// Each is a guest of its own.
+pub const SHAPES: [Shape; 2] = [PAIR, FULL];
+
+macro_rules! stories {
+    ($($shape:ident $room:ident::$name:ident;)*) => {
+        /// Every story, in the order they run.
+        pub const ALL: &[Story] = &[
+            $(Story { name: stringify!($name), shape: $shape, tell: |ground| Box::pin($room::$name(ground)) },)*
+        ];
+    };
+}
+
+stories! {
+    PAIR ground::frames_between_two_vfs_of_one_pf_go_through_the_nic;
+    PAIR ground::a_vf_whose_namespace_dies_comes_back_under_its_pod_name_or_as_dev_n_on_a_clash;
+    PAIR ground::a_container_gets_what_a_cdi_file_says_and_is_refused_for_a_name_nobody_knows;
+    PAIR ground::the_api_server_takes_the_claims_of_these_stories_as_a_real_one_would;
+    PAIR archive::containerd_imports_the_archive_and_runs_the_binary_in_it;
+    PAIR lifecycle::two_pods_with_vfs_of_one_pf_ping_each_other_and_give_them_back_as_they_were;
+    PAIR lifecycle::a_late_second_stop_of_an_old_sandbox_takes_nothing_from_the_new_one;
+    PAIR lifecycle::a_namespace_that_dies_before_stop_still_gives_its_vf_back_as_it_was;
+    PAIR lifecycle::a_vf_that_came_back_under_a_foreign_name_gets_its_own_again;
+    PAIR lifecycle::a_pod_with_two_claims_can_lose_one_before_the_other;
+    PAIR crash::an_agent_killed_between_prepare_and_sandbox_attaches_after_its_restart;
+    PAIR crash::no_container_starts_without_its_vf_when_the_agent_missed_the_sandbox;
+    PAIR crash::a_container_is_refused_when_its_vf_is_gone;
+    FULL ground::four_pfs_with_seven_vfs_each_lie_on_two_numa_nodes;
+    FULL scale::all_28_vfs_of_4_pfs_are_in_pods_at_once_and_all_come_back;
+}

@@ -1,0 +1,463 @@
+//! Everything under `manifests/` and `examples/` is what the API server takes, and what this driver understands.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimSpec, ResourceClaimTemplate};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+struct Document {
+    /// `examples/one-vf.yaml: Pod one-vf`
+    place: String,
+    kind: String,
+    value: Value,
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn files(folder_name: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder(folder_name)).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "yaml"));
+    files.sort();
+    files
+}
+
+fn documents(folder_name: &str) -> Vec<Document> {
+    let mut all = Vec::new();
+    for path in files(folder_name) {
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let values: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap_or_else(|e| panic!("{file}: {e}"));
+        for value in values {
+            let kind = value["kind"]
+                .as_str()
+                .unwrap_or_else(|| panic!("{file}: a document without kind"))
+                .to_owned();
+            let name = value["metadata"]["name"].as_str().unwrap_or("");
+            all.push(Document { place: format!("{folder_name}/{file}: {kind} {name}"), kind, value });
+        }
+    }
+    all
+}
+
+fn everything() -> Vec<Document> {
+    let mut all = documents("manifests");
+    all.extend(documents("examples"));
+    assert!(all.len() > 15, "only {} documents: the folders were not found", all.len());
+    all
+}
+
+/// Parses strictly: a field that the type does not know would be gone on the way back.
+fn strict<T: DeserializeOwned + Serialize>(place: &str, value: &Value) -> T {
+    let typed: T = serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("{place}: {e}"));
+    let again = serde_json::to_value(&typed).unwrap();
+    if let Some(path) = lost(value, &again, String::new()) {
+        panic!("{place}: {path} is no field that the API knows, or has a value that it does not keep");
+    }
+    typed
+}
+
+/// The first path of `given` that is missing or different in `kept`.
+fn lost(given: &Value, kept: &Value, path: String) -> Option<String> {
+    match (given, kept) {
+        (Value::Object(given), Value::Object(kept)) => given.iter().find_map(|(key, value)| {
+            let path = format!("{path}.{key}");
+            kept.get(key).map_or(Some(path.clone()), |kept| lost(value, kept, path))
+        }),
+        (Value::Array(given), Value::Array(kept)) if given.len() == kept.len() => {
+            given.iter().zip(kept).enumerate().find_map(|(i, (g, k))| lost(g, k, format!("{path}[{i}]")))
+        }
+        _ => (given != kept).then_some(path),
+    }
+}
+
+/// The claims a document holds, as `spec` of a ResourceClaim.
+fn claim_specs(document: &Document) -> Option<ResourceClaimSpec> {
+    match document.kind.as_str() {
+        "ResourceClaim" => Some(strict::<ResourceClaim>(&document.place, &document.value).spec.unwrap()),
+        "ResourceClaimTemplate" => Some(
+            strict::<ResourceClaimTemplate>(&document.place, &document.value).spec.unwrap().spec.unwrap(),
+        ),
+        _ => None,
+    }
+}
+
+/// Pod templates, with those of kinds that the API server only knows by a CRD.
+fn pod_spec(document: &Document) -> Option<PodSpec> {
+    let spec = match document.kind.as_str() {
+        "Pod" => document.value["spec"].clone(),
+        "DaemonSet" => document.value["spec"]["template"]["spec"].clone(),
+        "NodeSet" => {
+            let mut spec = document.value["spec"]["template"]["spec"].clone();
+            let mut slurmd = document.value["spec"]["slurmd"].clone();
+            slurmd["name"] = json!("slurmd");
+            strict::<Container>(&document.place, &slurmd);
+            spec["containers"] = json!([slurmd]);
+            spec
+        }
+        _ => return None,
+    };
+    Some(strict(&document.place, &spec))
+}
+
+#[test]
+fn every_document_is_of_a_known_kind_and_has_no_field_that_the_api_does_not_know() {
+    for document in everything() {
+        let Document { place, kind, value } = &document;
+        match kind.as_str() {
+            "ClusterRole" => drop(strict::<ClusterRole>(place, value)),
+            "ClusterRoleBinding" => drop(strict::<ClusterRoleBinding>(place, value)),
+            "DaemonSet" => drop(strict::<DaemonSet>(place, value)),
+            "DeviceClass" => drop(strict::<DeviceClass>(place, value)),
+            "Namespace" => drop(strict::<Namespace>(place, value)),
+            "Pod" => drop(strict::<Pod>(place, value)),
+            "ResourceClaim" => drop(strict::<ResourceClaim>(place, value)),
+            "ResourceClaimTemplate" => drop(strict::<ResourceClaimTemplate>(place, value)),
+            "ServiceAccount" => drop(strict::<ServiceAccount>(place, value)),
+            "ValidatingAdmissionPolicy" => drop(strict::<ValidatingAdmissionPolicy>(place, value)),
+            "ValidatingAdmissionPolicyBinding" => {
+                drop(strict::<ValidatingAdmissionPolicyBinding>(place, value))
+            }
+            // No types of these in k8s-openapi; their own tests are below.
+            "Kustomization" => assert_eq!(value["apiVersion"], "kustomize.config.k8s.io/v1beta1", "{place}"),
+            "NodeSet" => {
+                assert_eq!(value["apiVersion"], "slinky.slurm.net/v1beta1", "{place}");
+                let known = ["controllerRef", "replicas", "partition", "slurmd", "template"];
+                let spec = value["spec"].as_object().unwrap();
+                assert!(spec.keys().all(|key| known.contains(&key.as_str())), "{place}");
+            }
+            other => panic!("{place}: nobody checks a {other}"),
+        }
+    }
+}
+
+#[test]
+fn a_field_that_the_api_does_not_know_would_be_noticed() {
+    let mut pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": []}});
+    strict::<Pod>("a good pod", &pod);
+    pod["spec"]["container"] = json!([]);
+    let caught = std::panic::catch_unwind(|| strict::<Pod>("a bad pod", &pod)).unwrap_err();
+    let message = caught.downcast_ref::<String>().unwrap();
+    assert!(message.starts_with("a bad pod: .spec.container is no field"), "{message}");
+}
+
+#[test]
+fn every_selector_compiles_and_is_true_of_the_vf_it_describes() {
+    let vf = json!({
+        "driver": "sriov-dra.io",
+        "attributes": {"sriov-dra.io": {
+            "pfName": "ens1f0", "pfPciAddress": "0000:81:00.0", "linkType": "ethernet", "linkSpeedMbps": 25000,
+            "numaNode": 0,
+        }},
+    });
+    let bare = json!({"driver": "sriov-dra.io", "attributes": {"sriov-dra.io": {"vfIndex": 0}}});
+    let mut expressions = 0;
+    for document in everything() {
+        let mut selectors = Vec::new();
+        collect(&document.value, "selectors", &mut selectors);
+        for selector in selectors.iter().flat_map(|list| list.as_array().unwrap()) {
+            let expression = selector["cel"]["expression"].as_str().unwrap();
+            let program =
+                cel::Program::compile(expression).unwrap_or_else(|e| panic!("{}: {e}", document.place));
+            let is_true_of = |device: &Value| {
+                let mut context = cel::Context::default();
+                context.add_variable("device", device).unwrap();
+                let value = program.execute(&context).unwrap_or_else(|e| panic!("{}: {e}", document.place));
+                value == cel::Value::Bool(true)
+            };
+            let mut device = vf.clone();
+            if expression.contains("ens1f1") {
+                device["attributes"]["sriov-dra.io"]["pfName"] = json!("ens1f1");
+            }
+            assert!(is_true_of(&device), "{}: {expression}", document.place);
+            // An error here would keep the whole pod from being scheduled.
+            assert_eq!(is_true_of(&bare), document.kind == "DeviceClass", "{}: {expression}", document.place);
+            expressions += 1;
+        }
+    }
+    assert!(expressions >= 7, "only {expressions} selectors were found");
+}
+
+#[test]
+fn every_expression_of_the_admission_policy_compiles() {
+    let policies: Vec<Document> =
+        documents("manifests").into_iter().filter(|d| d.kind == "ValidatingAdmissionPolicy").collect();
+    let mut expressions = Vec::new();
+    for policy in &policies {
+        collect(&policy.value, "expression", &mut expressions);
+        collect(&policy.value, "messageExpression", &mut expressions);
+    }
+    assert_eq!(expressions.len(), 7);
+    for expression in expressions {
+        let expression = expression.as_str().unwrap();
+        cel::Program::compile(expression).unwrap_or_else(|e| panic!("{expression}: {e}"));
+    }
+}
+
+/// The messages of the admission policy for a request, evaluated as the API server does.
+fn refusals(policy: &Value, request: &Value) -> Vec<String> {
+    let spec = &policy["spec"];
+    let list = |field: &str| spec[field].as_array().unwrap().iter();
+    let evaluate = |expression: &Value, variables: &HashMap<String, cel::Value>| {
+        let mut context = cel::Context::default();
+        context.add_variable("request", request).unwrap();
+        context.add_variable("object", &request["object"]).unwrap();
+        context.add_variable("oldObject", &request["oldObject"]).unwrap();
+        context.add_variable_from_value("variables", variables.clone());
+        let expression = expression.as_str().unwrap();
+        let program = cel::Program::compile(expression).unwrap();
+        program.execute(&context).unwrap_or_else(|e| panic!("{expression}: {e}"))
+    };
+    let mut variables = HashMap::new();
+    if list("matchConditions").any(|c| evaluate(&c["expression"], &variables) != cel::Value::Bool(true)) {
+        return Vec::new();
+    }
+    for variable in list("variables") {
+        let value = evaluate(&variable["expression"], &variables);
+        variables.insert(variable["name"].as_str().unwrap().to_owned(), value);
+    }
+    let broken =
+        list("validations").filter(|v| evaluate(&v["expression"], &variables) == cel::Value::Bool(false));
+    broken
+        .map(|validation| match validation.get("messageExpression") {
+            Some(expression) => match evaluate(expression, &variables) {
+                cel::Value::String(message) => message.to_string(),
+                other => panic!("{expression} is {other:?}"),
+            },
+            None => validation["message"].as_str().unwrap().to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn the_admission_policy_lets_an_agent_write_slices_of_its_own_node_only() {
+    let all = documents("manifests");
+    let policy = &all.iter().find(|d| d.kind == "ValidatingAdmissionPolicy").unwrap().value;
+    let agent = "system:serviceaccount:sriov-dra:sriov-dra";
+    let extra = json!({"authentication.kubernetes.io/node-name": ["node-a"]});
+    let slice = |node: &str| json!({"spec": {"nodeName": node, "driver": "sriov-dra.io"}});
+    let create = |user: &str, extra: &Value, slice: Value| json!({"operation": "CREATE", "userInfo": {"username": user, "extra": extra}, "object": slice, "oldObject": null});
+
+    let other_node = ["the agent of node node-a may not write a slice of node node-b"];
+    assert_eq!(refusals(policy, &create(agent, &extra, slice("node-a"))), [""; 0]);
+    assert_eq!(refusals(policy, &create(agent, &extra, slice("node-b"))), other_node);
+    assert_eq!(refusals(policy, &create("system:node:node-b", &json!({}), slice("node-b"))), [""; 0]);
+
+    let everywhere = json!({"spec": {"allNodes": true, "driver": "sriov-dra.io"}});
+    assert_eq!(refusals(policy, &create(agent, &extra, everywhere)).len(), 1);
+    let unbound = refusals(policy, &create(agent, &json!({}), slice("node-a")));
+    assert!(unbound[0].contains("names no node"), "{unbound:?}");
+    let mut no_extra = create(agent, &extra, slice("node-a"));
+    no_extra["userInfo"].as_object_mut().unwrap().remove("extra");
+    assert_eq!(refusals(policy, &no_extra).len(), 1);
+
+    for (node, expected) in [("node-a", &[][..]), ("node-b", &other_node[..])] {
+        let mut delete = create(agent, &extra, Value::Null);
+        delete["operation"] = json!("DELETE");
+        delete["oldObject"] = slice(node);
+        assert_eq!(refusals(policy, &delete), expected);
+    }
+}
+
+#[test]
+fn the_parameters_of_every_claim_pass_the_strict_decoder() {
+    let mut decoded = 0;
+    for document in everything() {
+        let config = claim_specs(&document).and_then(|spec| spec.devices).and_then(|devices| devices.config);
+        for entry in config.unwrap_or_default() {
+            let opaque = entry.opaque.unwrap();
+            assert_eq!(opaque.driver, sriov_dra::DEFAULT_DRIVER_NAME, "{}", document.place);
+            let config = sriov_dra::claim::decode_parameters(&opaque.parameters.0)
+                .unwrap_or_else(|faults| panic!("{}: {faults}", document.place));
+            assert_ne!(config, Default::default(), "{}: an example that sets nothing", document.place);
+            decoded += 1;
+        }
+    }
+    assert!(decoded >= 4, "only {decoded} config entries were found");
+}
+
+#[test]
+fn claims_name_requests_classes_and_attributes_that_exist() {
+    let classes: BTreeSet<String> = everything()
+        .iter()
+        .filter(|d| d.kind == "DeviceClass")
+        .map(|d| d.value["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect();
+    for document in everything() {
+        let place = &document.place;
+        let Some(devices) = claim_specs(&document).and_then(|spec| spec.devices) else {
+            continue;
+        };
+        let requests = devices.requests.unwrap_or_default();
+        let names: BTreeSet<&str> = requests.iter().map(|request| request.name.as_str()).collect();
+        assert!(
+            !names.is_empty() && names.len() == requests.len(),
+            "{place}: requests need names of their own"
+        );
+        for request in &requests {
+            let exactly = request.exactly.as_ref().unwrap();
+            assert!(
+                classes.contains(&exactly.device_class_name),
+                "{place}: no class {}",
+                exactly.device_class_name
+            );
+        }
+        for scope in devices.config.unwrap_or_default().into_iter().filter_map(|entry| entry.requests) {
+            assert!(scope.iter().all(|name| names.contains(name.as_str())), "{place}: config for {scope:?}");
+        }
+        for constraint in devices.constraints.unwrap_or_default() {
+            let attribute =
+                constraint.match_attribute.unwrap_or_else(|| panic!("{place}: works on 1.36 only"));
+            assert!(attribute.starts_with("sriov-dra.io/"), "{place}: {attribute}");
+        }
+    }
+}
+
+#[test]
+fn pods_use_claims_that_their_file_defines_and_images_that_name_no_registry() {
+    for path in files("examples") {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        let documents: Vec<Document> = documents("examples")
+            .into_iter()
+            .filter(|d| d.place.starts_with(&format!("examples/{file}: ")))
+            .collect();
+        let defined: BTreeSet<(&str, &str)> = documents
+            .iter()
+            .map(|d| (d.kind.as_str(), d.value["metadata"]["name"].as_str().unwrap()))
+            .collect();
+        let mut pods = 0;
+        for document in &documents {
+            let place = &document.place;
+            let Some(spec) = pod_spec(document) else { continue };
+            pods += 1;
+            let claims: BTreeMap<String, (&str, String)> = spec
+                .resource_claims
+                .unwrap_or_default()
+                .into_iter()
+                .map(|claim| match (claim.resource_claim_template_name, claim.resource_claim_name) {
+                    (Some(template), None) => (claim.name, ("ResourceClaimTemplate", template)),
+                    (None, Some(name)) => (claim.name, ("ResourceClaim", name)),
+                    _ => panic!("{place}: claim {} needs exactly one source", claim.name),
+                })
+                .collect();
+            assert!(!claims.is_empty(), "{place}: a pod without a claim");
+            for (kind, name) in claims.values() {
+                assert!(
+                    defined.contains(&(*kind, name.as_str())),
+                    "{place}: {kind} {name} is not in the file"
+                );
+            }
+            for container in &spec.containers {
+                let used = container.resources.as_ref().and_then(|r| r.claims.clone()).unwrap_or_default();
+                assert!(!used.is_empty(), "{place}: container {} uses no claim", container.name);
+                assert!(
+                    used.iter().all(|claim| claims.contains_key(&claim.name)),
+                    "{place}: {}",
+                    container.name
+                );
+                let image = container.image.as_deref().unwrap();
+                assert!(!image.contains('/'), "{place}: {image}");
+                assert_eq!(container.image_pull_policy.as_deref(), Some("IfNotPresent"), "{place}");
+            }
+        }
+        assert!(pods > 0, "{file}: no pod");
+    }
+}
+
+#[test]
+fn the_kustomization_lists_every_manifest() {
+    let all = documents("manifests");
+    let kustomization = &all.iter().find(|d| d.kind == "Kustomization").unwrap().value;
+    let known = ["apiVersion", "kind", "namespace", "resources", "images"];
+    assert!(
+        kustomization.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())),
+        "{kustomization}"
+    );
+    let listed: BTreeSet<&str> =
+        kustomization["resources"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
+    let paths = files("manifests");
+    let there: BTreeSet<&str> =
+        paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(listed, &there - &BTreeSet::from(["kustomization.yaml"]));
+    let tag = kustomization["images"][0]["newTag"].as_str().unwrap();
+    assert_eq!(tag, env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn the_agent_runs_with_the_names_paths_and_rights_it_is_built_for() {
+    let all = documents("manifests");
+    let one = |kind: &str| all.iter().find(|d| d.kind == kind).unwrap();
+    let daemon_set: DaemonSet = strict("DaemonSet", &one("DaemonSet").value);
+    let spec = daemon_set.spec;
+    let pod = spec.template.spec.unwrap();
+    let agent = &pod.containers[0];
+    assert_eq!(agent.image.as_deref(), Some(concat!("sriov-dra:", env!("CARGO_PKG_VERSION"))));
+    assert_eq!((pod.host_network, pod.host_pid), (Some(true), Some(true)));
+
+    // Paths that the kubelet and the runtime are told must be the same on both sides.
+    let host: BTreeMap<&str, &str> = pod
+        .volumes
+        .iter()
+        .flatten()
+        .map(|volume| (volume.name.as_str(), volume.host_path.as_ref().unwrap().path.as_str()))
+        .collect();
+    let mounts = agent.volume_mounts.as_deref().unwrap();
+    assert_eq!(mounts.len(), host.len(), "every volume is mounted once");
+    for mount in mounts {
+        assert_eq!(host[mount.name.as_str()], mount.mount_path, "{}", mount.name);
+        let expected = mount.mount_path.ends_with("/netns").then_some("HostToContainer");
+        assert_eq!(mount.mount_propagation.as_deref(), expected, "{}", mount.mount_path);
+    }
+
+    let role: ClusterRole = strict("ClusterRole", &one("ClusterRole").value);
+    let mut rights: Vec<String> = Vec::new();
+    for rule in role.rules.unwrap() {
+        let verbs = rule.verbs.join(",");
+        let names = rule.resource_names.map(|names| format!("[{}]", names.join(","))).unwrap_or_default();
+        rights.extend(rule.resources.unwrap().iter().map(|resource| format!("{resource}{names} {verbs}")));
+    }
+    assert_eq!(
+        rights,
+        [
+            "resourceclaims get",
+            "resourceclaims/status update,patch",
+            "resourceclaims/driver[sriov-dra.io] associated-node:update,associated-node:patch",
+            "resourceslices get,list,watch,create,update,patch,delete",
+            "nodes get",
+            "events create,patch",
+        ]
+    );
+    let account = format!("system:serviceaccount:sriov-dra:{}", pod.service_account_name.unwrap());
+    let condition = &one("ValidatingAdmissionPolicy").value["spec"]["matchConditions"][0]["expression"];
+    assert!(condition.as_str().unwrap().contains(&format!("\"{account}\"")), "{condition}");
+}
+
+/// Values of every field with this name, at any depth.
+fn collect<'v>(value: &'v Value, name: &str, found: &mut Vec<&'v Value>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                if key == name {
+                    found.push(value);
+                } else {
+                    collect(value, name, found);
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|item| collect(item, name, found)),
+        _ => {}
+    }
+}

@@ -1,0 +1,261 @@
+//! Attach and return on the running kernel: network namespaces, veth pairs in the place of VFs, `ip` as the witness.
+//!
+//! Needs root, or user namespaces (`unshare -Urnm`). Each test lives in a network namespace of its own, which stands for
+//! the host.
+
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, unshare};
+use sriov_dra::attach::nri::Sandbox;
+use sriov_dra::attach::{Attacher, Report};
+use sriov_dra::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
+use sriov_dra::device::{IfName, PciAddress};
+use sriov_dra::host::Linux;
+use sriov_dra::prepare::engine::Engine;
+use sriov_dra::prepare::fake::FakeFunctions;
+use sriov_dra::prepare::ledger::Ledger;
+use sriov_dra::prepare::locks::Locks;
+use tokio::sync::mpsc;
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(3)
+}
+
+fn pci(n: u8) -> PciAddress {
+    PciAddress { domain: 0, bus: 0x81, device: 0, function: n }
+}
+
+fn run(program: &str, args: &str) -> String {
+    let out = Command::new(program).args(args.split_whitespace()).output().unwrap();
+    assert!(out.status.success(), "{program} {args}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn ip(args: &str) -> String {
+    run("ip", args)
+}
+
+/// A pod: a process in a network namespace of its own.
+struct Pod {
+    process: Child,
+}
+
+impl Pod {
+    fn start() -> Self {
+        let host = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let process = Command::new("unshare").args(["-n", "sleep", "1000"]).spawn().unwrap();
+        let pod = Self { process };
+        let until = soon();
+        while std::fs::read_link(pod.path()).ok().is_none_or(|ns| ns == host) {
+            assert!(Instant::now() < until, "the pod's process does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        pod
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.process.id()))
+    }
+
+    fn ip(&self, args: &str) -> String {
+        run("nsenter", &format!("--net={} ip {args}", self.path().display()))
+    }
+
+    fn sandbox(&self, id: &str) -> Sandbox {
+        Sandbox {
+            id: id.into(),
+            pod_uid: "p1".into(),
+            pod_name: "worker".into(),
+            pod_namespace: "ns".into(),
+            netns: Some(self.path()),
+            lists_namespaces: true,
+            pid: self.process.id(),
+        }
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+struct Host {
+    engine: Engine,
+    attacher: Attacher,
+    _reports: mpsc::Receiver<Report>,
+    _dir: tempfile::TempDir,
+}
+
+impl Host {
+    fn new(vfs: u8) -> Self {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .expect("network namespaces need root or user namespaces: run under unshare -Urnm");
+        let dir = tempfile::tempdir().unwrap();
+        let functions = FakeFunctions::default();
+        for n in 1..=vfs {
+            ip(&format!("link add ens1v{n} type veth peer name wire{n}"));
+            ip(&format!("link set ens1v{n} alias {}", pci(n)));
+            ip(&format!("link set wire{n} up"));
+            std::fs::create_dir_all(dir.path().join(format!("sys/bus/pci/devices/{}/net/ens1v{n}", pci(n))))
+                .unwrap();
+            functions.add(pci(n));
+        }
+        let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
+        let engine = Engine {
+            kernel: Arc::new(Linux::new(dir.path().join("sys")).unwrap()),
+            functions: Arc::new(functions),
+            locks: Locks::at(ledger.lock_folder()),
+            ledger,
+            driver: "sriov-dra.io".into(),
+            cdi_dir: dir.path().join("cdi"),
+            boot_id: sriov_dra::host::boot::boot_id().unwrap(),
+        };
+        let (reports, receiver) = mpsc::channel(16);
+        let attacher = Attacher {
+            kernel: engine.kernel.clone(),
+            functions: engine.functions.clone(),
+            ledger: engine.ledger.clone(),
+            locks: engine.locks.clone(),
+            driver: engine.driver.clone(),
+            cdi_dir: engine.cdi_dir.clone(),
+            reports,
+        };
+        Self { engine, attacher, _reports: receiver, _dir: dir }
+    }
+
+    fn prepare(&self, results: Vec<ResultSpec>) -> ClaimSpec {
+        let spec = ClaimSpec {
+            id: ClaimId { uid: "c1".into(), namespace: "ns".into(), name: "worker-vf".into() },
+            pod_claim_name: "vf".into(),
+            pod: Some(PodRef { uid: "p1".into(), name: "worker".into() }),
+            results,
+        };
+        self.engine.prepare(&spec, soon()).unwrap();
+        spec
+    }
+}
+
+fn wants(n: u8) -> ResultSpec {
+    ResultSpec {
+        request: format!("vf{n}"),
+        pool: "node-a".into(),
+        device: pci(n).device_name(),
+        pci: pci(n),
+        share_id: None,
+        admin_access: false,
+        interface_asked: true,
+        name: NameSpec::Template("net{n}".into()),
+        mtu: Some(4200),
+        addresses: vec![
+            format!("10.7.{n}.5/24").parse().unwrap(),
+            format!("fd07:{n}::5/64").parse().unwrap(),
+        ],
+    }
+}
+
+/// What `ip -d link` says of a link, without what changes by itself.
+fn fingerprint(name: &str) -> String {
+    let text = ip(&format!("-d -o link show {name}"));
+    let stable = text
+        .split_whitespace()
+        .filter(|word| !word.starts_with("state") && !word.contains(':') || word.len() == 17);
+    stable.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn interfaces_arrive_named_addressed_and_up_and_leave_as_ip_saw_them_before() {
+    let host = Host::new(2);
+    ip("link property add dev ens1v1 altname enp129s0f0v1");
+    ip("link set ens1v2 up");
+    let before = [fingerprint("ens1v1"), fingerprint("ens1v2")];
+    let pod = Pod::start();
+    let spec = host.prepare(vec![wants(1), wants(2)]);
+    host.attacher.run(&pod.sandbox("A"), soon()).unwrap();
+
+    for n in 1..=2 {
+        let link = pod.ip(&format!("-o link show net{n}"));
+        assert!(link.contains("mtu 4200") && link.contains(",UP"), "{link}");
+        let addresses = pod.ip(&format!("-o addr show net{n}"));
+        assert!(addresses.contains(&format!("inet 10.7.{n}.5/24")), "{addresses}");
+        let v6 = addresses
+            .lines()
+            .find(|line| line.contains(&format!("inet6 fd07:{n}::5/64")))
+            .expect("the IPv6 address");
+        assert!(!v6.contains("tentative"), "usable at once: {v6}");
+    }
+    assert_eq!(pod.ip("route show default"), "", "a VF never brings a default route");
+    assert!(!ip("-o link").contains("ens1v"), "both are gone from the host");
+
+    pod.ip("link set net1 promisc on");
+    pod.ip("link set net1 address 02:11:22:33:44:55");
+    host.attacher.stop(&pod.sandbox("A"), soon()).unwrap();
+    assert_eq!([fingerprint("ens1v1"), fingerprint("ens1v2")], before);
+    host.attacher.release("c1", soon()).unwrap();
+    host.engine.unprepare(&spec.id, soon()).unwrap();
+}
+
+#[test]
+fn names_taken_on_either_side_do_not_stop_a_vf() {
+    let host = Host::new(1);
+    let pod = Pod::start();
+    pod.ip("link add net1 type veth peer name other");
+    host.prepare(vec![wants(1)]);
+    host.attacher.run(&pod.sandbox("A"), soon()).unwrap();
+    assert!(pod.ip("-o link show net2").contains("mtu 4200"));
+    // Meanwhile somebody takes the VF's name on the host: it comes back all the same, clean, under another name.
+    ip("link add ens1v1 type veth peer name thief");
+    host.attacher.stop(&pod.sandbox("A"), soon()).unwrap();
+    assert!(!pod.ip("-o link").contains("net2"));
+    let link = ip("-o link show net2");
+    assert!(link.contains("mtu 1500") && !link.contains(",UP"), "{link}");
+    // And once the name is free, it gets it back.
+    ip("link del thief");
+    host.attacher.run(&pod.sandbox("B"), soon()).unwrap();
+    host.attacher.stop(&pod.sandbox("B"), soon()).unwrap();
+    assert!(ip("-o link show ens1v1").contains("mtu 1500"));
+}
+
+#[test]
+fn an_mtu_the_device_refuses_leaves_the_vf_on_the_host_and_names_vf_value_and_errno() {
+    let host = Host::new(1);
+    let pod = Pod::start();
+    host.prepare(vec![ResultSpec { mtu: Some(70_000), ..wants(1) }]);
+    let error = host.attacher.run(&pod.sandbox("A"), soon()).unwrap_err().sentence();
+    assert!(
+        error.contains("VF 0000:81:00.1: set MTU 70000") && error.contains("Invalid argument"),
+        "{error}"
+    );
+    assert!(ip("-o link show ens1v1").contains("mtu 1500"));
+}
+
+#[test]
+fn the_ipv6_side_is_quiet_a_router_can_not_put_routes_into_the_pod() {
+    let host = Host::new(1);
+    let pod = Pod::start();
+    host.prepare(vec![ResultSpec { name: NameSpec::Explicit(IfName::new("fabric0").unwrap()), ..wants(1) }]);
+    host.attacher.run(&pod.sandbox("A"), soon()).unwrap();
+    for key in ["accept_ra", "autoconf"] {
+        let path = format!("/proc/sys/net/ipv6/conf/fabric0/{key}");
+        let value = run("nsenter", &format!("--net={} cat {path}", pod.path().display()));
+        assert_eq!(value.trim(), "0", "{key}");
+    }
+}
+
+#[test]
+fn a_live_sandbox_keeps_its_vf_against_a_newer_one_and_a_dead_one_does_not() {
+    let host = Host::new(1);
+    let (first, second) = (Pod::start(), Pod::start());
+    host.prepare(vec![wants(1)]);
+    host.attacher.run(&first.sandbox("A"), soon()).unwrap();
+    let error = host.attacher.run(&second.sandbox("B"), soon()).unwrap_err().sentence();
+    assert!(error.contains(&format!("process {}", first.process.id())), "{error}");
+    assert!(first.ip("-o link show net1").contains("mtu 4200"));
+    host.attacher.stop(&first.sandbox("A"), soon()).unwrap();
+    host.attacher.run(&second.sandbox("B"), soon()).unwrap();
+    assert!(second.ip("-o link show net1").contains("mtu 4200"));
+}
