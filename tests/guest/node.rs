@@ -90,7 +90,7 @@ impl Node {
                 "--kubeconfig",
                 &path("kubeconfig"),
             ])
-            .args(["--log-format", "text", "--log-level", "debug"])
+            .args(["--log-format", "text", "--log-level", "info,sriov_dra=debug"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
