@@ -411,7 +411,9 @@ async fn a_host_network_pod_differs_from_a_runtime_that_does_not_list_namespaces
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_reaches_the_runtime_as_it_is_and_a_panic_as_an_error() {
     let mut running = Running::start();
-    let (_runtime, plugin) = running.register(quick()).await;
+    // Writing a panic's backtrace takes a busy machine longer than a short timeout.
+    let patient = Options { request_timeout: Duration::from_secs(30), ..quick() };
+    let (_runtime, plugin) = running.register(patient).await;
     let refused = |outcome: Result<(), Failure>| match outcome {
         Err(Failure::Refused { code: 2, message }) => message,
         other => panic!("{other:?}"),
