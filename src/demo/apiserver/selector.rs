@@ -31,7 +31,9 @@ impl Selector {
                 || matches!((resource.kind, field), ("Pod", "spec.nodeName" | "status.phase"));
             if !known {
                 return Err(ApiError::bad_request(format!(
-                    "field label not supported: {field}"
+                    "field label not supported for {}, Kind={}: {field}",
+                    resource.api_version(),
+                    resource.kind
                 )));
             }
             all.push(Condition {
