@@ -26,6 +26,9 @@ pub enum Command {
     Node(Box<node::NodeArgs>),
     /// Show this machine's PFs and VFs: what is offered, what is withheld and why
     Inventory(inventory::InventoryArgs),
+    /// A pod of the demonstration: waits in a network namespace of its own
+    #[command(name = crate::demo::pod::PAUSE, hide = true)]
+    Pause,
     /// Write the container image as an archive (OCI layout and Docker archive in one)
     Image(image::ImageArgs),
 }
@@ -39,6 +42,7 @@ impl Cli {
         match self.command {
             Command::Node(args) => node::run(*args),
             Command::Inventory(args) => inventory::run(&args),
+            Command::Pause => crate::demo::pod::pause(),
             Command::Image(args) => Ok(image::run(&args)?),
         }
     }

@@ -20,6 +20,7 @@ mod raw;
 pub mod rdma;
 pub mod sysfs;
 pub mod uevent;
+pub mod wire;
 
 pub use error::HostError;
 pub use find::{FoundVf, VfHandle, find_vf, find_vf_on_host};

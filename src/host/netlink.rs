@@ -127,7 +127,12 @@ impl Session {
         })
     }
 
-    fn act(&mut self, what: String, message: RouteNetlinkMessage, flags: u16) -> Result<(), HostError> {
+    pub(super) fn act(
+        &mut self,
+        what: String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), HostError> {
         self.exchange(&what, message, flags | NLM_F_ACK).map(drop)
     }
 

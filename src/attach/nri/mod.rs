@@ -7,7 +7,6 @@
 //! to questions in both directions, `session` is one registration with a runtime, `plugin` keeps one alive.
 
 mod error;
-#[cfg(any(test, feature = "testing"))]
 pub mod fake;
 mod link;
 mod mux;

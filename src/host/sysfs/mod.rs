@@ -9,7 +9,6 @@ mod bind;
 mod dir;
 mod function;
 mod netdev;
-#[cfg(any(test, feature = "testing"))]
 pub mod tree;
 mod vfio;
 

@@ -23,10 +23,12 @@ pub struct FakeSysfs {
     writer: Writer,
     gone: u32,
     /// Deletes the folder at the end.
+    #[cfg(any(test, feature = "testing"))]
     _temporary: Option<tempfile::TempDir>,
 }
 
 impl FakeSysfs {
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn temporary(tree: Tree) -> io::Result<Self> {
         // A thousand VFs are fifty thousand small files: in memory where that is possible.
         let memory = Path::new("/dev/shm");
@@ -48,7 +50,14 @@ impl FakeSysfs {
         for nic in &tree.nics {
             write_nic(&mut writer, nic)?;
         }
-        Ok(Self { folder, tree, writer, gone: 0, _temporary: None })
+        Ok(Self {
+            folder,
+            tree,
+            writer,
+            gone: 0,
+            #[cfg(any(test, feature = "testing"))]
+            _temporary: None,
+        })
     }
 
     /// The handle to read it with.
