@@ -1,4 +1,5 @@
 //! The ResourceSlice controller against the embedded API server: what ends up published, and what is written for it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 use std::time::{Duration, Instant};
 
