@@ -22,7 +22,7 @@ pub const LOG: &str = "/rw/agent.log";
 
 const AGENT: &str = "/rw/bin/sriov-dra";
 /// An emulated processor starts the agent in seconds, not in milliseconds.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// A node with the agent on it.
 pub struct Node {

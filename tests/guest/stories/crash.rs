@@ -10,7 +10,7 @@ use crate::host::{facts, links_in, wait_as_before};
 use crate::inside::Ground;
 use crate::node::Node;
 
-const RETURN: Duration = Duration::from_secs(20);
+const RETURN: Duration = Duration::from_secs(40);
 
 pub async fn an_agent_killed_between_prepare_and_sandbox_attaches_after_its_restart(
     ground: Ground,
