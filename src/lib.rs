@@ -18,7 +18,7 @@
 //! - [`claim`]: an allocated ResourceClaim and its `VfConfig` to a validated request. Pure.
 //! - [`prepare`]: compiles a request to a plan, applies or reverts it, keeps the ledger and the CDI files.
 //! - [`attach`]: moves VFs into a pod's network namespace and back; the NRI plugin; claim status.
-//! - [`observe`]: logging.
+//! - [`observe`] writes the log.
 //! - [`app`]: the one composition root. [`cli`]: the commands.
 //! - [`demo`]: the embedded API server, for machines without a cluster.
 //!

@@ -2,6 +2,7 @@
 //!
 //! Needs root, or user namespaces (`unshare -Urnm`). Each test lives in a network namespace of its own, which stands for
 //! the host.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 use std::path::PathBuf;
 use std::process::{Child, Command};

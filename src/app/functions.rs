@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::device::{CleanFacts, EswitchMode, PciAddress, Snapshot};
 use crate::host::devlink::Devlink;
@@ -12,9 +10,6 @@ use crate::host::{HostError, Kernel, rdma};
 use crate::inventory::{self, HostLinks};
 use crate::policy::{self, Rules, Verdict};
 use crate::prepare::functions::{Facts, Functions};
-
-/// How long a driver may take to show up after a probe.
-const BIND_BUDGET: Duration = Duration::from_secs(10);
 
 /// Reads the node.
 #[derive(Debug, Clone)]
@@ -56,26 +51,6 @@ impl NodeFunctions {
     pub fn judge(&self, snapshot: &Snapshot, owned: &BTreeMap<PciAddress, CleanFacts>) -> Vec<Verdict> {
         policy::judge(snapshot, owned, &self.rules)
     }
-
-    fn wait_for_driver(&self, vf: PciAddress, wanted: Option<&str>) -> Result<(), HostError> {
-        let until = Instant::now() + BIND_BUDGET;
-        loop {
-            let bound = self.sysfs.driver(vf);
-            if bound.is_some() && wanted.is_none_or(|wanted| bound.as_deref() == Some(wanted)) {
-                return Ok(());
-            }
-            if Instant::now() >= until {
-                return Err(HostError::Protocol {
-                    what: format!("bind {} to VF {vf}", wanted.unwrap_or("its network driver")),
-                    reason: match bound {
-                        Some(driver) => format!("driver {driver} is bound instead"),
-                        None => "no driver took it (is the driver's module loaded, and is drivers_autoprobe of the PF on?)".to_owned(),
-                    },
-                });
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
 }
 
 impl Functions for NodeFunctions {
@@ -95,17 +70,7 @@ impl Functions for NodeFunctions {
     }
 
     fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
-        if driver.is_some() && self.sysfs.driver(vf).as_deref() == driver {
-            return Ok(());
-        }
-        self.sysfs.unbind(vf)?;
-        match driver {
-            // Without override the kernel chooses by the IDs of its drivers, which is the network driver.
-            None => self.sysfs.set_driver_override(vf, None)?,
-            Some(driver) => self.sysfs.set_driver_override(vf, Some(driver))?,
-        }
-        self.sysfs.probe(vf)?;
-        self.wait_for_driver(vf, driver)
+        Ok(self.sysfs.rebind(vf, driver)?)
     }
 
     fn unbind(&self, vf: PciAddress) -> Result<(), HostError> {

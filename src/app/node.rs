@@ -127,8 +127,7 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     let mut parts = tokio::task::JoinSet::new();
 
     // Serve: runtime events first, then the kubelet, which may call at once.
-    let plugin =
-        nri::Plugin::new(nri::Config { socket: nri_socket, name: driver_name.clone(), index: nri_index })?;
+    let plugin = nri::Plugin::new(nri::Config::new(nri_socket, driver_name.clone(), nri_index))?;
     let pods = Arc::new(Pods { client: client.clone(), attacher: attacher.clone() });
     parts.spawn(plugin.run(pods, stop.clone()));
     parts.spawn(status::run(client.clone(), driver_name.clone(), report_queue, stop.clone()));

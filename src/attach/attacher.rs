@@ -161,6 +161,9 @@ impl Attacher {
                     self.ledger.put_attachment(uid, &Attachment { complete: true, ..attachment })?;
                 }
                 if !resumed || !moved.is_empty() {
+                    let vfs: Vec<String> =
+                        entry.vfs.iter().map(|vf| format!("{}={}", vf.pci, vf.name)).collect();
+                    tracing::info!(claim = %uid, pod = %pod.pod, sandbox = %pod.id, vfs = %vfs.join(","), "attached");
                     self.report(Report { claim: entry.claim, devices });
                 }
                 Ok(!moved.is_empty())
@@ -364,7 +367,9 @@ impl Attacher {
 
     fn detach(&self, entry: &Entry, record: &Attachment, deadline: Instant) -> Result<(), AttachError> {
         self.detach_vfs(&entry.claim.uid, &vfs(entry), self.namespace_of(record).as_ref(), deadline)?;
-        Ok(self.ledger.remove_attachment(&entry.claim.uid)?)
+        self.ledger.remove_attachment(&entry.claim.uid)?;
+        tracing::info!(claim = %entry.claim.uid, sandbox = %record.sandbox, "returned to the host");
+        Ok(())
     }
 
     /// The entry was lost (quarantined): the files of ownership still say which VFs the claim has.

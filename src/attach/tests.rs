@@ -139,7 +139,9 @@ impl Lab {
 
     /// No file of any claim is left.
     fn assert_forgotten(&self) {
-        for folder in ["durable/claims", "durable/vf", "durable/pods", "run/attach", "run/pods", "cdi"] {
+        for folder in
+            ["durable/claims", "durable/vf", "durable/pods", "run/attach", "run/pods", "run/lock", "cdi"]
+        {
             let left: Vec<_> = std::fs::read_dir(self.dir.path().join(folder))
                 .into_iter()
                 .flatten()

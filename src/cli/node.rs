@@ -63,7 +63,7 @@ pub struct NodeArgs {
     /// What is offered
     #[command(flatten)]
     pub source: SourceArgs,
-    /// State that is void after a reboot [default: /run/<driver name>]
+    /// State that is void after a reboot [default: /run/DRIVER_NAME]
     #[arg(long, env = "RUN_DIR", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// Where CDI specs are written

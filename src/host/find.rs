@@ -45,14 +45,14 @@ pub fn find_vf(
     Ok(links.all()?.into_iter().find(|link| vf.is(link, expected.contains(&link.name.as_str()))))
 }
 
+/// A VF's netdev and a session where it is.
+pub type FoundVf = Option<(Box<dyn Links>, Link)>;
+
 /// Looks for the VF on the host, under the names sysfs gives it.
 ///
 /// # Errors
 /// When the host's namespace can't be entered or listed.
-pub fn find_vf_on_host(
-    kernel: &dyn Kernel,
-    vf: &VfHandle<'_>,
-) -> Result<Option<(Box<dyn Links>, Link)>, HostError> {
+pub fn find_vf_on_host(kernel: &dyn Kernel, vf: &VfHandle<'_>) -> Result<FoundVf, HostError> {
     let names = kernel.netdev_names(vf.pci);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut links = kernel.enter(kernel.host())?;

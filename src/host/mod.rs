@@ -22,7 +22,7 @@ pub mod sysfs;
 pub mod uevent;
 
 pub use error::HostError;
-pub use find::{VfHandle, find_vf, find_vf_on_host};
+pub use find::{FoundVf, VfHandle, find_vf, find_vf_on_host};
 pub use link::Link;
 pub use linux::Linux;
 pub use netns::{Netns, NetnsId};

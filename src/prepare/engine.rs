@@ -348,7 +348,9 @@ impl Engine {
         if let (Some(lock), Some(uid)) = (pod_lock, pod_uid)
             && self.ledger.claims_of_pod(&uid)?.is_empty()
         {
+            let record = self.locks.sandbox_record(&uid, deadline)?;
             self.ledger.forget_sandbox(&uid)?;
+            record.remove_file();
             lock.remove_file();
         }
         Ok(())

@@ -90,15 +90,19 @@ impl Node {
                 "--kubeconfig",
                 &path("kubeconfig"),
             ])
-            .args(["--log-format", "text", "--log-level", "debug"])
+            .args(["--log-format", "text", "--log-level", "info,sriov_dra=debug"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("can't start the agent")?;
-        self.agent = Some(agent);
-        self.kubelet =
-            Some(Kubelet::register(&self.folder.join("kubelet"), DEFAULT_DRIVER_NAME, START_LIMIT).await?);
+        let agent = self.agent.insert(agent);
+        let alive = || match agent.try_wait()? {
+            Some(status) => bail!("the agent ended with {status}"),
+            None => Ok(()),
+        };
+        let kubelet_dir = self.folder.join("kubelet");
+        self.kubelet = Some(Kubelet::register(&kubelet_dir, DEFAULT_DRIVER_NAME, START_LIMIT, alive).await?);
         // Pods that start before the runtime knows the plugin are a story of their own.
         wait_for(START_LIMIT, "the agent's connection to NRI", || Ok(nri_connections()? > connections))
     }

@@ -74,6 +74,18 @@ pub enum SysfsError {
         /// The errno.
         source: io::Error,
     },
+    /// The kernel took the writes, but the driver is not the wanted one.
+    #[error(
+        "VF {pci} is bound to {bound} instead of {wanted} (is the driver's module loaded? is drivers_autoprobe of the PF on? the kernel log says why a probe failed)"
+    )]
+    NotBound {
+        /// The function.
+        pci: PciAddress,
+        /// `driver vfio-pci`, or `its network driver`.
+        wanted: String,
+        /// What is bound instead.
+        bound: String,
+    },
     /// A driver that is not there can't be bound.
     #[error(
         "VF {pci}: can't bind driver {driver}: {path} does not exist, so the driver's module is not loaded"

@@ -65,7 +65,7 @@ pub fn status(before: &Value, after: &Value, errors: &mut Vec<FieldError>) {
     }
     if !reserved.is_empty() && allocation.is_null() {
         let message = "may not be specified when `allocated` is not set";
-        errors.push(FieldError::invalid("status.reservedFor", &"list".into(), message));
+        errors.push(FieldError::forbidden("status.reservedFor", message));
     }
     unique("status.reservedFor", reserved, |item| item["uid"].to_string(), errors);
 
@@ -104,19 +104,17 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
 fn condition(path: &str, condition: &Value, errors: &mut Vec<FieldError>) {
     let text = |member: &str| condition[member].as_str().unwrap_or_default();
     if text("type").is_empty() {
-        errors.push(FieldError::required(format!("{path}.type"), "must be set"));
+        errors.push(FieldError::invalid(format!("{path}.type"), &"".into(), "name part must be non-empty"));
     }
-    if !["True", "False", "Unknown"].contains(&text("status")) {
-        let detail = "must be True, False or Unknown";
-        errors.push(FieldError::invalid(format!("{path}.status"), &condition["status"], detail));
+    const STATES: [&str; 3] = ["False", "True", "Unknown"];
+    if !STATES.contains(&text("status")) {
+        errors.push(FieldError::not_supported(format!("{path}.status"), &condition["status"], &STATES));
     }
-    // Decoding puts the epoch where nothing was sent.
-    if text("lastTransitionTime").is_empty() || text("lastTransitionTime").starts_with("1970-01-01T00:00:00")
-    {
-        errors.push(FieldError::required(format!("{path}.lastTransitionTime"), "must be set"));
+    if ["", super::NO_TIME].contains(&text("lastTransitionTime")) {
+        errors.push(FieldError::required(format!("{path}.lastTransitionTime"), ""));
     }
     match text("reason") {
-        "" => errors.push(FieldError::required(format!("{path}.reason"), "must be set")),
+        "" => errors.push(FieldError::required(format!("{path}.reason"), "")),
         long if long.len() > 1024 => errors.push(FieldError::too_long(format!("{path}.reason"), 1024)),
         reason if !is_reason(reason) => {
             let detail = "a condition reason must start with alphabetic character, optionally followed by a string of \
@@ -148,7 +146,7 @@ fn network(path: &str, network: &Value, errors: &mut Vec<FieldError>) {
     if ips.len() > MAX_IPS {
         errors.push(FieldError::too_many(format!("{path}.ips"), ips.len(), MAX_IPS));
     }
-    unique(&format!("{path}.ips"), ips, Value::to_string, errors);
+    unique(&format!("{path}.ips"), ips, |ip| ip.as_str().unwrap_or_default().to_owned(), errors);
     for (index, ip) in ips.iter().enumerate() {
         let path = format!("{path}.ips[{index}]");
         let text = ip.as_str().unwrap_or_default();
@@ -156,6 +154,10 @@ fn network(path: &str, network: &Value, errors: &mut Vec<FieldError>) {
             Err(_) => {
                 let detail = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
                 errors.push(FieldError::invalid(path, ip, detail));
+            }
+            // An IPv4 address in IPv6 clothes is not canonical either.
+            Ok(IpNet::V6(net)) if net.addr().to_ipv4_mapped().is_some() => {
+                errors.push(FieldError::invalid(path, ip, "must be in canonical form"));
             }
             Ok(net) if net.to_string() != text => {
                 errors.push(FieldError::invalid(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::items;
-use super::names::{self, attribute_key, is_label, is_semver, is_subdomain};
+use super::names::{self, attribute_key, is_driver, is_label, is_semver, is_subdomain};
 use crate::demo::apiserver::status::FieldError;
 
 const MAX_DEVICES: usize = 128;
@@ -35,7 +35,7 @@ pub fn slice(spec: &Value, errors: &mut Vec<FieldError>) {
     for (index, each) in devices.iter().enumerate() {
         let path = format!("spec.devices[{index}]");
         if !seen.insert(each["name"].as_str()) {
-            errors.push(FieldError::duplicate(format!("{path}.name"), &each["name"]));
+            errors.push(FieldError::duplicate(&path, &each["name"]));
         }
         device(&path, each, errors);
     }
@@ -46,7 +46,7 @@ fn driver(spec: &Value, errors: &mut Vec<FieldError>) {
     match driver {
         "" => errors.push(FieldError::required("spec.driver", "")),
         long if long.len() > 63 => errors.push(FieldError::too_long("spec.driver", 63)),
-        name if !is_subdomain(name) => {
+        name if !is_driver(name) => {
             errors.push(FieldError::invalid("spec.driver", &spec["driver"], names::SUBDOMAIN));
         }
         _ => {}
@@ -119,10 +119,14 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
     }
     let mut values = 0;
     for (key, value) in attributes {
-        let path = format!("{path}.attributes[{key}]");
         if let Err(detail) = attribute_key(key) {
-            errors.push(FieldError::invalid(&path, &Value::from(key.as_str()), detail));
+            errors.push(FieldError::invalid(
+                format!("{path}.attributes"),
+                &Value::from(key.as_str()),
+                detail,
+            ));
         }
+        let path = format!("{path}.attributes[{key}]");
         values += attribute(&path, value, errors);
     }
     if values > MAX_ATTRIBUTE_VALUES {
@@ -130,11 +134,7 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
     }
     for key in capacity.keys() {
         if let Err(detail) = attribute_key(key) {
-            errors.push(FieldError::invalid(
-                format!("{path}.capacity[{key}]"),
-                &Value::from(key.as_str()),
-                detail,
-            ));
+            errors.push(FieldError::invalid(format!("{path}.capacity"), &Value::from(key.as_str()), detail));
         }
     }
     let taints = items(device, "taints");
@@ -142,13 +142,10 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::too_many(format!("{path}.taints"), taints.len(), MAX_TAINTS));
     }
     for (index, taint) in taints.iter().enumerate() {
-        if !matches!(taint["effect"].as_str(), Some("None" | "NoSchedule" | "NoExecute")) {
-            let detail = "must be None, NoSchedule or NoExecute";
-            errors.push(FieldError::invalid(
-                format!("{path}.taints[{index}].effect"),
-                &taint["effect"],
-                detail,
-            ));
+        const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
+        if !EFFECTS.contains(&taint["effect"].as_str().unwrap_or_default()) {
+            let field = format!("{path}.taints[{index}].effect");
+            errors.push(FieldError::not_supported(field, &taint["effect"], &EFFECTS));
         }
     }
 }
@@ -157,7 +154,7 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
 fn attribute(path: &str, value: &Value, errors: &mut Vec<FieldError>) -> usize {
     let set = value.as_object().map_or(0, Map::len);
     match set {
-        0 => errors.push(FieldError::required(path, "exactly one value must be specified")),
+        0 => errors.push(FieldError::invalid(path, &"".into(), "exactly one value must be specified")),
         1 => {}
         _ => errors.push(FieldError::invalid(path, value, "exactly one value must be specified")),
     }

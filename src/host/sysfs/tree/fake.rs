@@ -4,12 +4,16 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::plan::{Card, Nic, VfPlan};
 use super::write::{FunctionPlan, Writer, line};
 use super::{NetdevPlan, Tree};
 use crate::device::PciAddress;
 use crate::host::sysfs::Sysfs;
+
+/// How long a VF that is being removed stays visible without driver.
+const DETACHING: Duration = Duration::from_micros(500);
 
 /// A fake sysfs in a folder.
 #[derive(Debug)]
@@ -112,7 +116,7 @@ impl FakeSysfs {
         self.writer.netdevs(&plan, &folder)
     }
 
-    /// Removes a VF in the kernel's order: links first, then the function.
+    /// Removes a VF in the kernel's order: links between it and the PF, its driver and what that made, the function.
     ///
     /// # Errors
     /// The folder can't be changed, or there is no such VF.
@@ -123,6 +127,13 @@ impl FakeSysfs {
         fs::remove_file(self.function_dir(&card.pci).join(format!("virtfn{index}")))?;
         let place = fs::canonicalize(self.function_dir(pci))?;
         fs::remove_file(place.join("physfn"))?;
+        self.lend(pci, true)?;
+        match fs::remove_file(place.join("driver")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        // A driver takes its time to let go; readers meet the function without it.
+        std::thread::sleep(DETACHING);
         fs::remove_file(self.function_dir(pci))?;
         self.discard(&place)
     }

@@ -5,17 +5,18 @@
 //! an attribute it lacks is an error, and the result must be a bool. Of the extension libraries of Kubernetes those for
 //! strings, lists and math are there; semver and quantities are not, and a version attribute is a string.
 
-use std::collections::{BTreeMap, HashMap};
+mod object;
+mod walk;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ::cel::common::ast::{EntryExpr, Expr, IdedExpr};
-use ::cel::common::traits::{Container, Indexer};
-use ::cel::common::types::{CelBool, CelInt, CelMap, CelMapKey, CelString, MAP_TYPE, Type};
-use ::cel::common::value::{CowVal, Val};
-use ::cel::{Context, Env, ExecutionError, Program, Value, extensions};
+use ::cel::{Context, Env, ExecutionError, ParseErrors, Program, Value, extensions};
 
 use super::AttributeValue;
+use object::device;
+use walk::{levels, undeclared};
 
 /// What can be wrong with an expression; each is one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,16 @@ pub enum CelError {
         column: isize,
         /// What the parser found.
         message: String,
+    },
+    /// More than the parser is trusted with.
+    #[error("CEL expression {start:?}… {what}; at most {most} are possible")]
+    TooComplex {
+        /// Its first characters.
+        start: String,
+        /// What there is too much of.
+        what: String,
+        /// The limit.
+        most: usize,
     },
     /// A name that nothing has.
     #[error(
@@ -68,26 +79,6 @@ impl fmt::Debug for Selector {
     }
 }
 
-/// Identifiers that are no variables: types (CEL specification, "Standard Definitions") and namespaces of functions.
-const NOT_VARIABLES: [&str; 16] = [
-    "bool",
-    "int",
-    "uint",
-    "double",
-    "string",
-    "bytes",
-    "list",
-    "map",
-    "null_type",
-    "type",
-    "dyn",
-    "math",
-    "strings",
-    "lists",
-    "optional",
-    "base64",
-];
-
 impl Selector {
     /// Compiles an expression.
     ///
@@ -98,13 +89,26 @@ impl Selector {
         for extension in [extensions::strings, extensions::lists, extensions::math] {
             environment.add_extension(extension).map_err(|e| CelError::Failed(e.to_string()))?;
         }
-        let program = environment.compile(expression).map_err(|errors| {
-            // The first is the cause, the others follow from it.
-            let (line, column, message) = match errors.errors.first() {
-                Some(error) => (error.pos.0, error.pos.1, one_line(&error.msg)),
-                None => (1, 1, "it can't be parsed".to_owned()),
-            };
-            CelError::Syntax { expression: expression.to_owned(), line, column, message }
+        // An overflow of the stack is no error that could be handled, so it must not come to one.
+        if expression.len() > MOST_BYTES {
+            return Err(too_complex(expression, format!("has {} bytes", expression.len()), MOST_BYTES));
+        }
+        let compile = || {
+            let program = environment.compile(expression).map_err(|errors| syntax(expression, &errors))?;
+            match levels(program.expression()) {
+                deep if deep > MOST_LEVELS => {
+                    Err(too_complex(expression, format!("is nested {deep} levels deep"), MOST_LEVELS))
+                }
+                _ => Ok(program),
+            }
+        };
+        let program = std::thread::scope(|scope| {
+            let parser = std::thread::Builder::new().stack_size(PARSER_STACK);
+            let parser = parser.spawn_scoped(scope, compile);
+            let parser =
+                parser.map_err(|e| CelError::Failed(format!("no thread for the CEL parser: {e}")))?;
+            let broken = |_| CelError::Failed(format!("the CEL parser broke down over {expression:?}"));
+            parser.join().map_err(broken)?
         })?;
         if let Some(name) = undeclared(program.expression(), &mut Vec::new()) {
             let domain = crate::DEFAULT_DRIVER_NAME;
@@ -138,154 +142,32 @@ impl Selector {
     }
 }
 
+/// Stack of the thread that parses; pages that are not used cost nothing. Chains of operators take some 100 KiB for
+/// each link, more than a worker thread has for all of them.
+const PARSER_STACK: usize = 256 << 20;
+/// Bytes of an expression; Kubernetes takes 10 KiB. With this many no chain is too long for the parser's stack.
+const MOST_BYTES: usize = 4096;
+/// Levels of an expression. With this many the evaluation fits the 2 MiB of a worker thread.
+const MOST_LEVELS: usize = 32;
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The first identifier that is neither `device` nor bound by a macro around it.
-fn undeclared(expression: &IdedExpr, bound: &mut Vec<String>) -> Option<String> {
-    match &expression.expr {
-        Expr::Ident(name) => {
-            let known = name == "device"
-                || name.starts_with('@')
-                || NOT_VARIABLES.contains(&name.as_str())
-                || bound.contains(name);
-            (!known).then(|| name.clone())
-        }
-        Expr::Select(select) => undeclared(&select.operand, bound),
-        Expr::Call(call) => {
-            call.target.iter().map(AsRef::as_ref).chain(&call.args).find_map(|part| undeclared(part, bound))
-        }
-        Expr::List(list) => list.elements.iter().find_map(|element| undeclared(element, bound)),
-        Expr::Map(map) => entries(map.entries.iter().map(|entry| &entry.expr), bound),
-        Expr::Struct(object) => entries(object.entries.iter().map(|entry| &entry.expr), bound),
-        Expr::Comprehension(comprehension) => {
-            let outside = [&comprehension.iter_range, &comprehension.accu_init];
-            if let Some(name) = outside.into_iter().find_map(|part| undeclared(part, bound)) {
-                return Some(name);
-            }
-            let depth = bound.len();
-            bound.extend([comprehension.iter_var.clone(), comprehension.accu_var.clone()]);
-            bound.extend(comprehension.iter_var2.clone());
-            let inside = [&comprehension.loop_cond, &comprehension.loop_step, &comprehension.result];
-            let found = inside.into_iter().find_map(|part| undeclared(part, bound));
-            bound.truncate(depth);
-            found
-        }
-        Expr::Literal(_) | Expr::Unspecified => None,
-    }
+fn too_complex(expression: &str, what: String, most: usize) -> CelError {
+    CelError::TooComplex { start: expression.chars().take(20).collect(), what, most }
 }
 
-fn entries<'a>(mut entries: impl Iterator<Item = &'a EntryExpr>, bound: &mut Vec<String>) -> Option<String> {
-    entries.find_map(|entry| match entry {
-        EntryExpr::StructField(field) => undeclared(&field.value, bound),
-        EntryExpr::MapEntry(entry) => {
-            undeclared(&entry.key, bound).or_else(|| undeclared(&entry.value, bound))
-        }
-    })
-}
-
-fn device(driver: &str, attributes: &BTreeMap<String, AttributeValue>) -> CelMap<'static> {
-    let mut domains: BTreeMap<String, HashMap<CelMapKey<'static>, Box<dyn Val>>> = BTreeMap::new();
-    for (key, value) in attributes {
-        let (domain, name) = key.split_once('/').unwrap_or((driver, key));
-        let value: Box<dyn Val> = match value {
-            AttributeValue::Bool(flag) => Box::new(CelBool::from(*flag)),
-            AttributeValue::Int(number) => Box::new(CelInt::from(*number)),
-            AttributeValue::String(text) | AttributeValue::Version(text) => {
-                Box::new(CelString::from(text.clone()))
-            }
-        };
-        domains.entry(domain.to_owned()).or_default().insert(CelMapKey::from(name.to_owned()), value);
+fn syntax(expression: &str, errors: &ParseErrors) -> CelError {
+    if errors.errors.iter().any(|error| error.msg.contains("Recursion limit")) {
+        return too_complex(expression, "is nested too deep to be parsed".to_owned(), MOST_LEVELS);
     }
-    let attributes = Domains(domains.into_iter().map(|(domain, values)| (domain, values.into())).collect());
-    let fields: [(&str, Box<dyn Val>); 4] = [
-        ("driver", Box::new(CelString::from(driver.to_owned()))),
-        ("attributes", Box::new(attributes)),
-        ("capacity", Box::new(Domains(BTreeMap::new()))),
-        ("allowMultipleAllocations", Box::new(CelBool::from(false))),
-    ];
-    fields
-        .into_iter()
-        .map(|(name, value)| (CelMapKey::from(name.to_owned()), value))
-        .collect::<HashMap<_, _>>()
-        .into()
-}
-
-/// Maps by domain. One that is not there reads as an empty map, but `in` says it is not there.
-#[derive(Debug, Clone)]
-struct Domains(BTreeMap<String, CelMap<'static>>);
-
-impl Domains {
-    fn at(&self, index: &dyn Val) -> Result<Option<&CelMap<'static>>, ExecutionError> {
-        match index.downcast_ref::<CelString<'_>>() {
-            Some(domain) => Ok(self.0.get(domain.inner())),
-            None => {
-                let got = index.get_type().name().to_owned();
-                Err(ExecutionError::UnexpectedType { got, want: "string".to_owned() })
-            }
-        }
-    }
-}
-
-impl Val for Domains {
-    fn get_type(&self) -> &Type {
-        &MAP_TYPE
-    }
-
-    fn cel_type() -> &'static Type {
-        &MAP_TYPE
-    }
-
-    fn as_indexer<'b, 'v>(&'b self) -> Option<&'b (dyn Indexer + 'v)>
-    where
-        Self: 'v,
-    {
-        Some(self)
-    }
-
-    fn into_indexer<'v>(self: Box<Self>) -> Option<Box<dyn Indexer + 'v>>
-    where
-        Self: 'v,
-    {
-        Some(self)
-    }
-
-    fn as_container(&self) -> Option<&dyn Container> {
-        Some(self)
-    }
-
-    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
-    where
-        Self: 'v,
-    {
-        Box::new(self.clone())
-    }
-}
-
-impl Indexer for Domains {
-    fn get<'b, 'v>(&'b self, index: &dyn Val) -> Result<CowVal<'b, 'v>, ExecutionError>
-    where
-        Self: 'v,
-    {
-        Ok(match self.at(index)? {
-            Some(map) => CowVal::Borrowed(map),
-            None => CowVal::owned(CelMap::default()),
-        })
-    }
-
-    fn steal<'v>(self: Box<Self>, index: &dyn Val) -> Result<Box<dyn Val + 'v>, ExecutionError>
-    where
-        Self: 'v,
-    {
-        Ok(Box::new(self.at(index)?.cloned().unwrap_or_default()))
-    }
-}
-
-impl Container for Domains {
-    fn contains(&self, value: &dyn Val) -> Result<bool, ExecutionError> {
-        Ok(self.at(value)?.is_some())
-    }
+    // The first is the cause, the others follow from it.
+    let (line, column, message) = match errors.errors.first() {
+        Some(error) => (error.pos.0, error.pos.1, one_line(&error.msg)),
+        None => (1, 1, "it can't be parsed".to_owned()),
+    };
+    CelError::Syntax { expression: expression.to_owned(), line, column, message }
 }
 
 #[cfg(test)]
@@ -339,6 +221,63 @@ mod tests {
         let error = run("pfName == \"ens1f0\"").unwrap_err();
         assert!(error.contains("refers to \"pfName\"; the only variable is device"), "{error}");
         assert!(run("[1].exists(x, x == y)").unwrap_err().contains("\"y\""), "y is bound nowhere");
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_never_a_panic() {
+        let deep = format!("{}true{}", "(".repeat(3000), ")".repeat(3000));
+        let garbage = [
+            "",
+            " ",
+            "(((",
+            "\"",
+            "'\\",
+            "\u{1F600}",
+            "device.",
+            "device[",
+            "a ? b",
+            "1 +",
+            "{",
+            "0x",
+            "//",
+            "\0",
+            "in",
+            "[1].all(",
+            &deep,
+        ];
+        for expression in garbage {
+            assert!(Selector::compile(expression).is_err(), "{:.20} was accepted", expression);
+        }
+        assert!(run("1 / 0 == 1").is_err());
+        assert!(run("9223372036854775807 + 1 > 0").is_err());
+    }
+
+    #[test]
+    fn expressions_at_the_limits_run_on_a_small_stack_and_those_above_are_refused() {
+        let chain = |link: &str, count: usize| vec!["1"; count].join(link);
+        let nested = |count: usize| format!("{}true{}", "[".repeat(count), "]".repeat(count));
+        for (expression, answer) in [
+            (format!("{} > 0", chain(" + ", MOST_LEVELS - 1)), true),
+            (format!("{} == {}", nested(MOST_LEVELS - 2), nested(MOST_LEVELS - 2)), true),
+            (vec!["device.driver != ''"; 150].join(" && "), true),
+        ] {
+            assert_eq!(run(&expression), Ok(answer), "{expression}");
+        }
+        for (expression, says) in [
+            (
+                format!("{} > 0", chain(" + ", MOST_LEVELS)),
+                "is nested 33 levels deep; at most 32 are possible",
+            ),
+            (chain("+", 2048), "levels deep; at most 32"),
+            (chain("==", 1365), "levels deep; at most 32"),
+            (chain(" in ", 819), "levels deep; at most 32"),
+            (format!("device{}", ".a".repeat(2045)), "levels deep; at most 32"),
+            (nested(2046), "is nested too deep to be parsed; at most 32"),
+            (format!("{:4097}", "true"), "has 4097 bytes; at most 4096 are possible"),
+        ] {
+            let error = run(&expression).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]
