@@ -124,6 +124,7 @@ impl Host {
             locks: engine.locks.clone(),
             driver: engine.driver.clone(),
             cdi_dir: engine.cdi_dir.clone(),
+            boot_id: engine.boot_id.clone(),
             reports,
         };
         Self { engine, attacher, _reports: receiver, _dir: dir }

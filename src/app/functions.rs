@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::device::{CleanFacts, EswitchMode, PciAddress, Snapshot};
+use crate::host::boot::boot_id;
 use crate::host::devlink::Devlink;
 use crate::host::sysfs::Sysfs;
 use crate::host::{HostError, Kernel, rdma};
 use crate::inventory::{self, HostLinks};
-use crate::policy::{self, Rules, Verdict};
-use crate::prepare::functions::{Facts, Functions};
+use crate::policy::{self, Rules, Verdict, WithheldReason};
+use crate::prepare::functions::{Facts, Functions, Life};
+use crate::prepare::ledger::Ledger;
 
 /// Reads the node.
 #[derive(Debug, Clone)]
@@ -18,13 +20,15 @@ pub struct NodeFunctions {
     kernel: Arc<dyn Kernel>,
     devlink: Option<Devlink>,
     rules: Arc<Rules>,
+    /// Knows the VFs that could not be cleaned.
+    ledger: Option<Ledger>,
 }
 
 impl NodeFunctions {
     /// Reads below `sysfs` and in the kernel's host namespace.
-    pub fn new(sysfs: Sysfs, kernel: Arc<dyn Kernel>, rules: Arc<Rules>) -> Self {
+    pub fn new(sysfs: Sysfs, kernel: Arc<dyn Kernel>, rules: Arc<Rules>, ledger: Option<Ledger>) -> Self {
         let devlink = Devlink::open(kernel.host());
-        Self { sysfs, kernel, devlink, rules }
+        Self { sysfs, kernel, devlink, rules, ledger }
     }
 
     fn links(&self) -> Result<HostLinks, HostError> {
@@ -49,7 +53,16 @@ impl NodeFunctions {
 
     /// What the policy says of a snapshot.
     pub fn judge(&self, snapshot: &Snapshot, owned: &BTreeMap<PciAddress, CleanFacts>) -> Vec<Verdict> {
-        policy::judge(snapshot, owned, &self.rules)
+        let mut verdicts = policy::judge(snapshot, owned, &self.rules);
+        let (Some(ledger), Ok(boot)) = (&self.ledger, boot_id()) else { return verdicts };
+        for (vf, unclean) in ledger.unclean().unwrap_or_default() {
+            let same_life = snapshot.vf(vf).is_some_and(|found| found.incarnation == unclean.incarnation);
+            let verdict = verdicts.iter_mut().find(|verdict| verdict.device.pci == vf && !verdict.owned);
+            if let Some(verdict) = verdict.filter(|_| same_life && unclean.boot_id == boot) {
+                verdict.withheld.push(WithheldReason::Unclean { reason: unclean.reason });
+            }
+        }
+        verdicts
     }
 }
 
@@ -67,6 +80,10 @@ impl Functions for NodeFunctions {
             pf: snapshot.pf_of(found).cloned(),
             withheld,
         }))
+    }
+
+    fn life(&self, vf: PciAddress) -> Option<Life> {
+        Some(Life { incarnation: self.sysfs.incarnation(vf)?, driver: self.sysfs.driver(vf) })
     }
 
     fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {

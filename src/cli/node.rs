@@ -127,9 +127,12 @@ pub fn run(args: NodeArgs) -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(64)
+        .max_blocking_threads(128)
         .enable_all()
         .build()
         .context("the async runtime can't be started")?;
-    runtime.block_on(run_node(config))
+    let done = runtime.block_on(run_node(config));
+    // Work that still blocks has been told about; nobody waits for it.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    done
 }

@@ -111,9 +111,14 @@ fn lay(host: &Netns, far: &Netns, rail: u8, card: &Card) -> anyhow::Result<()> {
     let pair = |near: &str, number: u8, up: bool, mtu: u32| -> anyhow::Result<()> {
         let (near, peer) = (IfName::new(near)?, IfName::new(format!("r{rail}p{number}"))?);
         let hw_addr = HwAddr::new([0x02, 0x5d, 0, 0, rail, number]);
-        let near = End { name: &near, hw_addr: Some(&hw_addr), up };
-        wire::veth(host, &near, far, &End { name: &peer, hw_addr: None, up: true }, mtu)?;
-        Ok(wire::join(far, &peer, &bridge)?)
+        let pair = End { name: &near, hw_addr: Some(&hw_addr) };
+        wire::veth(host, &pair, far, &End { name: &peer, hw_addr: None }, mtu)?;
+        wire::join(far, &peer, &bridge)?;
+        wire::raise(far, &peer)?;
+        if up {
+            wire::raise(host, &near)?;
+        }
+        Ok(())
     };
     pair(&pf, 0, true, MTU)?;
     for (index, vf) in card.vfs.iter().enumerate() {

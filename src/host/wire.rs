@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
 };
 
 use super::netlink::Session;
-use super::{HostError, Netns};
+use super::{HostError, Link, Links, Netns};
 use crate::device::{HwAddr, IfName};
 
 /// One end of a pair.
@@ -19,18 +19,12 @@ pub struct End<'a> {
     pub name: &'a IfName,
     /// Link-layer address; the kernel's choice if none.
     pub hw_addr: Option<&'a HwAddr>,
-    /// Administratively up.
-    pub up: bool,
 }
 
 fn end(end: &End<'_>) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(end.name.to_string()));
     message.attributes.extend(end.hw_addr.map(|address| LinkAttribute::Address(address.bytes().to_vec())));
-    if end.up {
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-    }
     message
 }
 
@@ -58,12 +52,24 @@ pub fn veth(
     Session::open(netns)?.act(what, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
+/// Makes a link administratively up. (An end of a pair can't be made so: its peer is not there yet.)
+///
+/// # Errors
+/// The kernel refuses, or has no such link.
+pub fn raise(netns: &Netns, name: &IfName) -> Result<(), HostError> {
+    let mut session = Session::open(netns)?;
+    let link = existing(&mut session, name)?;
+    session.set_up(&link, true)
+}
+
 /// Makes a bridge that is up.
 ///
 /// # Errors
 /// The kernel refuses: the name is taken, or it has no bridges.
 pub fn bridge(netns: &Netns, name: &IfName, mtu: u32) -> Result<(), HostError> {
-    let mut message = end(&End { name, hw_addr: None, up: true });
+    let mut message = end(&End { name, hw_addr: None });
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
     message.attributes.push(LinkAttribute::Mtu(mtu));
     message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
     let what = format!("make the bridge {name}");
@@ -75,16 +81,18 @@ pub fn bridge(netns: &Netns, name: &IfName, mtu: u32) -> Result<(), HostError> {
 /// # Errors
 /// The kernel refuses, or has no such link.
 pub fn join(netns: &Netns, port: &IfName, bridge: &IfName) -> Result<(), HostError> {
-    use super::Links;
     let mut session = Session::open(netns)?;
-    let missing = |name: &IfName| HostError::Netlink {
-        what: format!("join {port} to {bridge}: no link {name}"),
-        source: nix::errno::Errno::ENODEV.into(),
-    };
-    let upper = session.by_name(bridge.as_str())?.ok_or_else(|| missing(bridge))?;
-    let link = session.by_name(port.as_str())?.ok_or_else(|| missing(port))?;
+    let upper = existing(&mut session, bridge)?;
+    let link = existing(&mut session, port)?;
     let mut message = LinkMessage::default();
     message.header.index = link.index;
     message.attributes = vec![LinkAttribute::Controller(upper.index)];
     session.act(format!("join {port} to {bridge}"), RouteNetlinkMessage::SetLink(message), 0)
+}
+
+fn existing(session: &mut Session, name: &IfName) -> Result<Link, HostError> {
+    session.by_name(name.as_str())?.ok_or_else(|| HostError::Netlink {
+        what: format!("look up link {name}"),
+        source: nix::errno::Errno::ENODEV.into(),
+    })
 }

@@ -266,7 +266,7 @@ fn an_entry_of_a_newer_agent_is_left_alone_and_the_rest_is_served() {
     lab.engine.unprepare(&claim("c1", "p1", vec![]).id, soon()).unwrap_err();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     lab.engine.prepare(&claim("c2", "p2", vec![wants(2)]), soon()).unwrap();
-    assert_eq!(lab.engine.ledger.survey().unwrap().newer.len(), 1);
+    assert_eq!(lab.engine.ledger.survey("boot-1").unwrap().newer.len(), 1);
 }
 
 #[test]

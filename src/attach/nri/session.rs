@@ -218,6 +218,8 @@ impl<E: PodEvents> Answers for Session<E> {
                 let api::RemovePodSandboxRequest { pod } = decode(&method, payload)?;
                 self.pod_event(api::Event::RemovePodSandbox, pod, timeout).await
             }
+            // Sent for a container that was refused, whatever was subscribed to; nothing to say about it.
+            "StopContainer" => Ok(api::StopContainerResponse::default().encode_to_vec()),
             "CreateContainer" => self.create_container(decode(&method, payload)?, timeout).await,
             "StateChange" => {
                 let change: api::StateChangeEvent = decode(&method, payload)?;
