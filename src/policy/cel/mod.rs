@@ -1,21 +1,32 @@
 //! CEL expressions over a device, with the object Kubernetes gives to DRA selectors.
 //!
-//! `device.driver` is the driver name, `device.attributes["domain"].name` an attribute, `device.capacity` is empty
-//! here. As in Kubernetes (k8s.io/dynamic-resource-allocation/cel) a domain the device has nothing of is an empty map,
-//! an attribute it lacks is an error, and the result must be a bool. Of the extension libraries of Kubernetes those for
-//! strings, lists and math are there; semver and quantities are not, and a version attribute is a string.
+//! `device.driver` is the driver name, `device.attributes["domain"].name` an attribute, `device.capacity` the same for
+//! quantities. As in Kubernetes (k8s.io/dynamic-resource-allocation/cel) a domain the device has nothing of is an empty
+//! map, an attribute it lacks is an error, and the result must be a bool. Of the extension libraries of Kubernetes
+//! those for strings, lists, math, semantic versions and quantities are there, and `cel.bind`.
+//!
+//! `device` holds the object, `library` what Kubernetes adds to CEL, `names` which names an expression uses, `parts`
+//! cuts it at its `&&`.
 
-use std::collections::{BTreeMap, HashMap};
+mod device;
+mod library;
+mod names;
+mod parts;
+mod quantity;
+mod semver;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ::cel::common::ast::{EntryExpr, Expr, IdedExpr};
-use ::cel::common::traits::{Container, Indexer};
-use ::cel::common::types::{CelBool, CelInt, CelMap, CelMapKey, CelString, MAP_TYPE, Type};
-use ::cel::common::value::{CowVal, Val};
 use ::cel::{Context, Env, ExecutionError, Program, Value, extensions};
 
 use super::AttributeValue;
+pub use device::DeviceFacts;
+pub use names::Named;
+pub use parts::conjuncts;
+pub use quantity::Quantity;
+pub use semver::Semver;
 
 /// What can be wrong with an expression; each is one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,26 +79,6 @@ impl fmt::Debug for Selector {
     }
 }
 
-/// Identifiers that are no variables: types (CEL specification, "Standard Definitions") and namespaces of functions.
-const NOT_VARIABLES: [&str; 16] = [
-    "bool",
-    "int",
-    "uint",
-    "double",
-    "string",
-    "bytes",
-    "list",
-    "map",
-    "null_type",
-    "type",
-    "dyn",
-    "math",
-    "strings",
-    "lists",
-    "optional",
-    "base64",
-];
-
 impl Selector {
     /// Compiles an expression.
     ///
@@ -95,7 +86,7 @@ impl Selector {
     /// It is no CEL, or refers to another variable than `device`.
     pub fn compile(expression: &str) -> Result<Self, CelError> {
         let mut environment = Env::stdlib();
-        for extension in [extensions::strings, extensions::lists, extensions::math] {
+        for extension in [extensions::strings, extensions::lists, extensions::math, library::extension] {
             environment.add_extension(extension).map_err(|e| CelError::Failed(e.to_string()))?;
         }
         let program = environment.compile(expression).map_err(|errors| {
@@ -106,7 +97,7 @@ impl Selector {
             };
             CelError::Syntax { expression: expression.to_owned(), line, column, message }
         })?;
-        if let Some(name) = undeclared(program.expression(), &mut Vec::new()) {
+        if let Some(name) = names::undeclared(program.expression(), &mut Vec::new()) {
             let domain = crate::DEFAULT_DRIVER_NAME;
             return Err(CelError::UnknownVariable { expression: expression.to_owned(), name, domain });
         }
@@ -118,6 +109,11 @@ impl Selector {
         &self.expression
     }
 
+    /// The attributes and capacities it names, in the order of their first use, each once.
+    pub fn names(&self) -> Vec<Named> {
+        names::named(self.program.expression())
+    }
+
     /// Runs it for one device. Keys of attributes are `domain/name`, those without domain belong to the driver.
     ///
     /// # Errors
@@ -127,8 +123,16 @@ impl Selector {
         driver: &str,
         attributes: &BTreeMap<String, AttributeValue>,
     ) -> Result<bool, CelError> {
+        self.test(&DeviceFacts::new(driver, attributes, &BTreeMap::new(), false)?)
+    }
+
+    /// Runs it for one device.
+    ///
+    /// # Errors
+    /// As for [`Selector::matches`].
+    pub fn test(&self, device: &DeviceFacts) -> Result<bool, CelError> {
         let mut context = Context::with_env(Arc::clone(&self.environment));
-        context.add_variable_as_val("device", Box::new(device(driver, attributes)));
+        context.add_variable_as_val("device", Box::new(device.clone()));
         match self.program.execute(&context) {
             Ok(Value::Bool(answer)) => Ok(answer),
             Ok(other) => Err(CelError::NotBool(format!("a {:?}", other.type_of()).to_lowercase())),
@@ -140,152 +144,6 @@ impl Selector {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The first identifier that is neither `device` nor bound by a macro around it.
-fn undeclared(expression: &IdedExpr, bound: &mut Vec<String>) -> Option<String> {
-    match &expression.expr {
-        Expr::Ident(name) => {
-            let known = name == "device"
-                || name.starts_with('@')
-                || NOT_VARIABLES.contains(&name.as_str())
-                || bound.contains(name);
-            (!known).then(|| name.clone())
-        }
-        Expr::Select(select) => undeclared(&select.operand, bound),
-        Expr::Call(call) => {
-            call.target.iter().map(AsRef::as_ref).chain(&call.args).find_map(|part| undeclared(part, bound))
-        }
-        Expr::List(list) => list.elements.iter().find_map(|element| undeclared(element, bound)),
-        Expr::Map(map) => entries(map.entries.iter().map(|entry| &entry.expr), bound),
-        Expr::Struct(object) => entries(object.entries.iter().map(|entry| &entry.expr), bound),
-        Expr::Comprehension(comprehension) => {
-            let outside = [&comprehension.iter_range, &comprehension.accu_init];
-            if let Some(name) = outside.into_iter().find_map(|part| undeclared(part, bound)) {
-                return Some(name);
-            }
-            let depth = bound.len();
-            bound.extend([comprehension.iter_var.clone(), comprehension.accu_var.clone()]);
-            bound.extend(comprehension.iter_var2.clone());
-            let inside = [&comprehension.loop_cond, &comprehension.loop_step, &comprehension.result];
-            let found = inside.into_iter().find_map(|part| undeclared(part, bound));
-            bound.truncate(depth);
-            found
-        }
-        Expr::Literal(_) | Expr::Unspecified => None,
-    }
-}
-
-fn entries<'a>(mut entries: impl Iterator<Item = &'a EntryExpr>, bound: &mut Vec<String>) -> Option<String> {
-    entries.find_map(|entry| match entry {
-        EntryExpr::StructField(field) => undeclared(&field.value, bound),
-        EntryExpr::MapEntry(entry) => {
-            undeclared(&entry.key, bound).or_else(|| undeclared(&entry.value, bound))
-        }
-    })
-}
-
-fn device(driver: &str, attributes: &BTreeMap<String, AttributeValue>) -> CelMap<'static> {
-    let mut domains: BTreeMap<String, HashMap<CelMapKey<'static>, Box<dyn Val>>> = BTreeMap::new();
-    for (key, value) in attributes {
-        let (domain, name) = key.split_once('/').unwrap_or((driver, key));
-        let value: Box<dyn Val> = match value {
-            AttributeValue::Bool(flag) => Box::new(CelBool::from(*flag)),
-            AttributeValue::Int(number) => Box::new(CelInt::from(*number)),
-            AttributeValue::String(text) | AttributeValue::Version(text) => {
-                Box::new(CelString::from(text.clone()))
-            }
-        };
-        domains.entry(domain.to_owned()).or_default().insert(CelMapKey::from(name.to_owned()), value);
-    }
-    let attributes = Domains(domains.into_iter().map(|(domain, values)| (domain, values.into())).collect());
-    let fields: [(&str, Box<dyn Val>); 4] = [
-        ("driver", Box::new(CelString::from(driver.to_owned()))),
-        ("attributes", Box::new(attributes)),
-        ("capacity", Box::new(Domains(BTreeMap::new()))),
-        ("allowMultipleAllocations", Box::new(CelBool::from(false))),
-    ];
-    fields
-        .into_iter()
-        .map(|(name, value)| (CelMapKey::from(name.to_owned()), value))
-        .collect::<HashMap<_, _>>()
-        .into()
-}
-
-/// Maps by domain. One that is not there reads as an empty map, but `in` says it is not there.
-#[derive(Debug, Clone)]
-struct Domains(BTreeMap<String, CelMap<'static>>);
-
-impl Domains {
-    fn at(&self, index: &dyn Val) -> Result<Option<&CelMap<'static>>, ExecutionError> {
-        match index.downcast_ref::<CelString<'_>>() {
-            Some(domain) => Ok(self.0.get(domain.inner())),
-            None => {
-                let got = index.get_type().name().to_owned();
-                Err(ExecutionError::UnexpectedType { got, want: "string".to_owned() })
-            }
-        }
-    }
-}
-
-impl Val for Domains {
-    fn get_type(&self) -> &Type {
-        &MAP_TYPE
-    }
-
-    fn cel_type() -> &'static Type {
-        &MAP_TYPE
-    }
-
-    fn as_indexer<'b, 'v>(&'b self) -> Option<&'b (dyn Indexer + 'v)>
-    where
-        Self: 'v,
-    {
-        Some(self)
-    }
-
-    fn into_indexer<'v>(self: Box<Self>) -> Option<Box<dyn Indexer + 'v>>
-    where
-        Self: 'v,
-    {
-        Some(self)
-    }
-
-    fn as_container(&self) -> Option<&dyn Container> {
-        Some(self)
-    }
-
-    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
-    where
-        Self: 'v,
-    {
-        Box::new(self.clone())
-    }
-}
-
-impl Indexer for Domains {
-    fn get<'b, 'v>(&'b self, index: &dyn Val) -> Result<CowVal<'b, 'v>, ExecutionError>
-    where
-        Self: 'v,
-    {
-        Ok(match self.at(index)? {
-            Some(map) => CowVal::Borrowed(map),
-            None => CowVal::owned(CelMap::default()),
-        })
-    }
-
-    fn steal<'v>(self: Box<Self>, index: &dyn Val) -> Result<Box<dyn Val + 'v>, ExecutionError>
-    where
-        Self: 'v,
-    {
-        Ok(Box::new(self.at(index)?.cloned().unwrap_or_default()))
-    }
-}
-
-impl Container for Domains {
-    fn contains(&self, value: &dyn Val) -> Result<bool, ExecutionError> {
-        Ok(self.at(value)?.is_some())
-    }
 }
 
 #[cfg(test)]

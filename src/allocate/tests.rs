@@ -1,0 +1,1 @@
+//! Searches that a naive search would not finish.
