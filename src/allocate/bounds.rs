@@ -67,7 +67,8 @@ impl Search<'_, '_> {
             for (number, (request, _, start)) in slot.alternatives.iter().enumerate() {
                 for device in self.devices(*request, *start) {
                     if let Some(value) = the.value(device) {
-                        let of_value = counts.entry(value).or_insert_with(|| vec![0; slot.alternatives.len()]);
+                        let of_value =
+                            counts.entry(value).or_insert_with(|| vec![0; slot.alternatives.len()]);
                         if let Some(count) = of_value.get_mut(number) {
                             *count += 1;
                         }

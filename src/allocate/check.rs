@@ -39,7 +39,10 @@ pub fn check_claim(spec: &ResourceClaimSpec, path: &str) -> Vec<Fault> {
         let path = format!("{path}.requests[{index}]");
         faults.request(&path, request);
         if !names.insert(request.name.clone()) {
-            faults.add(format!("{path}.name"), format!("{:?} is the name of another request, too", request.name));
+            faults.add(
+                format!("{path}.name"),
+                format!("{:?} is the name of another request, too", request.name),
+            );
         }
         for sub in request.first_available.iter().flatten() {
             names.insert(format!("{}/{}", request.name, sub.name));
@@ -53,10 +56,12 @@ pub fn check_claim(spec: &ResourceClaimSpec, path: &str) -> Vec<Fault> {
             ("matchAttribute", &constraint.match_attribute),
             ("distinctAttribute", &constraint.distinct_attribute),
         ];
-        let set: Vec<_> = attributes.iter().filter_map(|(field, name)| Some((field, name.as_ref()?))).collect();
+        let set: Vec<_> =
+            attributes.iter().filter_map(|(field, name)| Some((field, name.as_ref()?))).collect();
         match set.as_slice() {
             [(field, name)] => {
-                let full = name.split_once('/').is_some_and(|(domain, name)| !domain.is_empty() && !name.is_empty());
+                let full =
+                    name.split_once('/').is_some_and(|(domain, name)| !domain.is_empty() && !name.is_empty());
                 if !full {
                     faults.add(
                         format!("{path}.{field}"),
@@ -167,10 +172,8 @@ impl Faults {
                 self.add(format!("{path}.count"), problem);
             }
             (None | Some("ExactCount" | "All"), _) => {}
-            (Some(other), _) => self.add(
-                format!("{path}.allocationMode"),
-                format!("is {other:?}, it must be ExactCount or All"),
-            ),
+            (Some(other), _) => self
+                .add(format!("{path}.allocationMode"), format!("is {other:?}, it must be ExactCount or All")),
         }
     }
 
@@ -206,7 +209,10 @@ impl Faults {
             None => self.add(format!("{path}.opaque"), "is missing; it is the only kind of config there is"),
             Some(opaque) => {
                 if opaque.driver.is_empty() {
-                    self.add(format!("{path}.opaque.driver"), "is missing; name a driver, as in sriov-dra.io");
+                    self.add(
+                        format!("{path}.opaque.driver"),
+                        "is missing; name a driver, as in sriov-dra.io",
+                    );
                 }
                 if !opaque.parameters.0.is_object() {
                     self.add(format!("{path}.opaque.parameters"), "must be an object");

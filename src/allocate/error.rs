@@ -37,7 +37,9 @@ pub enum Refusal {
         problem: String,
     },
     /// All devices are asked for while it is not known which those are.
-    #[error("claim {claim}, request {request} asks for all devices, but pool {pool} of driver {driver} {problem}")]
+    #[error(
+        "claim {claim}, request {request} asks for all devices, but pool {pool} of driver {driver} {problem}"
+    )]
     PoolUnusable {
         /// `namespace/name`
         claim: String,

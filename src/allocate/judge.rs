@@ -46,7 +46,8 @@ pub(super) struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     pub fn new(candidates: &[Candidate<'_>]) -> Self {
-        let facts = candidates.iter().map(|candidate| facts(&candidate.id.driver, candidate.device)).collect();
+        let facts =
+            candidates.iter().map(|candidate| facts(&candidate.id.driver, candidate.device)).collect();
         Self { selectors: Vec::new(), by_text: BTreeMap::new(), facts, answers: Vec::new() }
     }
 
@@ -61,7 +62,10 @@ impl<'a> Judge<'a> {
             };
             let Some(cel) = &selector.cel else {
                 let (object, index) = object();
-                return Err(Refusal::Faulty { object, problem: format!("selector {index} has no cel.expression") });
+                return Err(Refusal::Faulty {
+                    object,
+                    problem: format!("selector {index} has no cel.expression"),
+                });
             };
             let number = match self.by_text.get(cel.expression.as_str()) {
                 Some(number) => *number,
@@ -95,7 +99,9 @@ impl<'a> Judge<'a> {
         let (selector, facts) = self.selectors.get(number).zip(self.facts.get(device)).ok_or_else(missing)?;
         let answer = self.answers.get_mut(number).and_then(|row| row.get_mut(device)).ok_or_else(missing)?;
         answer
-            .get_or_insert_with(|| facts.as_ref().map_err(Clone::clone).and_then(|facts| selector.test(facts)))
+            .get_or_insert_with(|| {
+                facts.as_ref().map_err(Clone::clone).and_then(|facts| selector.test(facts))
+            })
             .clone()
     }
 
@@ -172,9 +178,7 @@ pub(super) fn attribute<'d>(
     name: &str,
 ) -> Option<&'d DeviceAttribute> {
     let attributes = device.attributes.as_ref()?;
-    attributes
-        .get(&format!("{domain}/{name}"))
-        .or_else(|| attributes.get(name).filter(|_| domain == driver))
+    attributes.get(&format!("{domain}/{name}")).or_else(|| attributes.get(name).filter(|_| domain == driver))
 }
 
 /// Why the request's capacity can't come from the device, without a full stop. A device that is not shared is taken
@@ -192,7 +196,10 @@ pub(super) fn capacity_problem(request: &Request<'_>, device: &resource::Device)
 }
 
 /// The first taint that keeps the request from the device. Other effects than these two keep nobody out.
-pub(super) fn untolerated<'d>(request: &Request<'_>, device: &'d resource::Device) -> Option<&'d DeviceTaint> {
+pub(super) fn untolerated<'d>(
+    request: &Request<'_>,
+    device: &'d resource::Device,
+) -> Option<&'d DeviceTaint> {
     device.taints.iter().flatten().find(|taint| {
         matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
             && !request.tolerations.iter().any(|toleration| tolerates(toleration, taint))

@@ -32,7 +32,7 @@ use k8s_openapi::api::resource::v1::{
 };
 use serde::Serialize;
 
-pub use check::{Fault, check_class, check_claim};
+pub use check::{Fault, check_claim, check_class};
 pub use error::Refusal;
 pub use node::{Node, nodes};
 pub use pools::UnusablePool;
@@ -67,7 +67,8 @@ impl Taken {
     pub fn by(claims: &[ResourceClaim]) -> Self {
         let mut taken = BTreeMap::new();
         for claim in claims {
-            let devices = claim.status.as_ref().and_then(|status| status.allocation.as_ref()?.devices.as_ref());
+            let devices =
+                claim.status.as_ref().and_then(|status| status.allocation.as_ref()?.devices.as_ref());
             for result in devices.and_then(|devices| devices.results.as_ref()).into_iter().flatten() {
                 if result.admin_access == Some(true) {
                     continue;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::resource::v1::{self as resource, ResourceSlice};
 use serde::Serialize;
 
-use super::node::{Node, is_for};
 use super::DeviceId;
+use super::node::{Node, is_for};
 
 /// A device the node can use.
 #[derive(Debug)]
@@ -66,11 +66,9 @@ pub(super) fn gather<'a>(
             }
             // A newer generation has nothing for this node.
             Completeness::Obsolete => {}
-            Completeness::Unusable(problem) => unusable.push(UnusablePool {
-                driver: driver.to_owned(),
-                pool: pool.to_owned(),
-                problem,
-            }),
+            Completeness::Unusable(problem) => {
+                unusable.push(UnusablePool { driver: driver.to_owned(), pool: pool.to_owned(), problem })
+            }
         }
     }
     first.append(&mut last);

@@ -23,7 +23,12 @@ impl Dissected {
     }
 
     /// `pfName is "ens1f1", wanted pfName == "ens1f0"` and the like; the same text for devices it is the same for.
-    pub fn reason(&self, candidate: &Candidate<'_>, facts: Option<&DeviceFacts>, error: Option<&CelError>) -> String {
+    pub fn reason(
+        &self,
+        candidate: &Candidate<'_>,
+        facts: Option<&DeviceFacts>,
+        error: Option<&CelError>,
+    ) -> String {
         let part = facts.and_then(|facts| {
             let mut parts = self.parts.iter();
             parts.find(|(_, part)| part.test(facts) != Ok(true))
@@ -37,7 +42,9 @@ impl Dissected {
         match (error, part) {
             (Some(error), _) if seen.is_empty() => format!("no answer: {error}"),
             (Some(error), _) => format!("no answer: {error} ({seen})"),
-            (None, Some((text, _))) => format!("{seen}{}not true: {text}", if seen.is_empty() { "" } else { "; " }),
+            (None, Some((text, _))) => {
+                format!("{seen}{}not true: {text}", if seen.is_empty() { "" } else { "; " })
+            }
             (None, None) if seen.is_empty() => "not true".to_owned(),
             (None, None) => seen,
         }

@@ -135,14 +135,11 @@ pub struct Share {
 ///
 /// # Errors
 /// What keeps anybody from looking at devices: a class that does not exist, a selector that is no CEL.
-pub fn explain(
-    cluster: &Cluster<'_>,
-    claims: &[Wanted<'_>],
-    node: &Node,
-) -> Result<Explanation, Refusal> {
+pub fn explain(cluster: &Cluster<'_>, claims: &[Wanted<'_>], node: &Node) -> Result<Explanation, Refusal> {
     let problem = Problem::new(cluster, claims, node)?;
     let found = search(&problem);
-    let mut reports: Vec<ClaimReport> = (0..claims.len()).map(|claim| claim_report(&problem, claim)).collect();
+    let mut reports: Vec<ClaimReport> =
+        (0..claims.len()).map(|claim| claim_report(&problem, claim)).collect();
     let reasons = match &found {
         Ok(chosen) => {
             for (report, allocation) in reports.iter_mut().zip(result::results(&problem, chosen, node)) {
@@ -183,15 +180,14 @@ fn request_report(problem: &Problem<'_>, number: usize) -> Option<RequestReport>
     let mut left: Vec<usize> = (0..verdicts.len()).collect();
     for (place, selector) in problem.selectors.get(number)?.iter().enumerate() {
         let expression = problem.judge.selector(*selector)?.expression();
-        let fails = |device: &usize| {
-            matches!(verdicts.get(*device), Some(Verdict::Rejected(at) | Verdict::Error(at)) if *at == place)
-        };
+        let fails = |device: &usize| matches!(verdicts.get(*device), Some(Verdict::Rejected(at) | Verdict::Error(at)) if *at == place);
         let (failed, passed): (Vec<usize>, Vec<usize>) = left.iter().copied().partition(fails);
         let dissected = if failed.is_empty() { None } else { Dissected::new(expression) };
         let mut groups = Groups::default();
         let mut errors = 0;
         for device in failed {
-            let error = problem.judge.known_answer(*selector, device).and_then(|answer| answer.as_ref().err());
+            let error =
+                problem.judge.known_answer(*selector, device).and_then(|answer| answer.as_ref().err());
             errors += usize::from(error.is_some());
             let reason = dissected.as_ref().zip(problem.candidates.get(device));
             let reason =
@@ -308,7 +304,8 @@ fn reasons(problem: &Problem<'_>, reports: &[ClaimReport], refusal: &Refusal) ->
             report.free < report.needs || (report.all && !report.set_aside.is_empty())
         };
         if own.iter().all(short) {
-            reasons.extend(own.iter().map(|report| shortage(problem.claim_name(slot.claim), report, problem)));
+            reasons
+                .extend(own.iter().map(|report| shortage(problem.claim_name(slot.claim), report, problem)));
         }
     }
     for report in reports {
@@ -352,7 +349,11 @@ fn shortage(claim: &str, report: &RequestReport, problem: &Problem<'_>) -> Strin
     if *eligible == 0 && aside == 0 {
         let worst = report.selectors.iter().find(|selector| selector.matched == 0);
         let because = worst.map(|selector| {
-            let of = if selector.of_class { format!("DeviceClass {}", report.class) } else { "the request".to_owned() };
+            let of = if selector.of_class {
+                format!("DeviceClass {}", report.class)
+            } else {
+                "the request".to_owned()
+            };
             format!(": selector {} of {of} is true for none of {}", selector.index, selector.tested)
         });
         return format!("{whose}: no device matches{}", because.unwrap_or_default());

@@ -1,8 +1,8 @@
 //! The requests of claims, with the API's defaults, in one list.
 
 use k8s_openapi::api::resource::v1::{
-    CapacityRequirements, DeviceClass, DeviceClassConfiguration, DeviceSelector, DeviceSubRequest, DeviceToleration,
-    ExactDeviceRequest,
+    CapacityRequirements, DeviceClass, DeviceClassConfiguration, DeviceSelector, DeviceSubRequest,
+    DeviceToleration, ExactDeviceRequest,
 };
 
 use super::{Refusal, Wanted};
@@ -85,10 +85,7 @@ pub(super) fn requests<'a>(
                 _ => {
                     return Err(faulty(
                         wanted,
-                        format!(
-                            "request {} must have one of exactly and firstAvailable",
-                            request.name
-                        ),
+                        format!("request {} must have one of exactly and firstAvailable", request.name),
                     ));
                 }
             };

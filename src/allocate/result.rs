@@ -15,13 +15,10 @@ use super::{Node, pools::Candidate};
 pub(super) fn results(problem: &Problem<'_>, chosen: &[Choice], node: &Node) -> Vec<AllocationResult> {
     let choices: Vec<(&Request<'_>, &Candidate<'_>)> = chosen
         .iter()
-        .filter_map(|choice| {
-            problem.requests.get(choice.request).zip(problem.candidates.get(choice.device))
-        })
+        .filter_map(|choice| problem.requests.get(choice.request).zip(problem.candidates.get(choice.device)))
         .collect();
     let of_claim = |claim: usize| {
-        let own: Vec<_> =
-            choices.iter().filter(|(request, _)| request.claim == claim).copied().collect();
+        let own: Vec<_> = choices.iter().filter(|(request, _)| request.claim == claim).copied().collect();
         let config = config(problem, claim, &own);
         let devices = DeviceAllocationResult {
             results: Some(own.iter().map(|(request, candidate)| result(request, candidate)).collect()),
@@ -63,7 +60,8 @@ fn config(
     for slot in problem.slots.iter().filter(|slot| slot.claim == claim) {
         let alternatives = slot.alternatives.iter().filter_map(|number| problem.requests.get(*number));
         let chosen = alternatives.clone().find(|request| {
-            own.iter().any(|(chosen, _)| chosen.name == request.name && chosen.subrequest == request.subrequest)
+            own.iter()
+                .any(|(chosen, _)| chosen.name == request.name && chosen.subrequest == request.subrequest)
         });
         requests.extend(chosen.or_else(|| alternatives.clone().next()));
     }
@@ -77,12 +75,10 @@ fn config(
         classes.push(request.class_name());
         let same = requests.iter().filter(|other| other.class_name() == request.class_name());
         let names: Vec<String> = same.map(|request| request.full_name()).collect();
-        entries.extend(request.class_config().iter().map(|config| {
-            DeviceAllocationConfiguration {
-                source: "FromClass".to_owned(),
-                requests: Some(names.clone()),
-                opaque: config.opaque.clone(),
-            }
+        entries.extend(request.class_config().iter().map(|config| DeviceAllocationConfiguration {
+            source: "FromClass".to_owned(),
+            requests: Some(names.clone()),
+            opaque: config.opaque.clone(),
         }));
     }
 
@@ -118,8 +114,7 @@ fn node_selector(own: &[(&Request<'_>, &Candidate<'_>)], node: &Node) -> Option<
                 operator: "In".to_owned(),
                 values: Some(vec![node.name.clone()]),
             };
-            let term =
-                NodeSelectorTerm { match_fields: Some(vec![requirement]), match_expressions: None };
+            let term = NodeSelectorTerm { match_fields: Some(vec![requirement]), match_expressions: None };
             return Some(NodeSelector { node_selector_terms: vec![term] });
         }
         for from in selector.iter().flat_map(|selector| selector.node_selector_terms.first()) {

@@ -146,7 +146,8 @@ impl<'p, 'a> Search<'p, 'a> {
         }
         let before = self.chosen.len();
         for device in devices {
-            if !self.is_free(request, device) || self.problem.verdict(request, device) != Some(Verdict::Fits) {
+            if !self.is_free(request, device) || self.problem.verdict(request, device) != Some(Verdict::Fits)
+            {
                 self.back_to(before);
                 return Ok(false);
             }
@@ -168,7 +169,11 @@ impl<'p, 'a> Search<'p, 'a> {
         Refusal::AllConstrained {
             claim: asked.map(|asked| problem.claim_name(asked.claim).to_owned()).unwrap_or_default(),
             request: asked.map(|asked| asked.full_name()).unwrap_or_default(),
-            attribute: problem.constraints.get(constraint).map(|c| c.attribute.to_owned()).unwrap_or_default(),
+            attribute: problem
+                .constraints
+                .get(constraint)
+                .map(|c| c.attribute.to_owned())
+                .unwrap_or_default(),
             device: problem.candidates.get(device).map(|c| c.id.to_string()).unwrap_or_default(),
         }
     }

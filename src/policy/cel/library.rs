@@ -143,7 +143,9 @@ fn bind(
         return Ok(None);
     };
     let Expr::Ident(name) = &variable.expr else {
-        return Err(helper.new_error(variable.id, "cel.bind() variable names must be simple identifiers".to_owned()));
+        return Err(
+            helper.new_error(variable.id, "cel.bind() variable names must be simple identifiers".to_owned())
+        );
     };
     let bound = ComprehensionExpr {
         iter_range: helper.next_expr(Expr::List(ListExpr::new(Vec::new()))),

@@ -65,7 +65,6 @@ fn entries<'a>(mut entries: impl Iterator<Item = &'a EntryExpr>, bound: &mut Vec
     })
 }
 
-
 /// An attribute or a capacity that an expression names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Named {

@@ -38,7 +38,8 @@ pub fn conjuncts(expression: &str) -> Vec<&str> {
 /// The place after the string that starts at `at`; raw strings have no escapes.
 fn after_string(bytes: &[u8], at: usize) -> Option<usize> {
     let quote = *bytes.get(at)?;
-    let raw = at.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(|b| matches!(b, b'r' | b'R'));
+    let raw =
+        at.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(|b| matches!(b, b'r' | b'R'));
     let long = bytes.get(at..at + 3) == Some(&[quote; 3]);
     let end: &[u8] = if long { &[quote; 3] } else { &[quote] };
     let mut at = at + end.len();
@@ -59,7 +60,10 @@ mod tests {
     fn a_chain_is_cut_only_at_its_outermost_ands() {
         assert_eq!(conjuncts("a && b&&c"), ["a", "b", "c"]);
         assert_eq!(conjuncts("has(a.b) && (a || b && c)"), ["has(a.b)", "(a || b && c)"]);
-        assert_eq!(conjuncts(r#"x == "a && b" && y == 'it\'s && so'"#), [r#"x == "a && b""#, r"y == 'it\'s && so'"]);
+        assert_eq!(
+            conjuncts(r#"x == "a && b" && y == 'it\'s && so'"#),
+            [r#"x == "a && b""#, r"y == 'it\'s && so'"]
+        );
         assert_eq!(conjuncts(r#"m.matches(r"\") && y"#), [r#"m.matches(r"\")"#, "y"]);
         assert_eq!(conjuncts(r#"x == """a " && b""" && y"#), [r#"x == """a " && b""""#, "y"]);
     }

@@ -132,7 +132,9 @@ mod tests {
 
     #[test]
     fn what_is_no_version_is_refused() {
-        for text in ["", "1", "1.2", "v1.2.3", "01.2.3", "1.2.3-", "1.2.3-01", "1.2.3+", "1.2.3.4", "1.2.3-a_b"] {
+        for text in
+            ["", "1", "1.2", "v1.2.3", "01.2.3", "1.2.3-", "1.2.3-01", "1.2.3+", "1.2.3.4", "1.2.3-a_b"]
+        {
             assert!(text.parse::<Semver>().unwrap_err().contains("no semantic version"), "{text}");
         }
     }
