@@ -1,6 +1,6 @@
 //! Why there is no allocation.
 
-/// Each is one sentence. All but the last two keep the scheduler from trying other nodes, too.
+/// Each is one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A request names a class that does not exist.
@@ -79,4 +79,11 @@ pub enum Refusal {
         /// Node name.
         node: String,
     },
+}
+
+impl Refusal {
+    /// The scheduler takes it for a fault of the claim and tries no other node either.
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Self::TooManyTries { .. } | Self::NoDevices { .. })
+    }
 }

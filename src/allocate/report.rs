@@ -22,6 +22,8 @@ pub struct Explanation {
     pub node: String,
     /// All claims can be allocated there together.
     pub allocatable: bool,
+    /// The fault lies in a claim, a class or a slice, and the scheduler tries no other node either.
+    pub fatal: bool,
     /// Why not, a sentence each, the most telling first; empty if they can be.
     pub reasons: Vec<String>,
     /// Devices of usable pools that the node can reach.
@@ -152,6 +154,7 @@ pub fn explain(cluster: &Cluster<'_>, claims: &[Wanted<'_>], node: &Node) -> Res
     Ok(Explanation {
         node: node.name.clone(),
         allocatable: found.is_ok(),
+        fatal: found.as_ref().is_err_and(Refusal::is_fatal),
         reasons,
         devices: problem.candidates.len(),
         unusable_pools: problem.unusable.clone(),
@@ -358,7 +361,12 @@ fn shortage(claim: &str, report: &RequestReport, problem: &Problem<'_>) -> Strin
         });
         return format!("{whose}: no device matches{}", because.unwrap_or_default());
     }
-    let wants = if *all { "all that match".to_owned() } else { needs.to_string() };
+    let matching = eligible + aside;
+    let wants = match (*all, *needs) {
+        (true, _) => format!("all {matching} devices that match"),
+        (false, 1) => format!("1 device, {matching} match"),
+        (false, needs) => format!("{needs} devices, {matching} match"),
+    };
     let mut parts = vec![format!("{free} free")];
     if held > 0 {
         parts.push(format!("{held} held by claims"));
@@ -366,7 +374,7 @@ fn shortage(claim: &str, report: &RequestReport, problem: &Problem<'_>) -> Strin
     if aside > 0 {
         parts.push(format!("{aside} set aside"));
     }
-    format!("{whose} wants {wants} of {} matching devices: {}", eligible + aside, parts.join(", "))
+    format!("{whose} needs {wants}: {}", parts.join(", "))
 }
 
 /// Devices by reason.

@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use super::node::SourceArgs;
 use crate::app::{Supply, read_cluster, read_machine};
 pub use documents::Documents;
-pub use plan::{Answer, Given, answer};
+pub use plan::{Answer, Given, Origin, Subject, answer};
 pub use render::{render_json, render_text};
 
 /// Shape of the output.
@@ -86,16 +86,13 @@ fn question(args: &ExplainArgs) -> anyhow::Result<(Given, String)> {
                 bail!("{}", there.faults.join("\n"));
             }
             let Documents { slices, classes, claims, templates, .. } = there;
-            (
-                Supply { slices, classes, claims, templates, ..Supply::default() },
-                plan::From::File(file.clone()),
-            )
+            (Supply { slices, classes, claims, templates, ..Supply::default() }, Origin::File(file.clone()))
         }
         (None, Some(kubeconfig)) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let supply =
                 runtime.context("the async runtime can't be started")?.block_on(read_cluster(kubeconfig))?;
-            (supply, plan::From::Cluster)
+            (supply, Origin::Cluster)
         }
         (None, None) => {
             let name = match node {
@@ -106,7 +103,7 @@ fn question(args: &ExplainArgs) -> anyhow::Result<(Given, String)> {
                     .to_owned(),
             };
             let durable = source.kubelet_dir.join("plugins").join(&driver);
-            (read_machine(&source.sysfs_root, &durable, rules, &name)?, plan::From::Machine)
+            (read_machine(&source.sysfs_root, &durable, rules, &name)?, Origin::Machine)
         }
     };
     Ok((Given { asked, supply, from, node: node.clone() }, driver))

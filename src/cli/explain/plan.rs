@@ -8,7 +8,9 @@ use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimSp
 use serde::Serialize;
 
 use super::Documents;
-use crate::allocate::{Cluster, DeviceId, Explanation, Node, Taken, Wanted, claim_name, explain, nodes};
+use crate::allocate::{
+    Cluster, DeviceId, Explanation, Node, Taken, Wanted, allocate, claim_name, explain, nodes,
+};
 use crate::app::Supply;
 
 /// The class that comes with the manifests.
@@ -16,7 +18,7 @@ const BUILT_IN: &str = include_str!("../../../manifests/deviceclass.yaml");
 
 /// Where the devices are from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum From {
+pub enum Origin {
     /// A file of slices.
     File(PathBuf),
     /// An API server.
@@ -33,7 +35,7 @@ pub struct Given {
     /// What there is.
     pub supply: Supply,
     /// And from where.
-    pub from: From,
+    pub from: Origin,
     /// `--node`
     pub node: Option<String>,
 }
@@ -62,12 +64,17 @@ pub struct Subject {
     pub subject: String,
     /// The first node, by name, where it can be allocated.
     pub node: Option<String>,
-    /// All nodes that were looked at, the one above first, those after it not.
+    /// Nodes that were looked at: the one above first, then those before it. Where one shows a fault that makes the
+    /// scheduler give up on all nodes, only that.
     pub nodes: Vec<Explanation>,
     /// Set instead where it is not known before looking at devices that it can't be allocated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
 }
+
+/// Nodes that the scheduler looks at in any case, before it is content with a share of them
+/// (`minFeasibleNodesToFind`).
+const LOOKED_AT: usize = 100;
 
 struct Question {
     subject: String,
@@ -101,7 +108,7 @@ pub fn answer(given: &Given, driver: &str) -> anyhow::Result<Answer> {
     let nodes: Vec<Node> = match node {
         Some(name) => match known.iter().find(|node| node.name == *name) {
             Some(node) => vec![node.clone()],
-            None if *from == From::Machine => vec![Node::named(name)],
+            None if *from == Origin::Machine => vec![Node::named(name)],
             None => bail!(
                 "there is no node {name}; known are {}",
                 some(&known.iter().map(|node| node.name.clone()).collect::<Vec<_>>(), 8)
@@ -134,9 +141,9 @@ pub fn answer(given: &Given, driver: &str) -> anyhow::Result<Answer> {
         format_version: 1,
         allocatable: subjects.iter().all(|subject| subject.node.is_some()),
         source: match from {
-            From::File(_) => "file",
-            From::Cluster => "cluster",
-            From::Machine => "machine",
+            Origin::File(_) => "file",
+            Origin::Cluster => "cluster",
+            Origin::Machine => "machine",
         }
         .to_owned(),
         notes,
@@ -155,11 +162,23 @@ fn ask(
     let claims: Vec<Wanted<'_>> = question.claims.iter().map(|(name, spec)| Wanted { name, spec }).collect();
     let mut subject =
         Subject { subject: question.subject.clone(), node: None, nodes: Vec::new(), refusal: None };
-    for node in nodes {
+    for (index, node) in nodes.iter().enumerate() {
+        if subject.node.is_some() {
+            // Not needed for an answer, but a fault that one node shows makes the scheduler give up on all.
+            let faulty = index < LOOKED_AT
+                && allocate(&cluster, &claims, node).is_err_and(|refusal| refusal.is_fatal());
+            if !faulty {
+                continue;
+            }
+        }
         match explain(&cluster, &claims, node) {
             Ok(found) if found.allocatable => {
                 subject.node = Some(node.name.clone());
                 subject.nodes.insert(0, found);
+            }
+            Ok(found) if found.fatal => {
+                subject.node = None;
+                subject.nodes = vec![found];
                 break;
             }
             Ok(found) => subject.nodes.push(found),
@@ -271,9 +290,9 @@ fn classes(
         questions.iter().flat_map(|question| &question.claims).any(|(_, spec)| names_class(spec, &name));
     if is_named && !is_defined {
         match given.from {
-            From::Cluster => notes
+            Origin::Cluster => notes
                 .push(format!("the cluster has no DeviceClass {name}; kubectl apply -k manifests brings it")),
-            From::File(_) | From::Machine => {
+            Origin::File(_) | Origin::Machine => {
                 notes.push(format!(
                     "DeviceClass {name} is the one of manifests/, as nothing given defines it"
                 ));

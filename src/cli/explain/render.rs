@@ -68,7 +68,11 @@ impl Page {
         let Some(node) = &subject.node else {
             let verdict = self.paint(BAD, "can't be allocated");
             let names: Vec<String> = subject.nodes.iter().map(|found| found.node.clone()).collect();
-            self.line(0, &format!("{title}: {verdict} on {}", some(&names, SHOWN_NODES)));
+            let place = match subject.nodes.as_slice() {
+                [only] if only.fatal => "any node".to_owned(),
+                _ => some(&names, SHOWN_NODES),
+            };
+            self.line(0, &format!("{title}: {verdict} on {place}"));
             for found in subject.nodes.iter().take(SHOWN_NODES) {
                 self.explanation(found);
             }

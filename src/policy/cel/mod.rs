@@ -189,6 +189,44 @@ mod tests {
     }
 
     #[test]
+    fn versions_and_quantities_compare_as_such() {
+        let attributes =
+            BTreeMap::from([("fw/version".to_owned(), AttributeValue::Version("22.9.2".into()))]);
+        let capacity = BTreeMap::from([("bandwidth".to_owned(), "25G".to_owned())]);
+        let facts = DeviceFacts::new("sriov-dra.io", &attributes, &capacity, true).unwrap();
+        for expression in [
+            r#"device.attributes["fw"].version.isLessThan(semver("22.10.0"))"#,
+            r#"device.attributes["fw"].version.compareTo(semver("22.9.2")) == 0"#,
+            r#"device.attributes["fw"].version == semver("22.9.2+build")"#,
+            r#"device.attributes["fw"].version.major() == 22 && !isSemver("22.9")"#,
+            r#"device.capacity["sriov-dra.io"].bandwidth == quantity("25000M")"#,
+            r#"device.capacity["sriov-dra.io"].bandwidth.isGreaterThan(quantity("20Gi"))"#,
+            r#"device.capacity["sriov-dra.io"].bandwidth.sub(quantity("5G")).add(1).asInteger() == 20000000001"#,
+            r#"cel.bind(fw, device.attributes["fw"], has(fw.version) && !has(fw.other))"#,
+            "device.allowMultipleAllocations",
+        ] {
+            assert_eq!(Selector::compile(expression).unwrap().test(&facts), Ok(true), "{expression}");
+        }
+        let text = Selector::compile(r#"device.attributes["fw"].version == "22.9.2""#).unwrap();
+        assert_eq!(text.test(&facts), Ok(false), "a version is no string");
+    }
+
+    #[test]
+    fn the_names_of_an_expression_are_found_however_they_are_written() {
+        let names = |expression: &str| {
+            let names = Selector::compile(expression).unwrap().names();
+            names.iter().map(|named| format!("{}/{}", named.domain, named.name)).collect::<Vec<_>>()
+        };
+        let x = ["d/x"];
+        assert_eq!(names(r#"device.attributes["d"].x == 1 || has(device.attributes["d"].x)"#), x);
+        assert_eq!(names(r#"device.attributes["d"]["x"] == 1"#), x);
+        assert_eq!(names(r#""x" in device.attributes["d"]"#), x);
+        assert_eq!(names(r#"[1, 2].exists(n, device.capacity["d"].x == n)"#), x);
+        assert_eq!(names(r#"cel.bind(d, device.attributes["d"], d.x == 1)"#), x);
+        assert_eq!(names(r#"device.driver == "d""#), [""; 0]);
+    }
+
+    #[test]
     fn what_does_not_compile_is_said_in_one_sentence_with_its_place() {
         let error = run("device.driver == ").unwrap_err();
         assert!(error.contains("line 1, column 1"), "{error}");
