@@ -22,7 +22,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("attach", &["prepare", "claim", "host", "device"]),
     ("observe", &[]),
     // A double that shares code with what it stands in for proves nothing: it is reached over its socket.
-    ("demo", &["attach", "kubelet", "prepare", "claim", "host", "device", "policy"]),
+    ("allocate", &["device", "policy"]),
+    ("demo", &["allocate", "attach", "kubelet", "prepare", "claim", "host", "device", "policy"]),
     // The one composition root: everything but the commands that call it.
     (
         "app",
@@ -31,6 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "claim",
             "controller",
             "demo",
+            "allocate",
             "device",
             "host",
             "inventory",
@@ -40,7 +42,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "prepare",
         ],
     ),
-    ("cli", &["app", "demo", "device", "observe", "policy"]),
+    ("cli", &["allocate", "app", "claim", "demo", "device", "observe", "policy"]),
     ("main", &["cli"]),
 ];
 

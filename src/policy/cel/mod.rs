@@ -1,11 +1,19 @@
 //! CEL expressions over a device, with the object Kubernetes gives to DRA selectors.
 //!
-//! `device.driver` is the driver name, `device.attributes["domain"].name` an attribute, `device.capacity` is empty
-//! here. As in Kubernetes (k8s.io/dynamic-resource-allocation/cel) a domain the device has nothing of is an empty map,
-//! an attribute it lacks is an error, and the result must be a bool. Of the extension libraries of Kubernetes those for
-//! strings, lists and math are there; semver and quantities are not, and a version attribute is a string.
+//! `device.driver` is the driver name, `device.attributes["domain"].name` an attribute, `device.capacity` the same for
+//! quantities. As in Kubernetes (k8s.io/dynamic-resource-allocation/cel) a domain the device has nothing of is an empty
+//! map, an attribute it lacks is an error, and the result must be a bool. Of the extension libraries of Kubernetes
+//! those for strings, lists, math, semantic versions and quantities are there, and `cel.bind`.
+//!
+//! `device` holds the object, `library` what Kubernetes adds to CEL, `names` which names an expression uses, `parts`
+//! cuts it at its `&&`.
 
-mod object;
+mod device;
+mod library;
+mod names;
+mod parts;
+mod quantity;
+mod semver;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -15,8 +23,12 @@ use std::sync::Arc;
 use ::cel::{Context, Env, ExecutionError, ParseErrors, Program, Value, extensions};
 
 use super::AttributeValue;
-use object::device;
-use walk::{levels, undeclared};
+pub use device::DeviceFacts;
+pub use names::Named;
+pub use parts::conjuncts;
+pub use quantity::Quantity;
+pub use semver::Semver;
+use walk::levels;
 
 /// What can be wrong with an expression; each is one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,7 +98,7 @@ impl Selector {
     /// It is no CEL, or refers to another variable than `device`.
     pub fn compile(expression: &str) -> Result<Self, CelError> {
         let mut environment = Env::stdlib();
-        for extension in [extensions::strings, extensions::lists, extensions::math] {
+        for extension in [extensions::strings, extensions::lists, extensions::math, library::extension] {
             environment.add_extension(extension).map_err(|e| CelError::Failed(e.to_string()))?;
         }
         // An overflow of the stack is no error that could be handled, so it must not come to one.
@@ -110,7 +122,7 @@ impl Selector {
             let broken = |_| CelError::Failed(format!("the CEL parser broke down over {expression:?}"));
             parser.join().map_err(broken)?
         })?;
-        if let Some(name) = undeclared(program.expression(), &mut Vec::new()) {
+        if let Some(name) = names::undeclared(program.expression(), &mut Vec::new()) {
             let domain = crate::DEFAULT_DRIVER_NAME;
             return Err(CelError::UnknownVariable { expression: expression.to_owned(), name, domain });
         }
@@ -122,6 +134,11 @@ impl Selector {
         &self.expression
     }
 
+    /// The attributes and capacities it names, in the order of their first use, each once.
+    pub fn names(&self) -> Vec<Named> {
+        names::named(self.program.expression())
+    }
+
     /// Runs it for one device. Keys of attributes are `domain/name`, those without domain belong to the driver.
     ///
     /// # Errors
@@ -131,8 +148,16 @@ impl Selector {
         driver: &str,
         attributes: &BTreeMap<String, AttributeValue>,
     ) -> Result<bool, CelError> {
+        self.test(&DeviceFacts::new(driver, attributes, &BTreeMap::new(), false)?)
+    }
+
+    /// Runs it for one device.
+    ///
+    /// # Errors
+    /// As for [`Selector::matches`].
+    pub fn test(&self, device: &DeviceFacts) -> Result<bool, CelError> {
         let mut context = Context::with_env(Arc::clone(&self.environment));
-        context.add_variable_as_val("device", Box::new(device(driver, attributes)));
+        context.add_variable_as_val("device", Box::new(device.clone()));
         match self.program.execute(&context) {
             Ok(Value::Bool(answer)) => Ok(answer),
             Ok(other) => Err(CelError::NotBool(format!("a {:?}", other.type_of()).to_lowercase())),
@@ -210,6 +235,44 @@ mod tests {
         ] {
             assert_eq!(run(expression), Ok(answer), "{expression}");
         }
+    }
+
+    #[test]
+    fn versions_and_quantities_compare_as_such() {
+        let attributes =
+            BTreeMap::from([("fw/version".to_owned(), AttributeValue::Version("22.9.2".into()))]);
+        let capacity = BTreeMap::from([("bandwidth".to_owned(), "25G".to_owned())]);
+        let facts = DeviceFacts::new("sriov-dra.io", &attributes, &capacity, true).unwrap();
+        for expression in [
+            r#"device.attributes["fw"].version.isLessThan(semver("22.10.0"))"#,
+            r#"device.attributes["fw"].version.compareTo(semver("22.9.2")) == 0"#,
+            r#"device.attributes["fw"].version == semver("22.9.2+build")"#,
+            r#"device.attributes["fw"].version.major() == 22 && !isSemver("22.9")"#,
+            r#"device.capacity["sriov-dra.io"].bandwidth == quantity("25000M")"#,
+            r#"device.capacity["sriov-dra.io"].bandwidth.isGreaterThan(quantity("20Gi"))"#,
+            r#"device.capacity["sriov-dra.io"].bandwidth.sub(quantity("5G")).add(1).asInteger() == 20000000001"#,
+            r#"cel.bind(fw, device.attributes["fw"], has(fw.version) && !has(fw.other))"#,
+            "device.allowMultipleAllocations",
+        ] {
+            assert_eq!(Selector::compile(expression).unwrap().test(&facts), Ok(true), "{expression}");
+        }
+        let text = Selector::compile(r#"device.attributes["fw"].version == "22.9.2""#).unwrap();
+        assert_eq!(text.test(&facts), Ok(false), "a version is no string");
+    }
+
+    #[test]
+    fn the_names_of_an_expression_are_found_however_they_are_written() {
+        let names = |expression: &str| {
+            let names = Selector::compile(expression).unwrap().names();
+            names.iter().map(|named| format!("{}/{}", named.domain, named.name)).collect::<Vec<_>>()
+        };
+        let x = ["d/x"];
+        assert_eq!(names(r#"device.attributes["d"].x == 1 || has(device.attributes["d"].x)"#), x);
+        assert_eq!(names(r#"device.attributes["d"]["x"] == 1"#), x);
+        assert_eq!(names(r#""x" in device.attributes["d"]"#), x);
+        assert_eq!(names(r#"[1, 2].exists(n, device.capacity["d"].x == n)"#), x);
+        assert_eq!(names(r#"cel.bind(d, device.attributes["d"], d.x == 1)"#), x);
+        assert_eq!(names(r#"device.driver == "d""#), [""; 0]);
     }
 
     #[test]

@@ -1,26 +1,6 @@
-//! Looking through a parsed expression: how deep it is, which names it refers to.
+//! How deep a parsed expression is.
 
 use ::cel::common::ast::{EntryExpr, Expr, IdedExpr};
-
-/// Identifiers that are no variables: types (CEL specification, "Standard Definitions") and namespaces of functions.
-const NOT_VARIABLES: [&str; 16] = [
-    "bool",
-    "int",
-    "uint",
-    "double",
-    "string",
-    "bytes",
-    "list",
-    "map",
-    "null_type",
-    "type",
-    "dyn",
-    "math",
-    "strings",
-    "lists",
-    "optional",
-    "base64",
-];
 
 /// Parts of an expression, those of a macro that see its variables apart.
 fn parts(expression: &IdedExpr) -> (Vec<&IdedExpr>, Vec<&IdedExpr>) {
@@ -50,27 +30,4 @@ fn of_entry(entry: &EntryExpr) -> Vec<&IdedExpr> {
 pub(super) fn levels(expression: &IdedExpr) -> usize {
     let (outside, inside) = parts(expression);
     1 + outside.into_iter().chain(inside).map(levels).max().unwrap_or_default()
-}
-
-/// The first identifier that is neither `device` nor bound by a macro around it.
-pub(super) fn undeclared(expression: &IdedExpr, bound: &mut Vec<String>) -> Option<String> {
-    if let Expr::Ident(name) = &expression.expr {
-        let known = name == "device"
-            || name.starts_with('@')
-            || NOT_VARIABLES.contains(&name.as_str())
-            || bound.contains(name);
-        return (!known).then(|| name.clone());
-    }
-    let (outside, inside) = parts(expression);
-    if let Some(name) = outside.into_iter().find_map(|part| undeclared(part, bound)) {
-        return Some(name);
-    }
-    let before = bound.len();
-    if let Expr::Comprehension(all) = &expression.expr {
-        bound.extend([all.iter_var.clone(), all.accu_var.clone()]);
-        bound.extend(all.iter_var2.clone());
-    }
-    let found = inside.into_iter().find_map(|part| undeclared(part, bound));
-    bound.truncate(before);
-    found
 }
