@@ -9,6 +9,8 @@
 //! `SRIOV_DRA_GUEST_IMAGE=$(tests/guest/build) cargo test --test guest -- two_pods`
 
 mod api;
+#[path = "../lab/busybox.rs"]
+mod busybox;
 mod containerd;
 mod host;
 mod inside;
