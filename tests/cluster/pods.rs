@@ -230,7 +230,10 @@ impl Lab {
                 used["name"] == *given.to.0 && (used["request"].is_null() || used["request"] == *given.to.1)
             };
             for given in given.iter().filter(is_told) {
-                let key = format!("SRIOV_DRA_{}_{}", given.to.0, given.to.1).to_uppercase().replace('-', "_");
+                // Of a claim that was there before its pod nobody but the pod knows what the pod calls it.
+                let references = items(&pod["spec"]["resourceClaims"]);
+                let own = references.filter(|r| r["name"] == *given.to.0).find_map(|r| r["resourceClaimName"].as_str());
+                let key = format!("SRIOV_DRA_{}_{}", own.unwrap_or(&given.to.0), given.to.1).to_uppercase().replace('-', "_");
                 expected.entry(format!("{key}_PCI_ADDRESSES")).or_default().insert(given.pci.to_string());
                 expected.entry(format!("{key}_INTERFACES")).or_default().insert(given.interface.clone());
             }
