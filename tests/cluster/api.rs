@@ -32,11 +32,6 @@ impl Api {
         Ok(Self { client: Client::try_from(config)?, impersonate: None })
     }
 
-    /// With a client of the caller's.
-    pub fn with(client: Client) -> Self {
-        Self { client, impersonate: None }
-    }
-
     /// The same server as another user.
     pub fn as_user(&self, user: &str) -> Self {
         Self { impersonate: Some(user.to_owned()), ..self.clone() }

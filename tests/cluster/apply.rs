@@ -46,7 +46,13 @@ fn patch(sysfs: &Path) -> Value {
 ///
 /// # Errors
 /// What the API server or `kubectl` says.
-pub async fn manifests(assets: &Assets, api: &Api, kubeconfig: &Path, work: &Path, sysfs: &Path) -> Result<()> {
+pub async fn manifests(
+    assets: &Assets,
+    api: &Api,
+    kubeconfig: &Path,
+    work: &Path,
+    sysfs: &Path,
+) -> Result<()> {
     if assets.path("kubectl").is_some() {
         // kustomize takes nothing from outside its folder but other kustomizations.
         let (base, overlay) = (work.join("manifests"), work.join("overlay"));

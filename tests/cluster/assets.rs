@@ -42,7 +42,8 @@ impl Assets {
             return Err("a kubelet runs as root only".to_owned());
         }
         let places = [folder.join("cni"), PathBuf::from("/usr/lib/cni"), PathBuf::from("/opt/cni/bin")];
-        let cni = places.into_iter().find(|place| PLUGINS.iter().all(|name| is_executable(&place.join(name))));
+        let cni =
+            places.into_iter().find(|place| PLUGINS.iter().all(|name| is_executable(&place.join(name))));
         let Some(cni) = cni else {
             return Err(format!(
                 "the CNI plugins {} are neither in {ASSETS_ENV}/cni nor in /usr/lib/cni",

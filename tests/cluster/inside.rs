@@ -73,7 +73,10 @@ async fn tell(assets: Assets, logs: &Path, stories: &[&Story]) -> Result<ExitCod
     }
     lab.keep_logs().await;
     let word = if failed == 0 { "ok" } else { "FAILED" };
-    println!("\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored ({:.0} s)", began.elapsed().as_secs_f32());
+    println!(
+        "\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored ({:.0} s)",
+        began.elapsed().as_secs_f32()
+    );
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -81,11 +84,13 @@ async fn tell(assets: Assets, logs: &Path, stories: &[&Story]) -> Result<ExitCod
 fn settle() -> Result<()> {
     let tmpfs = |target: &str| {
         let none: Option<&str> = None;
-        mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), none).with_context(|| format!("tmpfs on {target}"))
+        mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), none)
+            .with_context(|| format!("tmpfs on {target}"))
     };
     let bind = |from: &Path, to: &str| {
         let none: Option<&str> = None;
-        mount(Some(from), to, none, MsFlags::MS_BIND, none).with_context(|| format!("{} on {to}", from.display()))
+        mount(Some(from), to, none, MsFlags::MS_BIND, none)
+            .with_context(|| format!("{} on {to}", from.display()))
     };
     tmpfs("/run")?;
     if fs::canonicalize("/var/run")? != Path::new("/run") {
@@ -105,7 +110,8 @@ fn settle() -> Result<()> {
     // A file system of their own: the kubelet looks its folders up by their device.
     tmpfs(&format!("{FOLDER}/sysctl"))?;
     for sysctl in SYSCTLS {
-        let (real, copy) = (Path::new("/proc/sys").join(sysctl), folder.join("sysctl").join(sysctl.replace('/', ".")));
+        let (real, copy) =
+            (Path::new("/proc/sys").join(sysctl), folder.join("sysctl").join(sysctl.replace('/', ".")));
         fs::write(&copy, fs::read(&real)?)?;
         bind(&copy, &real.display().to_string())?;
     }

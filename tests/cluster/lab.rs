@@ -80,7 +80,8 @@ impl Lab {
         };
         lab.wait_published().await?;
         for namespace in NAMESPACES.iter().filter(|name| **name != "default") {
-            let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
+            let object =
+                json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
             apply::object(&lab.api, "", &object).await?;
         }
         for namespace in NAMESPACES {
@@ -130,7 +131,8 @@ impl Lab {
     /// The API server's status.
     pub async fn slice_versions(&self) -> Result<BTreeMap<String, String>> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let version = |slice: &Value| (text(&slice["metadata"]["name"]), text(&slice["metadata"]["resourceVersion"]));
+        let version =
+            |slice: &Value| (text(&slice["metadata"]["name"]), text(&slice["metadata"]["resourceVersion"]));
         Ok(self.slices().await?.iter().map(version).collect())
     }
 
@@ -141,8 +143,11 @@ impl Lab {
     pub async fn wait_published(&self) -> Result<Vec<Value>> {
         wait_for(Duration::from_secs(90), "the slices", async || {
             let slices = self.slices().await?;
-            let devices = slices.iter().flat_map(|slice| slice["spec"]["devices"].as_array().cloned().unwrap_or_default());
-            let names: Vec<String> = devices.map(|device| device["name"].as_str().unwrap_or_default().to_owned()).collect();
+            let devices = slices
+                .iter()
+                .flat_map(|slice| slice["spec"]["devices"].as_array().cloned().unwrap_or_default());
+            let names: Vec<String> =
+                devices.map(|device| device["name"].as_str().unwrap_or_default().to_owned()).collect();
             let all = PFS.len() * VFS_EACH as usize;
             ensure!(names.len() == all, "{} of {all} VFs are published: {names:?}", names.len());
             Ok(slices)

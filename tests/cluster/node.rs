@@ -41,7 +41,8 @@ impl Node {
         run("ip", &["link", "add", "pods", "type", "bridge"])?;
         run("ip", &["address", "add", &format!("{NODE_ADDRESS}/24"), "dev", "pods"])?;
         run("ip", &["link", "set", "pods", "up"])?;
-        let subnet = json!([{ "subnet": "10.97.0.0/24", "rangeStart": "10.97.0.10", "gateway": NODE_ADDRESS }]);
+        let subnet =
+            json!([{ "subnet": "10.97.0.0/24", "rangeStart": "10.97.0.10", "gateway": NODE_ADDRESS }]);
         let network = json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": [{
             "type": "bridge", "bridge": "pods",
             "ipam": {

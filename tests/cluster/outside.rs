@@ -23,7 +23,16 @@ pub fn run(filter: &[String]) -> Result<ExitCode> {
     fs::create_dir_all(&logs)?;
     let status = Command::new("unshare")
         // With the child's end as PID 1, the kernel ends all that it started.
-        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--propagation",
+            "private",
+        ])
         .arg(std::env::current_exe()?)
         .args(filter)
         .env(INSIDE_ENV, &logs)

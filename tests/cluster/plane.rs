@@ -60,7 +60,10 @@ impl Plane {
             .args(["--etcd-servers=http://127.0.0.1:2379", "--secure-port=443", "--allow-privileged=true"])
             .arg(format!("--advertise-address={NODE_ADDRESS}"))
             .args(["--service-cluster-ip-range=10.96.0.0/24", "--authorization-mode=Node,RBAC"])
-            .args(["--enable-admission-plugins=NodeRestriction", "--kubelet-preferred-address-types=InternalIP"])
+            .args([
+                "--enable-admission-plugins=NodeRestriction",
+                "--kubelet-preferred-address-types=InternalIP",
+            ])
             .arg("--cert-dir")
             .arg(&pki)
             .arg("--token-auth-file")

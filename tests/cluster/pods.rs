@@ -89,7 +89,9 @@ impl Lab {
         let collection = match object["kind"].as_str() {
             Some("Pod") => "/api/v1/namespaces/default/pods",
             Some("ResourceClaim") => "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims",
-            Some("ResourceClaimTemplate") => "/apis/resource.k8s.io/v1/namespaces/default/resourceclaimtemplates",
+            Some("ResourceClaimTemplate") => {
+                "/apis/resource.k8s.io/v1/namespaces/default/resourceclaimtemplates"
+            }
             kind => anyhow::bail!("nobody creates {kind:?} here"),
         };
         self.api.create(collection, object).await
@@ -110,7 +112,8 @@ impl Lab {
     pub async fn wait_ready(&self, namespace: &str, name: &str) -> Result<Value> {
         let ready = wait_for(START_LIMIT, "a pod to run", async || {
             let pod = self.api.get(&pod_path(namespace, name)).await?;
-            let ready = items(&pod["status"]["conditions"]).any(|c| c["type"] == "Ready" && c["status"] == "True");
+            let ready =
+                items(&pod["status"]["conditions"]).any(|c| c["type"] == "Ready" && c["status"] == "True");
             ensure!(ready, "pod {name} is {}", pod["status"]["phase"]);
             Ok(pod)
         });
@@ -166,7 +169,8 @@ impl Lab {
         let namespace = text(&pod["metadata"]["namespace"]);
         let mut claims = BTreeMap::new();
         for reference in items(&pod["spec"]["resourceClaims"]) {
-            let made = items(&pod["status"]["resourceClaimStatuses"]).find(|made| made["name"] == reference["name"]);
+            let made =
+                items(&pod["status"]["resourceClaimStatuses"]).find(|made| made["name"] == reference["name"]);
             let made = made.map(|made| &made["resourceClaimName"]).unwrap_or(&reference["resourceClaimName"]);
             let name = made.as_str().with_context(|| format!("claim {} has no object", reference["name"]))?;
             let path = format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}");
@@ -232,8 +236,12 @@ impl Lab {
             for given in given.iter().filter(is_told) {
                 // Of a claim that was there before its pod nobody but the pod knows what the pod calls it.
                 let references = items(&pod["spec"]["resourceClaims"]);
-                let own = references.filter(|r| r["name"] == *given.to.0).find_map(|r| r["resourceClaimName"].as_str());
-                let key = format!("SRIOV_DRA_{}_{}", own.unwrap_or(&given.to.0), given.to.1).to_uppercase().replace('-', "_");
+                let own = references
+                    .filter(|r| r["name"] == *given.to.0)
+                    .find_map(|r| r["resourceClaimName"].as_str());
+                let key = format!("SRIOV_DRA_{}_{}", own.unwrap_or(&given.to.0), given.to.1)
+                    .to_uppercase()
+                    .replace('-', "_");
                 expected.entry(format!("{key}_PCI_ADDRESSES")).or_default().insert(given.pci.to_string());
                 expected.entry(format!("{key}_INTERFACES")).or_default().insert(given.interface.clone());
             }

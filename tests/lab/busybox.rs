@@ -11,8 +11,7 @@ use sriov_dra::cli::tar::Entry;
 /// Where Debian's busybox-static and others put it.
 const PLACES: [&str; 2] = ["/usr/bin/busybox", "/bin/busybox"];
 /// What tests and examples call.
-const APPLETS: [&str; 11] =
-    ["sh", "cat", "env", "grep", "ip", "kill", "ls", "ping", "sleep", "sort", "true"];
+const APPLETS: [&str; 11] = ["sh", "cat", "env", "grep", "ip", "kill", "ls", "ping", "sleep", "sort", "true"];
 
 /// The machine's busybox, if it has one.
 pub fn binary() -> Option<&'static Path> {

@@ -55,8 +55,12 @@ impl Call<'_> {
         let selector = Selector::parse(resource, self.query)?;
         let (version, objects) =
             self.store.with(|objects| (objects.version, objects.list(resource, &self.target.namespace)));
-        let items: Vec<&Value> =
-            objects.iter().map(|(_, object)| &**object).filter(|object| selector.matches(object)).collect();
+        let items: Vec<Value> = objects
+            .iter()
+            .map(|(_, object)| &**object)
+            .filter(|object| selector.matches(object))
+            .map(item)
+            .collect();
         let list = json!({
             "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
             "metadata": {"resourceVersion": version.to_string()}, "items": items,
@@ -89,6 +93,7 @@ impl Call<'_> {
             let error = FieldError::required("metadata.name", "name or generateName is required");
             return Err(ApiError::invalid(resource, "", &[error]));
         }
+        defaults(resource.kind, &mut object);
         let mut object = self.admitted(born(resource, without_nulls(object)))?;
         validate::create(resource, &object)?;
         let mut managers = Managers::default();
@@ -134,8 +139,7 @@ impl Call<'_> {
     fn apply(&self, name: &str, wanted: Value) -> Answer {
         let resource = self.target.resource;
         if self.query.get("fieldManager").is_empty() {
-            let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
-            return Err(ApiError::bad_request(message));
+            return Err(ApiError::no_field_manager());
         }
         if !wanted.pointer("/metadata/managedFields").is_none_or(Value::is_null) {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
@@ -171,12 +175,24 @@ impl Call<'_> {
             wanted["status"] = Value::Null;
         }
         let wanted = without_nulls(wanted);
+        if let Some(list) = twice(&wanted) {
+            return Err(ApiError::duplicate_entries(list));
+        }
         self.change_with(name, false, |before| {
             let metadata = &wanted["metadata"];
-            for field in ["uid", "resourceVersion"] {
-                if !metadata[field].is_null() && metadata[field] != before["metadata"][field] {
-                    return Err(self.precondition(name, field, &metadata[field], &before["metadata"][field]));
-                }
+            let uid = &metadata["uid"];
+            if !uid.is_null() && *uid != before["metadata"]["uid"] {
+                let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+                return Err(ApiError::invalid(resource, name, &[error]));
+            }
+            let version = &metadata["resourceVersion"];
+            if !version.is_null() && *version != before["metadata"]["resourceVersion"] {
+                return Err(self.precondition(
+                    name,
+                    "resourceVersion",
+                    version,
+                    &before["metadata"]["resourceVersion"],
+                ));
             }
             let mut merged = apply(before, &wanted, &manager, force)?;
             merged["metadata"]["uid"] = before["metadata"]["uid"].clone();
@@ -200,6 +216,9 @@ impl Call<'_> {
                 return Ok((200, object));
             }
             self.removed(objects, &key, &object);
+            if resource.group == "resource.k8s.io" {
+                return Ok((200, object));
+            }
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
                 "details": {
@@ -220,7 +239,7 @@ impl Call<'_> {
             for (key, object) in &found {
                 self.removed(objects, key, object);
             }
-            let items: Vec<&Value> = found.iter().map(|(_, object)| &**object).collect();
+            let items: Vec<Value> = found.iter().map(|(_, object)| item(object)).collect();
             let list = json!({
                 "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
                 "metadata": {"resourceVersion": objects.version.to_string()}, "items": items,
@@ -278,7 +297,7 @@ impl Call<'_> {
             if same_but_for_managers(&before, &after) && Managers::of(&before).0.keys().eq(Managers::of(&after).0.keys()) {
                 return Ok((200, before));
             }
-            if before["spec"] != after["spec"] {
+            if before["spec"] != after["spec"] && !before["metadata"]["generation"].is_null() {
                 let generation = before["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
                 after["metadata"]["generation"] = json!(generation);
             }
@@ -419,6 +438,16 @@ impl Call<'_> {
     }
 }
 
+/// An object in a list, whose kind the list says.
+fn item(object: &Value) -> Value {
+    let mut item = object.clone();
+    if let Some(fields) = item.as_object_mut() {
+        fields.remove("apiVersion");
+        fields.remove("kind");
+    }
+    item
+}
+
 /// `typed` without members that `sent` lacks.
 fn only_sent(sent: &Value, typed: Value) -> Value {
     match (sent, typed) {
@@ -430,6 +459,43 @@ fn only_sent(sent: &Value, typed: Value) -> Value {
             Value::Array(sent.iter().zip(typed).map(|(sent, typed)| only_sent(sent, typed)).collect())
         }
         (_, typed) => typed,
+    }
+}
+
+/// The list of a wanted object that has two items with one key.
+fn twice(wanted: &Value) -> Option<&'static str> {
+    let devices = wanted["status"]["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut seen = std::collections::BTreeSet::new();
+    let key =
+        |device: &Value| ["driver", "pool", "device", "shareID"].map(|member| device[member].to_string());
+    devices.iter().any(|device| !seen.insert(key(device))).then_some("status.devices")
+}
+
+/// What the API server fills in for requests that leave it open.
+fn defaults(kind: &str, object: &mut Value) {
+    let requests = match kind {
+        "ResourceClaim" => object.pointer_mut("/spec/devices/requests"),
+        "ResourceClaimTemplate" => object.pointer_mut("/spec/spec/devices/requests"),
+        _ => None,
+    };
+    for request in requests.and_then(Value::as_array_mut).into_iter().flatten() {
+        let alternatives = request.get_mut("firstAvailable").and_then(Value::as_array_mut);
+        alternatives.into_iter().flatten().for_each(default_count);
+        if let Some(exactly) = request.get_mut("exactly") {
+            default_count(exactly);
+        }
+    }
+}
+
+fn default_count(request: &mut Value) {
+    if !request.is_object() {
+        return;
+    }
+    if request["allocationMode"].as_str().unwrap_or_default().is_empty() {
+        request["allocationMode"] = json!("ExactCount");
+    }
+    if request["allocationMode"] == "ExactCount" && request["count"].as_i64().unwrap_or_default() == 0 {
+        request["count"] = json!(1);
     }
 }
 

@@ -39,6 +39,19 @@ impl FieldError {
         Self { reason: "FieldValueInvalid", field: field.into(), message }
     }
 
+    /// It may not be there.
+    pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
+        let message = format!("Forbidden: {detail}");
+        Self { reason: "FieldValueForbidden", field: field.into(), message }
+    }
+
+    /// Its value is none of a few.
+    pub fn unsupported(field: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
+        let supported: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
+        let message = format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
+        Self { reason: "FieldValueNotSupported", field: field.into(), message }
+    }
+
     /// It is a second one.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
         Self {
@@ -111,6 +124,29 @@ impl ApiError {
         let word = if fields.len() == 1 { "conflict" } else { "conflicts" };
         let message = format!("Apply failed with {} {word}: {}", fields.len(), list.join(", "));
         Self { code: 409, reason: "Conflict", message, details: json!({"causes": causes}) }
+    }
+
+    /// 422 of an apply that names no manager.
+    pub fn no_field_manager() -> Self {
+        let message = "Required value: is required for apply patch";
+        Self {
+            code: 422,
+            reason: "Invalid",
+            message: format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: {message}"),
+            details: json!({
+                "group": "meta.k8s.io", "kind": "PatchOptions",
+                "causes": [{"reason": "FieldValueRequired", "message": message, "field": "fieldManager"}],
+            }),
+        }
+    }
+
+    /// 500 of an apply whose list has one key twice; that it is not the client's fault is the real server's mistake.
+    pub fn duplicate_entries(list: &str) -> Self {
+        Self::plain(
+            500,
+            "",
+            format!("failed to create typed patch object: .{list}: duplicate entries for key"),
+        )
     }
 
     /// 422 with the fields.

@@ -75,7 +75,9 @@ pub async fn the_pod_of_two_vfs_distinct_pfs_gets_one_of_each_port_and_its_conta
 
 pub async fn the_pods_of_static_address_reach_each_other_under_their_addresses(lab: &mut Lab) -> Result<()> {
     lab.example("static-address.yaml").await?;
-    for (pod, address, other) in [("left", "172.16.11.10/24", "172.16.11.11"), ("right", "172.16.11.11/24", "172.16.11.10")] {
+    for (pod, address, other) in
+        [("left", "172.16.11.10/24", "172.16.11.11"), ("right", "172.16.11.11/24", "172.16.11.10")]
+    {
         let given = lab.check_pod("default", pod).await?;
         ensure!(names(&given) == ["data0"], "{given:?}");
         let sandbox = lab.runtime.sandbox("default", pod).await?;

@@ -48,6 +48,7 @@ stories! {
     takes::a_container_that_ends_starts_again_with_the_same_vf;
     takes::a_pod_whose_sandbox_dies_gets_its_vf_in_the_new_one;
     takes::an_admin_claim_shows_a_vf_that_another_pod_has_and_leaves_it_there;
+    takes::a_claim_that_two_pods_name_is_the_first_ones_until_that_ends;
     scarce::eight_pods_get_eight_vfs_and_the_ninth_waits_for_one_to_come_back;
     refusals::a_claim_with_a_faulty_config_is_refused_with_a_sentence_that_names_the_field;
     refusals::a_pod_on_the_hosts_network_is_refused_what_needs_a_namespace_of_its_own;

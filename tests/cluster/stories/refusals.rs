@@ -17,12 +17,18 @@ pub async fn a_claim_with_a_faulty_config_is_refused_with_a_sentence_that_names_
     Ok(())
 }
 
-pub async fn a_pod_on_the_hosts_network_is_refused_what_needs_a_namespace_of_its_own(lab: &mut Lab) -> Result<()> {
+pub async fn a_pod_on_the_hosts_network_is_refused_what_needs_a_namespace_of_its_own(
+    lab: &mut Lab,
+) -> Result<()> {
     lab.template(&json!({ "interface": { "name": "data0" } })).await?;
     let mut on_host = pod("on-host", "vf");
     on_host["spec"]["hostNetwork"] = json!(true);
     lab.create(&on_host).await?;
-    lab.wait_event("on-host", &["pod default/on-host uses the host's network (hostNetwork: true)", "interface.*"]).await?;
+    lab.wait_event(
+        "on-host",
+        &["pod default/on-host uses the host's network (hostNetwork: true)", "interface.*"],
+    )
+    .await?;
     ensure!(lab.sim.on_host()? == lab.sim.clean, "a VF was touched");
     Ok(())
 }

@@ -26,7 +26,9 @@ async fn rules(api: &Api, namespace: &str) -> Result<BTreeSet<String>> {
         let names = if names.is_empty() { String::new() } else { format!("[{}]", names.join(",")) };
         for group in list(&rule["apiGroups"]) {
             for resource in list(&rule["resources"]) {
-                rules.extend(list(&rule["verbs"]).iter().map(|verb| format!("{group}/{resource}{names} {verb}")));
+                rules.extend(
+                    list(&rule["verbs"]).iter().map(|verb| format!("{group}/{resource}{names} {verb}")),
+                );
             }
         }
     }
@@ -80,7 +82,10 @@ pub async fn an_agent_can_not_write_slices_of_another_node(lab: &mut Lab) -> Res
     let post = async |object: &Value| agent.ask("POST", SLICES, "application/json", object).await;
     let (code, body) = post(&slice("foreign", "node-b")).await?;
     let message = body["message"].as_str().unwrap_or_default();
-    ensure!(code == 403 && message.contains("the agent of node node-a may not write a slice of node node-b"), "{code}: {body}");
+    ensure!(
+        code == 403 && message.contains("the agent of node node-a may not write a slice of node node-b"),
+        "{code}: {body}"
+    );
     let (code, body) = post(&slice("own", NODE)).await?;
     ensure!(code == 201, "its own node's: {code}: {body}");
     // What somebody else made for another node, it can neither change nor delete.

@@ -14,9 +14,13 @@ pub async fn the_daemonset_publishes_every_vf_of_the_node_as_its_owner(lab: &mut
     let node = lab.api.get(&format!("/api/v1/nodes/{NODE}")).await?;
     for slice in &slices {
         ensure!(slice["spec"]["pool"]["name"] == NODE, "pool of {slice}");
-        ensure!(slice["metadata"]["ownerReferences"][0]["uid"] == node["metadata"]["uid"], "owner of {slice}");
+        ensure!(
+            slice["metadata"]["ownerReferences"][0]["uid"] == node["metadata"]["uid"],
+            "owner of {slice}"
+        );
     }
-    let devices: Vec<&Value> = slices.iter().filter_map(|slice| slice["spec"]["devices"].as_array()).flatten().collect();
+    let devices: Vec<&Value> =
+        slices.iter().filter_map(|slice| slice["spec"]["devices"].as_array()).flatten().collect();
     for vf in lab.sim.clean.keys() {
         let device = devices.iter().find(|device| device["name"] == vf.device_name());
         let attributes = &device.with_context(|| format!("{vf} is not published"))?["attributes"];
@@ -35,7 +39,10 @@ pub async fn the_daemonset_publishes_every_vf_of_the_node_as_its_owner(lab: &mut
 /// Devices of all slices, in order.
 async fn devices(lab: &Lab) -> Result<Vec<Value>> {
     let slices = lab.slices().await?;
-    Ok(slices.iter().flat_map(|slice| slice["spec"]["devices"].as_array().cloned().unwrap_or_default()).collect())
+    Ok(slices
+        .iter()
+        .flat_map(|slice| slice["spec"]["devices"].as_array().cloned().unwrap_or_default())
+        .collect())
 }
 
 fn path(slice: &Value) -> String {
@@ -49,7 +56,10 @@ pub async fn a_slice_that_somebody_deletes_comes_back(lab: &mut Lab) -> Result<(
     }
     lab.wait_published().await?;
     let after = lab.slices().await?;
-    ensure!(after.iter().all(|new| slices.iter().all(|old| old["metadata"]["uid"] != new["metadata"]["uid"])), "{after:?}");
+    ensure!(
+        after.iter().all(|new| slices.iter().all(|old| old["metadata"]["uid"] != new["metadata"]["uid"])),
+        "{after:?}"
+    );
     ensure!(devices(lab).await? == before, "other devices than before");
     Ok(())
 }
@@ -79,8 +89,12 @@ pub async fn slices_go_and_come_with_the_kubelet_and_pods_keep_their_vfs(lab: &m
     // A kubelet that starts removes the slices of its node, whose drivers it does not know yet.
     wait_for(Duration::from_secs(90), "new slices instead of the old ones", async || {
         let new = lab.slices().await?;
-        let kept = new.iter().any(|new| old.iter().any(|old| old["metadata"]["uid"] == new["metadata"]["uid"]));
-        ensure!(!kept && !new.is_empty(), "the kubelet has not removed the old slices, or nothing has come instead");
+        let kept =
+            new.iter().any(|new| old.iter().any(|old| old["metadata"]["uid"] == new["metadata"]["uid"]));
+        ensure!(
+            !kept && !new.is_empty(),
+            "the kubelet has not removed the old slices, or nothing has come instead"
+        );
         Ok(())
     })
     .await?;

@@ -86,3 +86,25 @@ pub async fn an_admin_claim_shows_a_vf_that_another_pod_has_and_leaves_it_there(
     ensure!(lab.check_pod("default", "holder").await? == held, "the holder's VF after the watcher's end");
     Ok(())
 }
+
+pub async fn a_claim_that_two_pods_name_is_the_first_ones_until_that_ends(lab: &mut Lab) -> Result<()> {
+    let claim = json!({
+        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": { "name": "one" },
+        "spec": claim_spec(&json!({}), &Value::Null),
+    });
+    lab.create(&claim).await?;
+    for name in ["first", "second"] {
+        let mut named = pod(name, "");
+        named["spec"]["resourceClaims"] = json!([{ "name": "net", "resourceClaimName": "one" }]);
+        lab.create(&named).await?;
+        if name == "first" {
+            lab.check_pod("default", "first").await?;
+        }
+    }
+    let held = lab.check_pod("default", "first").await?;
+    lab.wait_event("second", &["default/one", "first"]).await?;
+    ensure!(lab.check_pod("default", "first").await? == held, "the first pod's VF");
+    lab.delete_pod("first").await?;
+    ensure!(lab.check_pod("default", "second").await? == held, "the second pod's VF");
+    Ok(())
+}

@@ -1,9 +1,9 @@
 //! Forms of names, from the API conventions.
 
 /// What a subdomain looks like.
-pub const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+pub const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 /// What a label looks like.
-pub const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
+pub const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 
 /// DNS-1123 label, at most 63.
 pub fn is_label(text: &str) -> bool {
@@ -27,11 +27,12 @@ pub fn is_subdomain(text: &str) -> bool {
         })
 }
 
-/// `name` or `domain/name`: a C identifier of at most 32, a domain of at most 63. `Err` says what is wrong.
+/// `name` or `domain/name`: a C identifier of at most 32, a domain of at most 63. `Err` says what is wrong. Capitals in
+/// a domain pass, as they do on the real server.
 pub fn attribute_key(key: &str) -> Result<(), &'static str> {
     let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
     if let Some(domain) = domain
-        && (domain.len() > 63 || !is_subdomain(domain))
+        && (domain.len() > 63 || !is_subdomain(&domain.to_ascii_lowercase()))
     {
         return Err("the domain must be a DNS subdomain of at most 63 characters");
     }
@@ -79,7 +80,7 @@ mod tests {
     #[test]
     fn keys_are_identifiers_with_an_optional_domain() {
         assert_eq!(attribute_key("sriov-dra.io/pciAddress"), Ok(()));
-        for bad in ["pci-address", "", "a/b/c", "UPPER.io/x", &"x".repeat(33)] {
+        for bad in ["pci-address", "", "a/b/c", &"x".repeat(33)] {
             assert!(attribute_key(bad).is_err(), "{bad}");
         }
     }

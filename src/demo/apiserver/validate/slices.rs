@@ -35,7 +35,7 @@ pub fn slice(spec: &Value, errors: &mut Vec<FieldError>) {
     for (index, each) in devices.iter().enumerate() {
         let path = format!("spec.devices[{index}]");
         if !seen.insert(each["name"].as_str()) {
-            errors.push(FieldError::duplicate(format!("{path}.name"), &each["name"]));
+            errors.push(FieldError::duplicate(&path, &each["name"]));
         }
         device(&path, each, errors);
     }
@@ -119,10 +119,14 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
     }
     let mut values = 0;
     for (key, value) in attributes {
-        let path = format!("{path}.attributes[{key}]");
         if let Err(detail) = attribute_key(key) {
-            errors.push(FieldError::invalid(&path, &Value::from(key.as_str()), detail));
+            errors.push(FieldError::invalid(
+                format!("{path}.attributes"),
+                &Value::from(key.as_str()),
+                detail,
+            ));
         }
+        let path = format!("{path}.attributes[{key}]");
         values += attribute(&path, value, errors);
     }
     if values > MAX_ATTRIBUTE_VALUES {
@@ -157,7 +161,7 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
 fn attribute(path: &str, value: &Value, errors: &mut Vec<FieldError>) -> usize {
     let set = value.as_object().map_or(0, Map::len);
     match set {
-        0 => errors.push(FieldError::required(path, "exactly one value must be specified")),
+        0 => errors.push(FieldError::invalid(path, &"".into(), "exactly one value must be specified")),
         1 => {}
         _ => errors.push(FieldError::invalid(path, value, "exactly one value must be specified")),
     }
