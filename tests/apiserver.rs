@@ -365,7 +365,7 @@ async fn an_apply_of_a_claims_status_holds_all_entries_of_its_manager() {
     assert_eq!(status_of_b, "False");
 
     let recreated = body(json!([entry("b", "False")]), "another-uid");
-    assert_eq!(status(claims.patch_status("c", &ours, &Patch::Apply(&recreated)).await).code, 409);
+    assert_eq!(status(claims.patch_status("c", &ours, &Patch::Apply(&recreated)).await).code, 422);
     let stranger = body(json!([entry("z", "True")]), &uid);
     let error = status(claims.patch_status("c", &ours, &Patch::Apply(&stranger)).await);
     assert_eq!((error.code, error.details.unwrap().causes[0].field.as_str()), (422, "status.devices[0]"));

@@ -78,7 +78,7 @@ async fn apply(client: &Client, driver: &str, report: &Report, since: Timestamp)
     let parameters = PatchParams::apply(driver).force();
     match tokio::time::timeout(TIMEOUT, api.patch_status(&report.claim.name, &parameters, &body)).await {
         Ok(Ok(_)) => Ok(()),
-        // 404: the claim is gone. 409: another claim of that name. 422: not allocated any more.
+        // 404: the claim is gone. 422 (409 elsewhere): another claim of that name, or it is not allocated any more.
         Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
             Err(Failure::Final(status.message.clone()))
         }

@@ -129,10 +129,17 @@ impl Call<'_> {
         self.change(name, |before| {
             let mut object = before.clone();
             match kind {
-                PatchKind::Json => json_patch::patch(&mut object, &patch).map_err(ApiError::bad_request)?,
+                PatchKind::Json => json_patch::patch(&mut object, &patch).map_err(ApiError::unprocessable)?,
                 _ => merge_patch(&mut object, &patch),
             }
-            self.decoded(object)
+            self.same_uid(name, &object, before)?;
+            self.decoded(object).map_err(|error| match error.message.contains("strict decoding error") {
+                true => {
+                    let error = FieldError::invalid("patch", &patch, &error.message);
+                    ApiError::invalid(self.target.resource, name, &[error])
+                }
+                false => error,
+            })
         })
     }
 
@@ -180,11 +187,7 @@ impl Call<'_> {
         }
         self.change_with(name, false, |before| {
             let metadata = &wanted["metadata"];
-            let uid = &metadata["uid"];
-            if !uid.is_null() && *uid != before["metadata"]["uid"] {
-                let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
-                return Err(ApiError::invalid(resource, name, &[error]));
-            }
+            self.same_uid(name, &wanted, before)?;
             let version = &metadata["resourceVersion"];
             if !version.is_null() && *version != before["metadata"]["resourceVersion"] {
                 return Err(self.precondition(
@@ -198,6 +201,16 @@ impl Call<'_> {
             merged["metadata"]["uid"] = before["metadata"]["uid"].clone();
             Ok(merged)
         })
+    }
+
+    /// A patch that names another UID would change it; a replacement that does is a conflict instead.
+    fn same_uid(&self, name: &str, after: &Value, before: &Value) -> Result<(), ApiError> {
+        let uid = &after["metadata"]["uid"];
+        if uid.is_null() || *uid == before["metadata"]["uid"] {
+            return Ok(());
+        }
+        let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+        Err(ApiError::invalid(self.target.resource, name, &[error]))
     }
 
     /// DELETE of one object.
@@ -257,6 +270,9 @@ impl Call<'_> {
             let mut marked = object.clone();
             marked["metadata"]["deletionTimestamp"] = json!(now());
             marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+            if let Some(generation) = marked["metadata"]["generation"].as_i64() {
+                marked["metadata"]["generation"] = json!(generation + 1);
+            }
             objects.put(key.clone(), marked);
         }
     }

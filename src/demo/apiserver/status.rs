@@ -179,6 +179,11 @@ impl ApiError {
         Self::plain(400, "BadRequest", message)
     }
 
+    /// 422 of a patch that can't be applied to this object.
+    pub fn unprocessable(message: impl Into<String>) -> Self {
+        Self::plain(422, "Invalid", message)
+    }
+
     /// 405
     pub fn method_not_allowed() -> Self {
         let message = "the server does not allow this method on the requested resource";

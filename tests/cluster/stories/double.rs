@@ -348,11 +348,24 @@ fn slices() -> Vec<Request> {
                 .collect::<serde_json::Map<_, _>>()
                 .into()
         }),
+        post("a taint with a bad effect", |s| {
+            s["spec"]["devices"][0]["taints"] = json!([{ "key": "a", "effect": "Evict" }])
+        }),
+        post("a negative generation", |s| s["spec"]["pool"]["generation"] = json!(-1)),
+        post("devices and counters", |s| {
+            s["spec"]["sharedCounters"] = json!([{ "name": "c", "counters": { "n": { "value": "1" } } }])
+        }),
+        post("65 devices with a taint", |s| {
+            s["spec"]["devices"] =
+                Value::from((0..65).map(|n| json!({ "name": format!("d{n}") })).collect::<Vec<_>>());
+            s["spec"]["devices"][0]["taints"] = json!([{ "key": "a", "effect": "NoSchedule" }]);
+        }),
         post("a count of none", |s| s["spec"]["pool"]["resourceSliceCount"] = json!(0)),
         put("change without a version", |s| s["spec"]["pool"]["generation"] = json!(2)),
         put("change with an old version", |s| s["metadata"]["resourceVersion"] = json!("1")),
         put("another driver", |s| s["spec"]["driver"] = json!("other.example")),
         put("another node", |s| s["spec"]["nodeName"] = json!("node-y")),
+        put("a UID of another", |s| s["metadata"]["uid"] = json!("00000000-0000-0000-0000-000000000000")),
         put("another pool", |s| s["spec"]["pool"]["name"] = json!("node-y")),
         request("put under another name", "PUT", format!("{SLICES}/e"), JSON, slice("d", |_| {})),
         request(
@@ -362,6 +375,71 @@ fn slices() -> Vec<Request> {
             JSON,
             slice("e", |s| s["metadata"]["resourceVersion"] = json!("1")),
         ),
+        request(
+            "a patch with a UID of another",
+            "PATCH",
+            format!("{SLICES}/d"),
+            MERGE,
+            json!({ "metadata": { "uid": "00000000-0000-0000-0000-000000000000" } }),
+        ),
+        request(
+            "a patch with an old version",
+            "PATCH",
+            format!("{SLICES}/d"),
+            MERGE,
+            json!({ "metadata": { "resourceVersion": "1" } }),
+        ),
+        request(
+            "a JSON patch",
+            "PATCH",
+            format!("{SLICES}/d"),
+            "application/json-patch+json",
+            json!([{ "op": "add", "path": "/spec/devices/-", "value": { "name": "b" } }]),
+        ),
+        request(
+            "a JSON patch whose test fails",
+            "PATCH",
+            format!("{SLICES}/d"),
+            "application/json-patch+json",
+            json!([{ "op": "test", "path": "/spec/driver", "value": "x" }]),
+        ),
+        request(
+            "an unknown field, strictly",
+            "PATCH",
+            format!("{SLICES}/d?fieldValidation=Strict"),
+            MERGE,
+            json!({ "spec": { "colour": "red" } }),
+        ),
+        request(
+            "an unknown field",
+            "PATCH",
+            format!("{SLICES}/d"),
+            MERGE,
+            json!({ "spec": { "colour": "red" } }),
+        ),
+        request(
+            "a finalizer",
+            "PATCH",
+            format!("{SLICES}/d-many"),
+            MERGE,
+            json!({ "metadata": { "finalizers": ["example.com/wait"] } }),
+        ),
+        request(
+            "watch one",
+            "GET",
+            format!("{SLICES}?watch=1&timeoutSeconds=1&resourceVersion=0&fieldSelector=metadata.name%3Dd"),
+            JSON,
+            Value::Null,
+        ),
+        request(
+            "delete with another UID",
+            "DELETE",
+            format!("{SLICES}/d"),
+            JSON,
+            json!({ "preconditions": { "uid": "00000000-0000-0000-0000-000000000000" } }),
+        ),
+        request("try a create", "POST", format!("{SLICES}?dryRun=All"), JSON, slice("d-dry", |_| {})),
+        request("which made nothing", "GET", format!("{SLICES}/d-dry"), JSON, Value::Null),
         request(
             "list by driver",
             "GET",
@@ -398,6 +476,14 @@ fn slices() -> Vec<Request> {
             JSON,
             Value::Null,
         ),
+        request(
+            "but the one with a finalizer",
+            "PATCH",
+            format!("{SLICES}/d-many"),
+            MERGE,
+            json!({ "metadata": { "finalizers": null } }),
+        ),
+        request("which is gone then", "GET", format!("{SLICES}/d-many"), JSON, Value::Null),
         request("a resource nobody knows", "GET", "/apis/resource.k8s.io/v1/things", JSON, Value::Null),
     ]
 }
@@ -412,7 +498,11 @@ fn comparable(code: u16, body: Value) -> (u16, Value) {
         let reason = body["reason"].as_str().unwrap_or_default();
         return (code, json!({ "reason": reason, "causes": causes }));
     }
-    let mut body = body;
+    // A watch is a line for each event.
+    let events = body.as_str().map(|text| {
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect::<Value>()
+    });
+    let mut body = events.unwrap_or(body);
     shared(&mut body);
     (code, body)
 }
@@ -420,7 +510,8 @@ fn comparable(code: u16, body: Value) -> (u16, Value) {
 fn shared(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields"] {
+            for field in ["uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "managedFields"]
+            {
                 fields.remove(field);
             }
             // The real server prints an empty status, as its type says; no client can tell the difference.

@@ -83,14 +83,14 @@ fn each_broken_rule_of_a_slice_names_its_field() {
         ("/spec/allNodes", json!(true), "spec"),
         ("/spec/sharedCounters", json!([{"name": "c"}]), "spec"),
         ("/spec/devices", many(129, |n| json!({"name": format!("d{n}")})), "spec.devices"),
-        ("/spec/devices", json!([{"name": "a"}, {"name": "a"}]), "spec.devices[1].name"),
+        ("/spec/devices", json!([{"name": "a"}, {"name": "a"}]), "spec.devices[1]"),
         ("/spec/devices/0/name", json!("0000:81:00.2"), "spec.devices[0].name"),
         (
             "/spec/devices/0/attributes",
             (0..33).map(|n| (format!("a{n}"), json!({"int": 1}))).collect::<serde_json::Map<_, _>>().into(),
             "spec.devices[0]",
         ),
-        ("/spec/devices/0/attributes", json!({"pci-bus": {"int": 1}}), "spec.devices[0].attributes[pci-bus]"),
+        ("/spec/devices/0/attributes", json!({"pci-bus": {"int": 1}}), "spec.devices[0].attributes"),
         ("/spec/devices/0/attributes", json!({"a": {}}), "spec.devices[0].attributes[a]"),
         (
             "/spec/devices/0/attributes",

@@ -147,12 +147,9 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
     }
     for (index, taint) in taints.iter().enumerate() {
         if !matches!(taint["effect"].as_str(), Some("None" | "NoSchedule" | "NoExecute")) {
-            let detail = "must be None, NoSchedule or NoExecute";
-            errors.push(FieldError::invalid(
-                format!("{path}.taints[{index}].effect"),
-                &taint["effect"],
-                detail,
-            ));
+            let supported = ["NoExecute", "NoSchedule", "None"];
+            let path = format!("{path}.taints[{index}].effect");
+            errors.push(FieldError::unsupported(path, &taint["effect"], &supported));
         }
     }
 }
