@@ -32,9 +32,11 @@ impl std::fmt::Debug for Pods {
 }
 
 impl Pods {
-    /// One look at a folder, on the spot: most pods have no VF, and must not wait for a thread behind those that do.
+    /// A look at two files, on the spot: most pods have no VF, and must not wait for a thread behind those that do.
     fn has_claims(&self, sandbox: &Sandbox) -> bool {
-        self.attacher.ledger.claims_of_pod(&sandbox.pod_uid).map_or(true, |claims| !claims.is_empty())
+        let ledger = &self.attacher.ledger;
+        let claims = ledger.claims_of_pod(&sandbox.pod_uid).map_or(true, |claims| !claims.is_empty());
+        claims || ledger.current_sandbox(&sandbox.pod_uid).map_or(true, |note| note.is_some())
     }
 
     async fn blocking<T: Send + 'static>(

@@ -25,7 +25,12 @@ impl Attacher {
     pub fn stop(&self, sandbox: &Sandbox, deadline: Instant) -> Result<(), AttachError> {
         let claims = self.ledger.claims_of_pod(&sandbox.pod_uid)?;
         if claims.is_empty() {
-            return Ok(());
+            // A pod that named a claim and was refused it has nothing but this note.
+            let current = self.ledger.current_sandbox(&sandbox.pod_uid)?;
+            return match current.filter(|current| current.sandbox == sandbox.id) {
+                Some(_) => Ok(self.ledger.forget_sandbox(&sandbox.pod_uid)?),
+                None => Ok(()),
+            };
         }
         self.retire(&sandbox.pod_uid, &sandbox.id, deadline)?;
         let _pod = self.locks.pod(&sandbox.pod_uid, deadline)?;
@@ -268,7 +273,12 @@ impl Attacher {
         tracing::info!(claim = %claim_uid, from = %holder.name, to = %to.name, "claim handed over to another pod");
         entry.pod = Some(to.clone());
         self.ledger.put_entry_quickly(&entry)?;
-        Ok(self.ledger.unindex(&holder.uid, claim_uid)?)
+        self.ledger.unindex(&holder.uid, claim_uid)?;
+        if self.ledger.claims_of_pod(&holder.uid)?.is_empty() {
+            // No Unprepare will come by for a pod that has no claim any more.
+            self.ledger.forget_sandbox(&holder.uid)?;
+        }
+        Ok(())
     }
 
     /// After a reconnect: what is attached to sandboxes that are not among the living, and where nobody lives.

@@ -378,9 +378,18 @@ fn a_container_is_refused_while_its_vf_can_not_be_brought_and_another_pods_claim
     assert!(live.contains("in use by pod pod-p1"), "{live}");
     lab.attacher.stop(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
     lab.attacher.hand_over("c1", &to, soon()).unwrap();
+    let note = |pod: &str| lab.engine.ledger.current_sandbox(pod).unwrap();
+    assert_eq!(note("p1"), None, "no Unprepare comes by for the pod that handed its last claim over");
     lab.attacher
         .create_container(&sandbox("B", "p2", "/run/netns/b"), &container("B", "c1"), soon())
         .unwrap();
+
+    let another = sandbox("A2", "p3", "/run/netns/a");
+    lab.attacher.create_container(&another, &container("A2", "c1"), soon()).unwrap_err();
+    assert!(note("p3").is_some());
+    lab.attacher.stop(&another, soon()).unwrap();
+    assert_eq!(note("p3"), None, "a pod that was refused leaves nothing");
+    assert!(note("p2").is_some());
 }
 
 #[test]

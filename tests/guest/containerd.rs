@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sriov_dra::cli::image::{Image, archive};
-use sriov_dra::cli::tar::Entry;
+use sriov_dra::cli::image::archive;
 use sriov_dra::demo::cri::v1 as cri;
 use sriov_dra::demo::cri::{self as client};
 use tonic::transport::Channel;
 
+use crate::busybox;
 use crate::host::{run, wait_for};
 
 /// The one image pods are made of, the sandbox's own included.
@@ -121,7 +121,7 @@ impl Containerd {
             .context("can't start containerd")?;
         let started = Self { process, channel: client::channel(Path::new(SOCKET)), made: AtomicU32::new(0) };
         started.wait_ready().await?;
-        started.import("busybox.tar", &archive(&busybox()?)?)?;
+        started.import("busybox.tar", &archive(&busybox::image(BUSYBOX)?)?)?;
         Ok(started)
     }
 
@@ -341,28 +341,6 @@ impl Drop for Containerd {
 
 fn sentence(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{}", status.message())
-}
-
-/// A container's root made of the static busybox of the guest.
-fn busybox() -> Result<Image> {
-    let mut files: Vec<Entry> = ["bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var"]
-        .map(|dir| Entry::dir(dir, 0o755))
-        .into();
-    files.push(Entry::file(
-        "bin/busybox",
-        0o755,
-        fs::read("/usr/bin/busybox").context("busybox-static in the root")?,
-    ));
-    for applet in ["sh", "cat", "env", "ip", "ls", "ping", "sleep", "true"] {
-        files.push(Entry::symlink(format!("bin/{applet}"), "busybox"));
-    }
-    files.push(Entry::file("etc/passwd", 0o644, "root:x:0:0::/root:/bin/sh\n"));
-    Ok(Image {
-        tag: BUSYBOX.to_owned(),
-        architecture: "amd64",
-        files,
-        config: json!({ "Cmd": ["/bin/sleep", "100000"], "Env": ["PATH=/bin"] }),
-    })
 }
 
 /// Kills a pod's processes and its network namespace behind the runtime's back.

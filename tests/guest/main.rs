@@ -10,6 +10,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 mod api;
+#[path = "../lab/busybox.rs"]
+mod busybox;
 mod containerd;
 mod host;
 mod inside;

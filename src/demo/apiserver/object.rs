@@ -25,7 +25,9 @@ pub fn born(resource: &Resource, mut object: Value) -> Value {
     for (field, value) in
         [("uid", json!(uid())), ("creationTimestamp", json!(now())), ("generation", json!(1))]
     {
-        if metadata[field].is_null() {
+        // The strategies of these kinds count changes of the spec; others, claims among them, have no generation.
+        let counts = ["ResourceSlice", "DeviceClass", "Pod"].contains(&resource.kind);
+        if metadata[field].is_null() && (field != "generation" || counts) {
             metadata[field] = value;
         }
     }

@@ -60,8 +60,12 @@ impl Call<'_> {
         let selector = Selector::parse(resource, self.query)?;
         let (version, objects) =
             self.store.with(|objects| (objects.version, objects.list(resource, &self.target.namespace)));
-        let items: Vec<&Value> =
-            objects.iter().map(|(_, object)| &**object).filter(|object| selector.matches(object)).collect();
+        let items: Vec<Value> = objects
+            .iter()
+            .map(|(_, object)| &**object)
+            .filter(|object| selector.matches(object))
+            .map(item)
+            .collect();
         let list = json!({
             "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
             "metadata": {"resourceVersion": version.to_string()}, "items": items,
@@ -132,15 +136,23 @@ impl Call<'_> {
                 PatchKind::Json => json_patch::patch(&mut object, &patch).map_err(ApiError::unprocessable)?,
                 _ => merge_patch(&mut object, &patch),
             }
-            decoded(self.target, self.query, object)
+            self.same_uid(name, &object, before)?;
+            decoded(self.target, self.query, object).map_err(|error| {
+                match error.message.contains("strict decoding error") {
+                    true => {
+                        let error = FieldError::invalid("patch", &patch, &error.message);
+                        ApiError::invalid(self.target.resource, name, &[error])
+                    }
+                    false => error,
+                }
+            })
         })
     }
 
     fn apply(&self, name: &str, wanted: Value) -> Answer {
         let resource = self.target.resource;
         if self.query.get("fieldManager").is_empty() {
-            let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
-            return Err(ApiError::unprocessable(message));
+            return Err(ApiError::no_field_manager());
         }
         if !wanted.pointer("/metadata/managedFields").is_none_or(Value::is_null) {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
@@ -176,20 +188,35 @@ impl Call<'_> {
             wanted["status"] = Value::Null;
         }
         let wanted = without_nulls(wanted);
+        if let Some(list) = twice(&wanted) {
+            return Err(ApiError::duplicate_entries(list));
+        }
         self.change_with(name, false, |before| {
             let metadata = &wanted["metadata"];
-            if !metadata["uid"].is_null() && metadata["uid"] != before["metadata"]["uid"] {
-                let error = FieldError::invalid("metadata.uid", &metadata["uid"], "field is immutable");
-                return Err(ApiError::invalid(resource, name, &[error]));
-            }
+            self.same_uid(name, &wanted, before)?;
             let version = &metadata["resourceVersion"];
             if !version.is_null() && *version != before["metadata"]["resourceVersion"] {
-                return Err(ApiError::conflict(resource, name, MODIFIED));
+                return Err(self.precondition(
+                    name,
+                    "resourceVersion",
+                    version,
+                    &before["metadata"]["resourceVersion"],
+                ));
             }
             let mut merged = apply(before, &wanted, &manager, force)?;
             merged["metadata"]["uid"] = before["metadata"]["uid"].clone();
             Ok(merged)
         })
+    }
+
+    /// A patch that names another UID would change it; a replacement that does is a conflict instead.
+    fn same_uid(&self, name: &str, after: &Value, before: &Value) -> Result<(), ApiError> {
+        let uid = &after["metadata"]["uid"];
+        if uid.is_null() || *uid == before["metadata"]["uid"] {
+            return Ok(());
+        }
+        let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+        Err(ApiError::invalid(self.target.resource, name, &[error]))
     }
 
     /// DELETE of one object.
@@ -231,7 +258,7 @@ impl Call<'_> {
             for (key, object) in &found {
                 self.removed(objects, key, object);
             }
-            let items: Vec<&Value> = found.iter().map(|(_, object)| &**object).collect();
+            let items: Vec<Value> = found.iter().map(|(_, object)| item(object)).collect();
             let list = json!({
                 "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
                 "metadata": {"resourceVersion": objects.version.to_string()}, "items": items,
@@ -249,6 +276,9 @@ impl Call<'_> {
             let mut marked = object.clone();
             marked["metadata"]["deletionTimestamp"] = json!(now());
             marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+            if let Some(generation) = marked["metadata"]["generation"].as_i64() {
+                marked["metadata"]["generation"] = json!(generation + 1);
+            }
             objects.put(key.clone(), marked);
         }
     }
@@ -290,7 +320,7 @@ impl Call<'_> {
             {
                 return Ok((200, before));
             }
-            if before["spec"] != after["spec"] {
+            if before["spec"] != after["spec"] && !before["metadata"]["generation"].is_null() {
                 let generation = before["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
                 after["metadata"]["generation"] = json!(generation);
             }
@@ -370,6 +400,25 @@ impl Call<'_> {
     fn key(&self, name: &str) -> Key {
         Key::new(self.target.resource, &self.target.namespace, name)
     }
+}
+
+/// An object in a list, whose kind the list says.
+fn item(object: &Value) -> Value {
+    let mut item = object.clone();
+    if let Some(fields) = item.as_object_mut() {
+        fields.remove("apiVersion");
+        fields.remove("kind");
+    }
+    item
+}
+
+/// The list of a wanted object that has two items with one key.
+fn twice(wanted: &Value) -> Option<&'static str> {
+    let devices = wanted["status"]["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut seen = std::collections::BTreeSet::new();
+    let key =
+        |device: &Value| ["driver", "pool", "device", "shareID"].map(|member| device[member].to_string());
+    devices.iter().any(|device| !seen.insert(key(device))).then_some("status.devices")
 }
 
 fn same_but_for_managers(before: &Value, after: &Value) -> bool {

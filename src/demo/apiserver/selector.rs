@@ -75,6 +75,7 @@ fn parts(text: &str) -> Result<Vec<(&str, &str, bool)>, ApiError> {
             let split = part.split_once("!=").map(|(name, value)| (name, value, false));
             let split = split.or_else(|| part.split_once("==").map(|(name, value)| (name, value, true)));
             let split = split.or_else(|| part.split_once('=').map(|(name, value)| (name, value, true)));
+            let split = split.filter(|(_, value, _)| !value.contains(['=', '!']));
             split.map(|(name, value, equal)| (name.trim(), value.trim(), equal)).ok_or_else(|| {
                 ApiError::bad_request(format!("invalid selector: {part:?}; can't understand it"))
             })

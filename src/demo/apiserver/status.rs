@@ -125,6 +125,29 @@ impl ApiError {
         Self { code: 409, reason: "Conflict", message, details: json!({"causes": causes}) }
     }
 
+    /// 422 of an apply that names no manager.
+    pub fn no_field_manager() -> Self {
+        let message = "Required value: is required for apply patch";
+        Self {
+            code: 422,
+            reason: "Invalid",
+            message: format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: {message}"),
+            details: json!({
+                "group": "meta.k8s.io", "kind": "PatchOptions",
+                "causes": [{"reason": "FieldValueRequired", "message": message, "field": "fieldManager"}],
+            }),
+        }
+    }
+
+    /// 500 of an apply whose list has one key twice; that it is not the client's fault is the real server's mistake.
+    pub fn duplicate_entries(list: &str) -> Self {
+        Self::plain(
+            500,
+            "",
+            format!("failed to create typed patch object: .{list}: duplicate entries for key"),
+        )
+    }
+
     /// 422 with the fields.
     pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> Self {
         let kind = if resource.group.is_empty() {

@@ -26,8 +26,10 @@ pub fn spec(spec: &Value, errors: &mut Vec<FieldError>) {
     if requests.len() > MAX_REQUESTS {
         errors.push(FieldError::too_many("spec.devices.requests", requests.len(), MAX_REQUESTS));
     }
+    unique("spec.devices.requests", requests, |request| str_at(request, "/name").to_owned(), errors);
     for (index, request) in requests.iter().enumerate() {
         let path = format!("spec.devices.requests[{index}]");
+        count(&format!("{path}.exactly.count"), &request["exactly"], errors);
         if !is_label(str_at(request, "/name")) {
             errors.push(FieldError::invalid(format!("{path}.name"), &request["name"], names::LABEL));
         }
@@ -39,8 +41,45 @@ pub fn spec(spec: &Value, errors: &mut Vec<FieldError>) {
         }
     }
     for (index, config) in items(&spec["devices"], "config").iter().enumerate() {
-        let path = format!("spec.devices.config[{index}].opaque.parameters");
-        raw(&path, &config["opaque"]["parameters"], errors);
+        let path = format!("spec.devices.config[{index}]");
+        raw(&format!("{path}.opaque.parameters"), &config["opaque"]["parameters"], errors);
+        for (index, name) in items(config, "requests").iter().enumerate() {
+            named(&format!("{path}.requests[{index}]"), name, requests, errors);
+        }
+    }
+    for (index, constraint) in items(&spec["devices"], "constraints").iter().enumerate() {
+        let path = format!("spec.devices.constraints[{index}]");
+        if constraint["matchAttribute"].is_null() == constraint["distinctAttribute"].is_null() {
+            let detail = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+            errors.push(FieldError::required(&path, detail));
+        }
+        for (index, name) in items(constraint, "requests").iter().enumerate() {
+            named(&format!("{path}.requests[{index}]"), name, requests, errors);
+        }
+    }
+}
+
+fn count(path: &str, exactly: &Value, errors: &mut Vec<FieldError>) {
+    let count = exactly["count"].as_i64().unwrap_or_default();
+    if exactly["allocationMode"] == "All" && count != 0 {
+        let detail = "must not be specified when allocationMode is 'All'";
+        errors.push(FieldError::invalid(path, &exactly["count"], detail));
+    } else if exactly["allocationMode"] == "ExactCount" && count <= 0 {
+        errors.push(FieldError::invalid(path, &exactly["count"], "must be greater than zero"));
+    }
+}
+
+/// That a text names a request, or an alternative of one.
+fn named(path: &str, name: &Value, requests: &[Value], errors: &mut Vec<FieldError>) {
+    let text = name.as_str().unwrap_or_default();
+    let (request, alternative) = text.split_once('/').map_or((text, None), |(r, a)| (r, Some(a)));
+    let found = requests.iter().find(|known| known["name"] == request);
+    let there = found.is_some_and(|found| {
+        alternative.is_none_or(|name| items(found, "firstAvailable").iter().any(|a| a["name"] == name))
+    });
+    if !there {
+        let detail = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+        errors.push(FieldError::invalid(path, name, detail));
     }
 }
 
@@ -54,6 +93,11 @@ pub fn status(before: &Value, after: &Value, errors: &mut Vec<FieldError>) {
     let results = items(&allocation["devices"], "results");
     if results.len() > MAX_RESULTS {
         errors.push(FieldError::too_many("status.allocation.devices.results", results.len(), MAX_RESULTS));
+    }
+    let requests = items(&after["spec"]["devices"], "requests");
+    for (index, result) in results.iter().enumerate() {
+        let path = format!("status.allocation.devices.results[{index}].request");
+        named(&path, &result["request"], requests, errors);
     }
     let config = items(&allocation["devices"], "config");
     if config.len() > MAX_CONFIG {
@@ -104,11 +148,17 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
 fn condition(path: &str, condition: &Value, errors: &mut Vec<FieldError>) {
     let text = |member: &str| condition[member].as_str().unwrap_or_default();
     if text("type").is_empty() {
-        errors.push(FieldError::invalid(format!("{path}.type"), &"".into(), "name part must be non-empty"));
+        // Both, as the real server says it.
+        for detail in [
+            "name part must be non-empty",
+            "name part must consist of alphanumeric characters, '-', '_' or '.'",
+        ] {
+            errors.push(FieldError::invalid(format!("{path}.type"), &condition["type"], detail));
+        }
     }
-    const STATES: [&str; 3] = ["False", "True", "Unknown"];
-    if !STATES.contains(&text("status")) {
-        errors.push(FieldError::not_supported(format!("{path}.status"), &condition["status"], &STATES));
+    if !["True", "False", "Unknown"].contains(&text("status")) {
+        let supported = ["False", "True", "Unknown"];
+        errors.push(FieldError::not_supported(format!("{path}.status"), &condition["status"], &supported));
     }
     if ["", super::NO_TIME].contains(&text("lastTransitionTime")) {
         errors.push(FieldError::required(format!("{path}.lastTransitionTime"), ""));

@@ -1,0 +1,64 @@
+//! The agent goes and comes; nothing that depends on it notices.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::lab::Lab;
+use crate::pods::pod;
+use crate::process::wait_for;
+
+/// Waits until exactly one agent is there and ready, none of the old ones.
+async fn wait_replaced(lab: &Lab, old: &[String]) -> Result<()> {
+    wait_for(Duration::from_secs(90), "a new agent", async || {
+        let pods = lab.api.list("/api/v1/namespaces/sriov-dra/pods").await?;
+        let now = lab.agents().await?;
+        ensure!(pods.len() == 1 && now.values().all(|ready| *ready), "{now:?}");
+        ensure!(now.keys().all(|name| !old.contains(name)), "{now:?} are the old ones");
+        Ok(())
+    })
+    .await
+}
+
+pub async fn a_deleted_agent_is_replaced_and_pods_keep_their_vfs(lab: &mut Lab) -> Result<()> {
+    lab.template(&Value::Null).await?;
+    lab.create(&pod("before", "vf")).await?;
+    let given = lab.check_pod("default", "before").await?;
+    let old: Vec<String> = lab.agents().await?.into_keys().collect();
+    let name = old.first().context("an agent")?;
+    lab.api.delete(&format!("/api/v1/namespaces/sriov-dra/pods/{name}")).await?;
+    // While there is none: the pod waits for the next.
+    lab.create(&pod("meanwhile", "vf")).await?;
+    wait_replaced(lab, &old).await?;
+    ensure!(lab.check_pod("default", "before").await? == given, "the pod has other VFs than before");
+    lab.check_pod("default", "meanwhile").await?;
+    lab.delete_pod("before").await?;
+    lab.create(&pod("after", "vf")).await?;
+    lab.check_pod("default", "after").await?;
+    Ok(())
+}
+
+pub async fn a_rolling_update_hands_over_while_pods_run_start_and_end(lab: &mut Lab) -> Result<()> {
+    lab.template(&Value::Null).await?;
+    lab.create(&pod("before", "vf")).await?;
+    lab.create(&pod("ends", "vf")).await?;
+    let given = lab.check_pod("default", "before").await?;
+    lab.check_pod("default", "ends").await?;
+    let old: Vec<String> = lab.agents().await?.into_keys().collect();
+    let again = json!({ "spec": { "template": { "metadata": { "annotations": { "restarted": "once" } } } } });
+    lab.api.merge("/apis/apps/v1/namespaces/sriov-dra/daemonsets/sriov-dra", &again).await?;
+    // Some start and end before, some while, some after the hand-over.
+    for number in 1..=4 {
+        lab.create(&pod(&format!("during-{number}"), "vf")).await?;
+        if number == 2 {
+            lab.delete_pod("ends").await?;
+        }
+        lab.check_pod("default", &format!("during-{number}")).await?;
+    }
+    wait_replaced(lab, &old).await?;
+    ensure!(lab.check_pod("default", "before").await? == given, "the pod has other VFs than before");
+    lab.create(&pod("after", "vf")).await?;
+    lab.check_pod("default", "after").await?;
+    Ok(())
+}

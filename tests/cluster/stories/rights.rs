@@ -1,0 +1,110 @@
+//! What the agent's service account may do.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::lab::{Lab, SLICES};
+use crate::plane::NODE;
+
+const ACCOUNT: &str = "system:serviceaccount:sriov-dra:sriov-dra";
+
+/// `group/resource[names] verb`, for all rules on resources that a user has in a namespace.
+async fn rules(api: &Api, namespace: &str) -> Result<BTreeSet<String>> {
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": { "namespace": namespace },
+    });
+    let answer = api.create("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &review).await?;
+    let list = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    let mut rules = BTreeSet::new();
+    for rule in answer["status"]["resourceRules"].as_array().into_iter().flatten() {
+        let names = list(&rule["resourceNames"]);
+        let names = if names.is_empty() { String::new() } else { format!("[{}]", names.join(",")) };
+        for group in list(&rule["apiGroups"]) {
+            for resource in list(&rule["resources"]) {
+                rules.extend(
+                    list(&rule["verbs"]).iter().map(|verb| format!("{group}/{resource}{names} {verb}")),
+                );
+            }
+        }
+    }
+    Ok(rules)
+}
+
+pub async fn the_agents_account_may_do_what_it_needs_and_nothing_else(lab: &mut Lab) -> Result<()> {
+    // Whatever every service account may do anyway is not the manifests' doing.
+    let anybody = rules(&lab.api.as_user("system:serviceaccount:default:default"), "default").await?;
+    let agent = rules(&lab.api.as_user(ACCOUNT), "default").await?;
+    let own: BTreeSet<String> = agent.difference(&anybody).cloned().collect();
+    let mut expected: BTreeSet<String> = [
+        "resource.k8s.io/resourceclaims get",
+        "resource.k8s.io/resourceclaims/status update",
+        "resource.k8s.io/resourceclaims/status patch",
+        "resource.k8s.io/resourceclaims/driver[sriov-dra.io] associated-node:update",
+        "resource.k8s.io/resourceclaims/driver[sriov-dra.io] associated-node:patch",
+        "/nodes get",
+        "/events create",
+        "/events patch",
+        "events.k8s.io/events create",
+        "events.k8s.io/events patch",
+    ]
+    .map(str::to_owned)
+    .into();
+    let verbs = ["get", "list", "watch", "create", "update", "patch", "delete"];
+    expected.extend(verbs.map(|verb| format!("resource.k8s.io/resourceslices {verb}")));
+    ensure!(own == expected, "it may {own:?}");
+    Ok(())
+}
+
+pub async fn an_agent_can_not_write_slices_of_another_node(lab: &mut Lab) -> Result<()> {
+    let pods = lab.api.list("/api/v1/namespaces/sriov-dra/pods").await?;
+    let pod = &pods.first().context("the agent's pod")?["metadata"];
+    let request = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "spec": { "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": pod["name"], "uid": pod["uid"] } },
+    });
+    let accounts = "/api/v1/namespaces/sriov-dra/serviceaccounts/sriov-dra/token";
+    let token = lab.api.create(accounts, &request).await?;
+    let agent = lab.plane.api_with(token["status"]["token"].as_str().context("a token")?).await?;
+    let slice = |name: &str, node: &str| {
+        json!({
+            "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": { "name": name },
+            "spec": {
+                "driver": "other.example", "nodeName": node, "devices": [{ "name": "a" }],
+                "pool": { "name": node, "generation": 1, "resourceSliceCount": 1 },
+            },
+        })
+    };
+    let post = async |object: &Value| agent.ask("POST", SLICES, "application/json", object).await;
+    let (code, body) = post(&slice("foreign", "node-b")).await?;
+    let message = body["message"].as_str().unwrap_or_default();
+    ensure!(
+        code == 403 && message.contains("the agent of node node-a may not write a slice of node node-b"),
+        "{code}: {body}"
+    );
+    let (code, body) = post(&slice("own", NODE)).await?;
+    ensure!(code == 201, "its own node's: {code}: {body}");
+    // What somebody else made for another node, it can neither change nor delete.
+    lab.api.create(SLICES, &slice("foreign", "node-b")).await?;
+    let foreign = format!("{SLICES}/foreign");
+    let patch = json!({ "metadata": { "labels": { "a": "b" } } });
+    let (changed, _) = agent.ask("PATCH", &foreign, crate::api::MERGE, &patch).await?;
+    let (deleted, _) = agent.ask("DELETE", &foreign, "application/json", &json!({})).await?;
+    lab.api.delete(&foreign).await?;
+    agent.delete(&format!("{SLICES}/own")).await?;
+    ensure!((changed, deleted) == (403, 403), "change {changed}, delete {deleted}");
+    // A token that is bound to no pod names no node.
+    let unbound = lab.api.as_user(ACCOUNT);
+    let (code, body) = unbound.ask("POST", SLICES, "application/json", &slice("unbound", NODE)).await?;
+    let message = body["message"].as_str().unwrap_or_default();
+    ensure!(code == 403 && message.contains("names no node"), "{code}: {body}");
+    for path in ["/api/v1/secrets", "/api/v1/pods", "/api/v1/namespaces/sriov-dra/pods", "/api/v1/nodes"] {
+        let (code, _) = agent.ask("GET", path, "application/json", &Value::Null).await?;
+        ensure!(code == 403, "the agent may list {path}: {code}");
+    }
+    Ok(())
+}
