@@ -168,8 +168,8 @@ fn claim_report(problem: &Problem<'_>, claim: usize) -> ClaimReport {
     ClaimReport {
         claim: problem.claim_name(claim).to_owned(),
         allocation: None,
-        requests: requests.map(|(number, _)| request_report(problem, number)).flatten().collect(),
-        constraints: constraints.map(|(number, _)| constraint_report(problem, number)).flatten().collect(),
+        requests: requests.filter_map(|(number, _)| request_report(problem, number)).collect(),
+        constraints: constraints.filter_map(|(number, _)| constraint_report(problem, number)).collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! In: arguments and their environment twins. Out: one command run to its end. Never here: how a command does its work
 //! beyond its own file.
 
+pub mod demo;
 pub mod explain;
 pub mod image;
 pub mod inventory;
@@ -27,6 +28,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent of one node: publish its VFs, prepare claims, attach VFs to pods
     Node(Box<node::NodeArgs>),
+    /// Show the whole story here and now: a simulated node, claims, pods; no cluster and no hardware needed
+    Demo(demo::DemoArgs),
     /// Show this machine's PFs and VFs: what is offered, what is withheld and why
     Inventory(inventory::InventoryArgs),
     /// A pod of the demonstration: waits in a network namespace of its own
@@ -47,6 +50,7 @@ impl Cli {
         match self.command {
             Command::Node(args) => node::run(*args)?,
             Command::Inventory(args) => inventory::run(&args)?,
+            Command::Demo(args) => return demo::run(&args),
             Command::Pause => crate::demo::pod::pause()?,
             Command::Explain(args) => return Ok(explain::run(&args)),
             Command::Image(args) => image::run(&args)?,

@@ -143,12 +143,13 @@ impl Stage {
         slices
     }
 
-    /// Creates a pod object, as `kubectl` would.
+    /// Creates a pod object, as `kubectl` would, and its namespace, should it be missing.
     ///
     /// # Errors
     /// The API server's words.
     pub async fn create_pod(&self, pod: &Pod) -> anyhow::Result<Pod> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        self.server.store().create(&Namespace { metadata: named(namespace), ..Namespace::default() });
         let api: Api<Pod> = Api::namespaced(self.server.client()?, namespace);
         Ok(api.create(&PostParams::default(), pod).await?)
     }

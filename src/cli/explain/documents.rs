@@ -17,7 +17,7 @@ use crate::allocate::{Fault, check_claim, check_class};
 use crate::claim::decode_parameters;
 
 /// What was read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Documents {
     /// In order.
     pub claims: Vec<ResourceClaim>,

@@ -1,0 +1,182 @@
+//! `sriov-dra demo`: the whole story on any Linux machine, without cluster and without hardware.
+
+mod show;
+mod story;
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use k8s_openapi::api::resource::v1::DeviceClass;
+
+use super::explain::Documents;
+use crate::DEFAULT_DRIVER_NAME;
+use crate::demo::stage::Stage;
+use crate::demo::world::{RAILS, World, enter_private_namespaces};
+use crate::observe::{self, LogFormat};
+use show::{Printer, Tale};
+
+/// This program: the agent and the pods of the demonstration are further processes of it.
+const SELF: &str = "/proc/self/exe";
+
+/// The claims that come with the project.
+const EXAMPLES: [(&str, &str); 7] = [
+    ("examples/one-vf.yaml", include_str!("../../../examples/one-vf.yaml")),
+    ("examples/two-vfs-distinct-pfs.yaml", include_str!("../../../examples/two-vfs-distinct-pfs.yaml")),
+    ("examples/by-pf.yaml", include_str!("../../../examples/by-pf.yaml")),
+    ("examples/by-numa.yaml", include_str!("../../../examples/by-numa.yaml")),
+    ("examples/by-link-type.yaml", include_str!("../../../examples/by-link-type.yaml")),
+    ("examples/static-address.yaml", include_str!("../../../examples/static-address.yaml")),
+    ("examples/slinky-nodeset.yaml", include_str!("../../../examples/slinky-nodeset.yaml")),
+];
+
+/// What `kubectl apply -k manifests` brings besides the agent.
+const DEVICE_CLASS: &str = include_str!("../../../manifests/deviceclass.yaml");
+
+/// Shape of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For people, as it happens.
+    #[default]
+    Text,
+    /// For programs, at the end.
+    Json,
+}
+
+/// Arguments of `sriov-dra demo`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// A file with claims, templates and pods to run instead of the examples; may be given several times
+    #[arg(short = 'f', long = "claim", value_name = "FILE")]
+    pub claims: Vec<PathBuf>,
+    /// Use this machine's own VFs (root; nothing else may use them meanwhile) instead of a simulated node
+    #[arg(long)]
+    pub real: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Leave the folder with ledger, CDI files, kubeconfig and the agent's log
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Runs the demonstration. Status 0: every pod got its VFs and gave them back; 1: one did not; 2: the input is wrong.
+///
+/// # Errors
+/// When the machine lacks what the demonstration itself needs.
+pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let DemoArgs { claims, real, output, keep } = args;
+    observe::start(LogFormat::Text, "warn")?;
+    let files = match read(claims, *real) {
+        Ok(files) => files,
+        Err(error) => {
+            eprintln!("sriov-dra: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if !*real {
+        // Before any thread is started.
+        enter_private_namespaces()?;
+    }
+    let folder = Folder::make(*keep)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the async runtime can't be started")?;
+    let mut printer = Printer::new(*output == Format::Text, std::io::stdout().is_terminal());
+    let told = runtime.block_on(tell(&files, *real, &folder.path, &mut printer));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    let tale = told?;
+    if *output == Format::Json {
+        let mut out = std::io::stdout();
+        writeln!(out, "{}", serde_json::to_string_pretty(&tale)?)?;
+    }
+    if *keep {
+        printer.note(&format!("kept: {}", folder.path.display()));
+    }
+    Ok(if tale.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The files to run, each by its name.
+fn read(claims: &[PathBuf], real: bool) -> anyhow::Result<Vec<(String, Documents)>> {
+    let mut files = Vec::new();
+    if claims.is_empty() {
+        // The other examples name ports of a machine that is not this one.
+        let shown = if real { EXAMPLES.get(..1) } else { EXAMPLES.get(..) };
+        for (name, text) in shown.unwrap_or_default() {
+            let mut documents = Documents::default();
+            documents.parse(name, text, DEFAULT_DRIVER_NAME)?;
+            files.push(((*name).to_owned(), documents));
+        }
+    }
+    for path in claims {
+        let mut documents = Documents::default();
+        documents.read(path, DEFAULT_DRIVER_NAME)?;
+        files.push((path.display().to_string(), documents));
+    }
+    let faults: Vec<String> =
+        files.iter().flat_map(|(_, documents)| documents.faults.iter().cloned()).collect();
+    if !faults.is_empty() {
+        bail!("{}", faults.join("\n"));
+    }
+    Ok(files)
+}
+
+async fn tell(
+    files: &[(String, Documents)],
+    real: bool,
+    folder: &Path,
+    printer: &mut Printer,
+) -> anyhow::Result<Tale> {
+    let mut tale = Tale { ok: true, ..Tale::default() };
+    let world = match real {
+        true => None,
+        false => {
+            let built = World::build(Path::new(SELF), folder, &mut |rail| {
+                printer.progress(&format!("building a node: rail {rail} of {RAILS}"));
+            });
+            Some(built.context("the simulated node can't be built")?)
+        }
+    };
+    let sysfs = world.as_ref().map_or(Path::new("/sys"), World::sysfs);
+    tale.node = story::inventory(sysfs, printer)?;
+    printer.progress("starting the API server and the agent");
+    let stage = Stage::start(Path::new(SELF), folder, sysfs).await?;
+    let class: DeviceClass = serde_saphyr::from_str(DEVICE_CLASS).context("manifests/deviceclass.yaml")?;
+    stage.server.store().create(&class);
+    tale.agent = story::agent(&stage, printer);
+    for (name, documents) in files {
+        let run = story::file(&stage, sysfs, name, documents, printer).await?;
+        tale.ok &= run.ok;
+        tale.runs.push(run);
+    }
+    tale.end = story::end(stage, folder, printer).await?;
+    tale.ok &= tale.end.left.is_empty();
+    Ok(tale)
+}
+
+/// Everything the demonstration writes.
+struct Folder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Folder {
+    fn make(keep: bool) -> anyhow::Result<Self> {
+        // Short: the sockets below it may have 107 bytes.
+        let path = std::env::temp_dir().join(format!("sriov-dra-demo-{}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| format!("the folder {} can't be made", path.display()))?;
+        Ok(Self { path, keep })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}

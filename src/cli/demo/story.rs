@@ -1,0 +1,403 @@
+//! The steps of the demonstration, in the order a cluster takes them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::{Container, Pod, PodResourceClaim, PodSpec};
+use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim, ResourceClaimSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::show::{AgentTale, ClaimTale, EndTale, LinkTale, NodeTale, PodTale, Printer, Run};
+use crate::DEFAULT_DRIVER_NAME;
+use crate::app::{Supply, take_inventory};
+use crate::cli::explain::{Answer, Documents, Given, Origin, answer, render_text};
+use crate::cli::inventory::{self, Inventory};
+use crate::demo::stage::{NODE, Prepared, Running, Stage};
+use crate::host::{Kernel, Linux, Netns};
+use crate::policy::Rules;
+
+/// How long a claim's status may take; nobody waits for it in a cluster.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+/// KEP-5304: how a claim made from a template says what its pod calls it.
+const POD_CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
+
+/// What the node has.
+pub fn inventory(sysfs: &Path, printer: &mut Printer) -> anyhow::Result<NodeTale> {
+    let rules =
+        Rules { driver_name: DEFAULT_DRIVER_NAME.to_owned(), devices: None, attach: Some("nri".to_owned()) };
+    let (snapshot, verdicts) = take_inventory(sysfs, Path::new("/nonexistent"), rules)?;
+    let told = Inventory::new(&snapshot, &verdicts);
+    printer.heading("The node: what the kernel shows, what is offered");
+    printer.block(&inventory::render(&told, inventory::Format::Table)?);
+    let offered = verdicts.iter().filter(|verdict| verdict.is_offered()).count();
+    Ok(NodeTale { pfs: snapshot.pfs.len(), vfs: snapshot.vfs.len(), offered })
+}
+
+/// How the agent came up.
+pub fn agent(stage: &Stage, printer: &mut Printer) -> AgentTale {
+    let slices = stage.slices();
+    let told = AgentTale {
+        registered_after_ms: stage.registered_in.as_millis(),
+        slices: slices.len(),
+        generation: slices.first().map_or(0, |slice| slice.spec.pool.generation),
+        devices: slices.iter().map(|slice| slice.spec.devices.iter().flatten().count()).sum(),
+    };
+    printer.heading("The agent: registered with the kubelet, slices published");
+    printer.event("registered", &format!("after {} ms", told.registered_after_ms));
+    let (slices, devices) = (told.slices, told.devices);
+    printer.event(
+        "published",
+        &format!(
+            "{slices} ResourceSlice(s) of pool {NODE}, generation {}, {devices} devices",
+            told.generation
+        ),
+    );
+    told
+}
+
+/// All pods of one file: allocated, started together, stopped.
+pub async fn file(
+    stage: &Stage,
+    sysfs: &Path,
+    name: &str,
+    documents: &Documents,
+    printer: &mut Printer,
+) -> anyhow::Result<Run> {
+    printer.heading(name);
+    for class in &documents.classes {
+        stage.server.store().create::<DeviceClass>(class);
+    }
+    let documents = with_pods(documents);
+    let supply = Supply {
+        slices: stage.slices(),
+        classes: stage.server.store().list(),
+        claims: stage.server.store().list(),
+        ..Supply::default()
+    };
+    let given = Given { asked: documents, supply, from: Origin::Machine, node: Some(NODE.to_owned()) };
+    let explained = answer(&given, DEFAULT_DRIVER_NAME)?;
+    printer.block(&render_text(&explained, printer.colour()));
+    let mut run = Run { file: name.to_owned(), ok: explained.allocatable, ..Run::default() };
+    let mut running = Vec::new();
+    for pod in given.asked.pods.iter().filter(|pod| uses_claims(pod)) {
+        let (told, pod) = start(stage, pod, &given.asked, &explained, printer).await?;
+        run.ok &= told.error.is_none();
+        run.pods.push(told);
+        running.push(pod);
+    }
+    for (told, started) in run.pods.iter_mut().zip(running) {
+        if let Some(started) = started {
+            told.returned = stop(stage, sysfs, started, printer).await?;
+        }
+    }
+    run.explained = explained.subjects;
+    Ok(run)
+}
+
+/// Claims and templates that no pod of the file uses get a pod each.
+fn with_pods(documents: &Documents) -> Documents {
+    let mut documents = documents.clone();
+    let references: Vec<PodResourceClaim> = documents
+        .pods
+        .iter()
+        .flat_map(|pod| pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten()))
+        .cloned()
+        .collect();
+    let mut pods = Vec::new();
+    let mut pod = |metadata: &ObjectMeta, claim: PodResourceClaim| {
+        let name = format!("demo-{}", metadata.name.as_deref().unwrap_or("claim"));
+        let metadata =
+            ObjectMeta { name: Some(name), namespace: metadata.namespace.clone(), ..ObjectMeta::default() };
+        let spec = PodSpec { resource_claims: Some(vec![claim]), ..PodSpec::default() };
+        pods.push(Pod { metadata, spec: Some(spec), ..Pod::default() });
+    };
+    for claim in &documents.claims {
+        let name = claim.metadata.name.clone();
+        if !references.iter().any(|reference| reference.resource_claim_name == name) {
+            let reference = PodResourceClaim {
+                name: "claim".to_owned(),
+                resource_claim_name: name,
+                ..Default::default()
+            };
+            pod(&claim.metadata, reference);
+        }
+    }
+    for template in &documents.templates {
+        let name = template.metadata.name.clone();
+        if !references.iter().any(|reference| reference.resource_claim_template_name == name) {
+            let reference = PodResourceClaim {
+                name: "claim".to_owned(),
+                resource_claim_template_name: name,
+                ..Default::default()
+            };
+            pod(&template.metadata, reference);
+        }
+    }
+    documents.pods.extend(pods);
+    documents
+}
+
+fn uses_claims(pod: &Pod) -> bool {
+    pod.spec
+        .as_ref()
+        .is_some_and(|spec| spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()))
+}
+
+/// A pod that runs, with what it holds.
+struct Started {
+    running: Option<Running>,
+    claims: Vec<ResourceClaim>,
+}
+
+/// From the pod object to its container; what is refused ends it there, and stands in the tale.
+async fn start(
+    stage: &Stage,
+    pod: &Pod,
+    documents: &Documents,
+    explained: &Answer,
+    printer: &mut Printer,
+) -> anyhow::Result<(PodTale, Option<Started>)> {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let mut told = PodTale { pod: format!("{namespace}/{name}"), ..PodTale::default() };
+    let subject = explained.subjects.iter().find(|subject| subject.subject == format!("Pod {}", told.pod));
+    let allocations: BTreeMap<&str, &AllocationResult> = subject
+        .and_then(|subject| subject.nodes.first())
+        .iter()
+        .flat_map(|node| &node.claims)
+        .filter_map(|claim| Some((claim.claim.as_str(), claim.allocation.as_ref()?)))
+        .collect();
+    let object = stage.create_pod(&bare(pod, &namespace)).await?;
+    let mut started = Started { running: None, claims: Vec::new() };
+    let mut prepared: Vec<Prepared> = Vec::new();
+    for (wanted, claim) in claims_of(pod, documents, &namespace, &name)? {
+        let Some(allocation) = allocations.get(wanted.as_str()) else {
+            told.error = Some(format!("claim {wanted} can't be allocated; the reasons stand above"));
+            printer.event("refused", told.error.as_deref().unwrap_or_default());
+            return Ok((told, None));
+        };
+        let claim = stage.create_claim(&claim).await?;
+        let claim = stage.allocate(&claim, (*allocation).clone(), &object).await?;
+        let devices: Vec<String> = allocation
+            .devices
+            .iter()
+            .flat_map(|devices| devices.results.iter().flatten())
+            .map(|result| format!("{} for request {}", result.device, result.request))
+            .collect();
+        printer.event("allocated", &format!("claim {wanted}: {}", devices.join(", ")));
+        let done = stage.prepare(&claim).await;
+        started.claims.push(claim);
+        match done {
+            Ok(done) => {
+                let cdi = serde_json::to_value(&done.cdi)?;
+                let file = done.cdi_file.display().to_string();
+                printer.event(
+                    "prepared",
+                    &format!("in {}; CDI file {file}\n{}", time(done.took), yaml_like(&cdi)?),
+                );
+                let prepared_in_us = done.took.as_micros();
+                told.claims.push(ClaimTale { claim: wanted, devices, prepared_in_us, cdi_file: file, cdi });
+                prepared.push(done);
+            }
+            Err(error) => {
+                told.error = Some(format!("{error:#}"));
+                printer.event("refused", told.error.as_deref().unwrap_or_default());
+                return Ok((told, Some(started)));
+            }
+        }
+    }
+    let entered = enter(stage, &object, &prepared, &mut told, printer).await;
+    match entered {
+        Ok(running) => started.running = Some(running),
+        Err(error) => {
+            told.error = Some(format!("{error:#}"));
+            printer.event("refused", told.error.as_deref().unwrap_or_default());
+        }
+    }
+    for claim in &started.claims {
+        told.status.extend(status(stage, claim).await);
+    }
+    printer.event("status", &told.status.join("\n"));
+    Ok((told, Some(started)))
+}
+
+async fn enter(
+    stage: &Stage,
+    pod: &Pod,
+    prepared: &[Prepared],
+    told: &mut PodTale,
+    printer: &mut Printer,
+) -> anyhow::Result<Running> {
+    let running = stage.run(pod).await?;
+    told.attached_in_us = Some(running.took.as_micros());
+    told.links = links(&running.netns())?;
+    let lines: Vec<String> = told.links.iter().map(LinkTale::line).collect();
+    let took = time(running.took);
+    printer.event(
+        "attached",
+        &format!("in {took}; links in the network namespace of pod {}:\n{}", told.pod, lines.join("\n")),
+    );
+    told.env = stage.create_container(&running, &prepared.iter().collect::<Vec<_>>()).await?;
+    printer.event("container", &format!("allowed; its environment has\n{}", told.env.join("\n")));
+    Ok(running)
+}
+
+/// The pod goes, its claims with it; the VFs as they are on the host afterwards.
+async fn stop(
+    stage: &Stage,
+    sysfs: &Path,
+    started: Started,
+    printer: &mut Printer,
+) -> anyhow::Result<Vec<LinkTale>> {
+    if let Some(running) = started.running {
+        stage.stop(running).await.context("StopPodSandbox")?;
+    }
+    let mut returned = Vec::new();
+    let kernel = Linux::new(sysfs)?;
+    for claim in &started.claims {
+        let results = stage.claim(claim).and_then(|claim| claim.status?.allocation?.devices?.results);
+        stage.unprepare(claim).await.context("NodeUnprepareResources")?;
+        for result in results.into_iter().flatten() {
+            let Ok(pci) = crate::device::PciAddress::from_device_name(&result.device) else { continue };
+            let names = kernel.netdev_names(pci);
+            let host = links_of(&kernel, kernel.host())?;
+            returned.extend(host.into_iter().filter(|link| names.contains(&link.name)));
+        }
+        stage.server.store().delete::<ResourceClaim>(
+            claim.metadata.namespace.as_deref().unwrap_or_default(),
+            claim.metadata.name.as_deref().unwrap_or_default(),
+        );
+    }
+    let lines: Vec<String> = returned.iter().map(LinkTale::line).collect();
+    printer.event("returned", &format!("to the host:\n{}", lines.join("\n")));
+    Ok(returned)
+}
+
+/// The agent ends; nothing of any claim may be left.
+pub async fn end(stage: Stage, folder: &Path, printer: &mut Printer) -> anyhow::Result<EndTale> {
+    let took = stage.end().await?;
+    let durable = folder.join("kubelet/plugins").join(DEFAULT_DRIVER_NAME);
+    let places = [
+        durable.join("claims"),
+        durable.join("vf"),
+        durable.join("pods"),
+        folder.join("cdi"),
+        folder.join("run/attach"),
+    ];
+    let mut left = Vec::new();
+    for place in places {
+        let entries = std::fs::read_dir(&place).into_iter().flatten().flatten();
+        left.extend(entries.map(|entry| entry.path().display().to_string()));
+    }
+    printer.heading("The end");
+    printer.event("stopped", &format!("the agent, after {}", time(took)));
+    let what = if left.is_empty() {
+        "nothing: no claim, no owned VF, no CDI file".to_owned()
+    } else {
+        left.join("\n")
+    };
+    printer.event("left", &what);
+    Ok(EndTale { agent_stopped_after_ms: took.as_millis(), left })
+}
+
+/// Each claim of a pod: the name the explanation has for it, and the object to create.
+fn claims_of(
+    pod: &Pod,
+    documents: &Documents,
+    namespace: &str,
+    pod_name: &str,
+) -> anyhow::Result<Vec<(String, ResourceClaim)>> {
+    let mut claims = Vec::new();
+    for reference in pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten()) {
+        if let Some(name) = &reference.resource_claim_name {
+            let claim = documents.claims.iter().find(|claim| claim.metadata.name.as_ref() == Some(name));
+            let mut claim =
+                claim.with_context(|| format!("ResourceClaim {name} is not in the file"))?.clone();
+            claim.metadata.namespace = Some(namespace.to_owned());
+            claims.push((format!("{namespace}/{name}"), claim));
+        } else if let Some(name) = &reference.resource_claim_template_name {
+            let template = documents.templates.iter().find(|t| t.metadata.name.as_ref() == Some(name));
+            let template =
+                template.with_context(|| format!("ResourceClaimTemplate {name} is not in the file"))?;
+            let spec: ResourceClaimSpec =
+                template.spec.clone().and_then(|spec| spec.spec).unwrap_or_default();
+            let called = format!("{pod_name}-{}", reference.name);
+            let metadata = ObjectMeta {
+                generate_name: Some(format!("{called}-")),
+                namespace: Some(namespace.to_owned()),
+                annotations: Some(BTreeMap::from([(POD_CLAIM_NAME.to_owned(), reference.name.clone())])),
+                ..ObjectMeta::default()
+            };
+            let claim = ResourceClaim { metadata, spec: Some(spec), status: None };
+            claims.push((format!("{namespace}/{called}"), claim));
+        }
+    }
+    Ok(claims)
+}
+
+/// Just enough of a pod for an API server: the images are nobody's business here.
+fn bare(pod: &Pod, namespace: &str) -> Pod {
+    let metadata = ObjectMeta {
+        name: pod.metadata.name.clone(),
+        namespace: Some(namespace.to_owned()),
+        ..ObjectMeta::default()
+    };
+    let container =
+        Container { name: "main".to_owned(), image: Some("demo".to_owned()), ..Container::default() };
+    let spec = PodSpec {
+        containers: vec![container],
+        node_name: Some(NODE.to_owned()),
+        resource_claims: pod.spec.as_ref().and_then(|spec| spec.resource_claims.clone()),
+        ..PodSpec::default()
+    };
+    Pod { metadata, spec: Some(spec), ..Pod::default() }
+}
+
+/// `Ready` of each device, once it is written.
+async fn status(stage: &Stage, claim: &ResourceClaim) -> Vec<String> {
+    let until = Instant::now() + STATUS_PATIENCE;
+    loop {
+        let devices = stage.claim(claim).and_then(|claim| claim.status?.devices).unwrap_or_default();
+        if !devices.is_empty() || Instant::now() > until {
+            let lines = devices.iter().flat_map(|device| {
+                device.conditions.iter().flatten().map(|c| format!("{} {}: {}", c.type_, c.status, c.message))
+            });
+            return lines.collect();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn links(netns: &Path) -> anyhow::Result<Vec<LinkTale>> {
+    let kernel = Linux::new("/sys")?;
+    let netns = kernel.open(netns)?;
+    links_of(&kernel, &netns)
+}
+
+fn links_of(kernel: &Linux, netns: &Netns) -> anyhow::Result<Vec<LinkTale>> {
+    let mut session = kernel.enter(netns)?;
+    let addresses = session.all_addresses()?;
+    let tale = |link: crate::host::Link| LinkTale {
+        addresses: addresses
+            .iter()
+            .filter(|(index, _)| *index == link.index)
+            .map(|(_, a)| a.to_string())
+            .collect(),
+        name: link.name,
+        hw_addr: link.hw_addr.map(|address| address.to_string()).unwrap_or_default(),
+        mtu: link.mtu,
+        up: link.up,
+    };
+    Ok(session.all()?.into_iter().map(tale).collect())
+}
+
+/// JSON as YAML: shorter to read.
+fn yaml_like(value: &serde_json::Value) -> anyhow::Result<String> {
+    Ok(serde_saphyr::to_string(value)?)
+}
+
+fn time(took: Duration) -> String {
+    format!("{:.1} ms", took.as_secs_f64() * 1000.0)
+}
