@@ -15,15 +15,17 @@
 //! - [`policy`]: which VFs are offered and with which attributes, which are withheld and why. Pure.
 //! - [`controller`]: keeps the node's ResourceSlices as the policy says they are.
 //! - [`kubelet`]: registration and the DRA gRPC services. Wire only.
+//! - [`allocate`]: which devices a claim gets and why not others, as the scheduler decides. Pure.
 //! - [`claim`]: an allocated ResourceClaim and its `VfConfig` to a validated request. Pure.
 //! - [`prepare`]: compiles a request to a plan, applies or reverts it, keeps the ledger and the CDI files.
 //! - [`attach`]: moves VFs into a pod's network namespace and back; the NRI plugin; claim status.
-//! - [`observe`]: logging.
+//! - [`observe`] writes the log.
 //! - [`app`]: the one composition root. [`cli`]: the commands.
 //! - [`demo`]: the embedded API server, for machines without a cluster.
 //!
 //! Who may import whom is tested by `tests/layers.rs`; `docs/design.md` says why.
 
+pub mod allocate;
 pub mod app;
 pub mod attach;
 pub mod claim;

@@ -7,7 +7,7 @@ use sriov_dra::cli::Cli;
 
 fn main() -> ExitCode {
     match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("sriov-dra: {error:#}");
             ExitCode::FAILURE

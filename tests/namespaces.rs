@@ -2,6 +2,7 @@
 //!
 //! Needs root, or user namespaces (`unshare -Urnm`). Each test lives in a network namespace of its own, which stands for
 //! the host.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -123,6 +124,7 @@ impl Host {
             locks: engine.locks.clone(),
             driver: engine.driver.clone(),
             cdi_dir: engine.cdi_dir.clone(),
+            boot_id: engine.boot_id.clone(),
             reports,
         };
         Self { engine, attacher, _reports: receiver, _dir: dir }

@@ -1,4 +1,5 @@
 //! The ResourceSlice controller against the embedded API server: what ends up published, and what is written for it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::time::{Duration, Instant};
 
@@ -482,7 +483,7 @@ async fn fields_that_the_server_drops_are_given_up_until_the_offer_changes() {
 async fn a_node_that_is_missing_is_waited_for_and_one_that_was_recreated_becomes_the_owner() {
     let bench = Bench::on(ApiServer::start("127.0.0.1:0").await.unwrap(), devices(3));
     let told = bench.until_told(|published| published.last_error.is_some()).await;
-    assert!(told.last_error.unwrap().contains("read Node node-1"));
+    assert_eq!(told.last_error.as_deref(), Some("read Node node-1: nodes \"node-1\" not found"));
     assert_eq!(bench.slices(), []);
     bench.server.store().create(&node("uid-1")).unwrap();
     let slices = bench.until_published(&devices(3)).await;
@@ -507,4 +508,26 @@ async fn an_unchanged_offer_writes_nothing_and_healing_outlives_the_channel() {
     let bench = Bench { server, offers, published, stop, task };
     bench.lose(&bench.slices()[0]);
     bench.until_published(&devices(3)).await;
+}
+
+#[tokio::test]
+async fn errors_of_the_server_are_told_in_its_own_words() {
+    let server = server_with_node().await;
+    let forbidden = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Forbidden", "code": 403,
+        "message": "resourceslices.resource.k8s.io is forbidden: User \"x\" cannot list resource",
+    });
+    server.faults().next(2, |r| r.is_about("resourceslices"), Fault::Answer(403, forbidden));
+    let bench = Bench::on(server, devices(3));
+    let told = bench.until_told(|published| published.last_error.is_some()).await;
+    assert_eq!(
+        told.last_error.as_deref(),
+        Some(
+            "watch ResourceSlices of driver sriov-dra.io on node node-1: list: resourceslices.resource.k8s.io is \
+             forbidden: User \"x\" cannot list resource"
+        )
+    );
+    assert!(!told.in_sync);
+    bench.until_published(&devices(3)).await;
+    bench.until_told(|published| published.in_sync && published.last_error.is_none()).await;
 }

@@ -41,6 +41,13 @@ pub fn check(sysfs: &Path, nri_socket: &Path) -> Findings {
                 .to_owned(),
         );
     }
+    if std::process::id() == 1 {
+        findings.faults.push(
+            "this process is the first of its PID namespace, so it can't see who lives in a network namespace (set \
+             hostPID: true on the pod)"
+                .to_owned(),
+        );
+    }
     let foreign_mounts = fs::read_link("/proc/self/ns/mnt").ok() != fs::read_link("/proc/1/ns/mnt").ok();
     if let (true, Ok(mounts)) = (foreign_mounts, fs::read_to_string("/proc/self/mountinfo")) {
         findings.warnings.extend(no_propagation(&mounts, "/run/netns"));

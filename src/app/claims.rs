@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::Api;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 
 use crate::attach::Attacher;
+use crate::attach::nri::Connection;
 use crate::claim::{self, ClaimId, ClaimSpec};
 use crate::kubelet::{ClaimRef, ClaimService, PreparedDevice};
+use crate::prepare::PrepareError;
 use crate::prepare::cdi;
 use crate::prepare::engine::Engine;
 use crate::prepare::records::Entry;
@@ -22,9 +25,18 @@ const FETCH_BUDGET: Duration = Duration::from_secs(20);
 /// One request to the API server.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a Prepare waits for a VF of another claim before the API server is asked whether that claim lives.
+const HOLDER_BUDGET: Duration = Duration::from_secs(5);
+/// Prepares at work at a time. Those that wait for VFs must not take every thread from those that give VFs back.
+pub const PREPARES: usize = 16;
+
 /// Prepares and unprepares claims.
 #[derive(Clone)]
 pub struct Claims {
+    /// Whether the runtime calls when a pod starts.
+    pub runtime: watch::Receiver<Connection>,
+    /// [`PREPARES`]
+    pub prepares: Arc<Semaphore>,
     /// The API server.
     pub client: kube::Client,
     /// Plans and the ledger.
@@ -110,11 +122,53 @@ impl Claims {
         let held_uid = held_by.as_ref().map(|pod| pod.uid.as_str());
         let spec = claim::compile(&object, &self.engine.driver, &self.node, &claim.uid, held_uid)
             .map_err(|error| error.to_string())?;
-        let (engine, attacher) = (self.engine.clone(), self.attacher.clone());
-        let entry =
-            spawn_blocking(move || prepare(&engine, &attacher, &spec, held_by.map(|pod| pod.uid), deadline));
-        let entry = entry.await.map_err(|error| format!("prepare was cut off: {error}"))??;
+        if !matches!(&*self.runtime.borrow(), Connection::Connected { .. }) {
+            tracing::error!(
+                claim = %format!("{}/{}", claim.namespace, claim.name),
+                "the container runtime is not connected over NRI: if that lasts, the pod gets no VF"
+            );
+        }
+        let _turn = self.prepares.acquire().await.map_err(|error| error.to_string())?;
+        let held = held_by.map(|pod| pod.uid);
+        let first = deadline.min(Instant::now() + HOLDER_BUDGET);
+        let entry = match self.on_thread(&spec, &held, first).await? {
+            Err(PrepareFailure::Held { holder, .. }) => {
+                if self.is_over(&holder).await {
+                    tracing::warn!(claim = %holder.name, uid = %holder.uid, "a claim that is no more still holds a VF; it is unprepared");
+                    let over = ClaimRef { uid: holder.uid, namespace: holder.namespace, name: holder.name };
+                    self.unprepare(over).await?;
+                }
+                self.on_thread(&spec, &held, deadline).await?
+            }
+            done => done,
+        };
+        let entry = entry.map_err(PrepareFailure::sentence)?;
         Ok(devices(&self.engine.driver, &entry))
+    }
+
+    async fn on_thread(
+        &self,
+        spec: &ClaimSpec,
+        held_by: &Option<String>,
+        deadline: Instant,
+    ) -> Result<Result<Entry, PrepareFailure>, String> {
+        let (engine, attacher) = (self.engine.clone(), self.attacher.clone());
+        let (spec, held_by) = (spec.clone(), held_by.clone());
+        let done = spawn_blocking(move || prepare(&engine, &attacher, &spec, held_by, deadline));
+        done.await.map_err(|error| format!("prepare was cut off: {error}"))
+    }
+
+    /// Whether a claim that holds a VF is gone, or has nothing allocated any more. Not knowing is no.
+    async fn is_over(&self, holder: &ClaimId) -> bool {
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &holder.namespace);
+        match tokio::time::timeout(FETCH_TIMEOUT, api.get_opt(&holder.name)).await {
+            Ok(Ok(None)) => true,
+            Ok(Ok(Some(object))) => {
+                object.metadata.uid.as_deref() != Some(holder.uid.as_str())
+                    || object.status.is_none_or(|status| status.allocation.is_none())
+            }
+            _ => false,
+        }
     }
 
     /// Reads the claim; an API server that is away is asked again, a claim that is not there is an answer.
@@ -144,17 +198,37 @@ impl Claims {
     }
 }
 
+/// Why a claim is not prepared, as far as it matters what to do about it.
+enum PrepareFailure {
+    Held { holder: ClaimId, sentence: String },
+    Other(String),
+}
+
+impl PrepareFailure {
+    fn sentence(self) -> String {
+        match self {
+            Self::Held { sentence, .. } | Self::Other(sentence) => sentence,
+        }
+    }
+}
+
 fn prepare(
     engine: &Engine,
     attacher: &Attacher,
     spec: &ClaimSpec,
     held_by: Option<String>,
     deadline: Instant,
-) -> Result<Entry, String> {
+) -> Result<Entry, PrepareFailure> {
     if let Some(pod) = spec.pod.as_ref().filter(|pod| held_by.is_some_and(|held| held != pod.uid)) {
-        attacher.hand_over(&spec.id.uid, pod, deadline).map_err(|error| error.sentence())?;
+        let handed = attacher.hand_over(&spec.id.uid, pod, deadline);
+        handed.map_err(|error| PrepareFailure::Other(error.sentence()))?;
     }
-    engine.prepare(spec, deadline).map_err(|error| error.sentence())
+    engine.prepare(spec, deadline).map_err(|error| match error {
+        PrepareError::Held { ref holder, .. } => {
+            PrepareFailure::Held { holder: holder.clone(), sentence: error.sentence() }
+        }
+        other => PrepareFailure::Other(other.sentence()),
+    })
 }
 
 /// One CDI device stands for all results of a request; it goes with the first of them, so that it is injected once.

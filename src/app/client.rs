@@ -20,6 +20,12 @@ pub(super) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> 
              --kubeconfig (or KUBECONFIG)",
         )?,
     };
+    // Callers have budgets of their own, and say what they wait for.
+    config.default_retry = false;
     config.connect_timeout = Some(std::time::Duration::from_secs(5));
+    if config.cluster_url.scheme_str() == Some("http") {
+        // Without a CA the client looks for the system's, also for plain HTTP, and an image from scratch has none.
+        config.root_cert.get_or_insert_default();
+    }
     Client::try_from(config).context("the API client can't be set up")
 }

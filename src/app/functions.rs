@@ -2,19 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::device::{CleanFacts, EswitchMode, PciAddress, Snapshot};
+use crate::host::boot::boot_id;
 use crate::host::devlink::Devlink;
 use crate::host::sysfs::Sysfs;
 use crate::host::{HostError, Kernel, rdma};
 use crate::inventory::{self, HostLinks};
-use crate::policy::{self, Rules, Verdict};
-use crate::prepare::functions::{Facts, Functions};
-
-/// How long a driver may take to show up after a probe.
-const BIND_BUDGET: Duration = Duration::from_secs(10);
+use crate::policy::{self, Rules, Verdict, WithheldReason};
+use crate::prepare::functions::{Facts, Functions, Life};
+use crate::prepare::ledger::Ledger;
 
 /// Reads the node.
 #[derive(Debug, Clone)]
@@ -23,13 +20,15 @@ pub struct NodeFunctions {
     kernel: Arc<dyn Kernel>,
     devlink: Option<Devlink>,
     rules: Arc<Rules>,
+    /// Knows the VFs that could not be cleaned.
+    ledger: Option<Ledger>,
 }
 
 impl NodeFunctions {
     /// Reads below `sysfs` and in the kernel's host namespace.
-    pub fn new(sysfs: Sysfs, kernel: Arc<dyn Kernel>, rules: Arc<Rules>) -> Self {
+    pub fn new(sysfs: Sysfs, kernel: Arc<dyn Kernel>, rules: Arc<Rules>, ledger: Option<Ledger>) -> Self {
         let devlink = Devlink::open(kernel.host());
-        Self { sysfs, kernel, devlink, rules }
+        Self { sysfs, kernel, devlink, rules, ledger }
     }
 
     fn links(&self) -> Result<HostLinks, HostError> {
@@ -54,27 +53,16 @@ impl NodeFunctions {
 
     /// What the policy says of a snapshot.
     pub fn judge(&self, snapshot: &Snapshot, owned: &BTreeMap<PciAddress, CleanFacts>) -> Vec<Verdict> {
-        policy::judge(snapshot, owned, &self.rules)
-    }
-
-    fn wait_for_driver(&self, vf: PciAddress, wanted: Option<&str>) -> Result<(), HostError> {
-        let until = Instant::now() + BIND_BUDGET;
-        loop {
-            let bound = self.sysfs.driver(vf);
-            if bound.is_some() && wanted.is_none_or(|wanted| bound.as_deref() == Some(wanted)) {
-                return Ok(());
+        let mut verdicts = policy::judge(snapshot, owned, &self.rules);
+        let (Some(ledger), Ok(boot)) = (&self.ledger, boot_id()) else { return verdicts };
+        for (vf, unclean) in ledger.unclean().unwrap_or_default() {
+            let same_life = snapshot.vf(vf).is_some_and(|found| found.incarnation == unclean.incarnation);
+            let verdict = verdicts.iter_mut().find(|verdict| verdict.device.pci == vf && !verdict.owned);
+            if let Some(verdict) = verdict.filter(|_| same_life && unclean.boot_id == boot) {
+                verdict.withheld.push(WithheldReason::Unclean { reason: unclean.reason });
             }
-            if Instant::now() >= until {
-                return Err(HostError::Protocol {
-                    what: format!("bind {} to VF {vf}", wanted.unwrap_or("its network driver")),
-                    reason: match bound {
-                        Some(driver) => format!("driver {driver} is bound instead"),
-                        None => "no driver took it (is the driver's module loaded, and is drivers_autoprobe of the PF on?)".to_owned(),
-                    },
-                });
-            }
-            thread::sleep(Duration::from_millis(50));
         }
+        verdicts
     }
 }
 
@@ -94,18 +82,12 @@ impl Functions for NodeFunctions {
         }))
     }
 
+    fn life(&self, vf: PciAddress) -> Option<Life> {
+        Some(Life { incarnation: self.sysfs.incarnation(vf)?, driver: self.sysfs.driver(vf) })
+    }
+
     fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
-        if driver.is_some() && self.sysfs.driver(vf).as_deref() == driver {
-            return Ok(());
-        }
-        self.sysfs.unbind(vf)?;
-        match driver {
-            // Without override the kernel chooses by the IDs of its drivers, which is the network driver.
-            None => self.sysfs.set_driver_override(vf, None)?,
-            Some(driver) => self.sysfs.set_driver_override(vf, Some(driver))?,
-        }
-        self.sysfs.probe(vf)?;
-        self.wait_for_driver(vf, driver)
+        Ok(self.sysfs.rebind(vf, driver)?)
     }
 
     fn unbind(&self, vf: PciAddress) -> Result<(), HostError> {

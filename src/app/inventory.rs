@@ -24,9 +24,10 @@ pub fn take_inventory(
 ) -> anyhow::Result<(Snapshot, Vec<Verdict>)> {
     let kernel: Arc<dyn Kernel> =
         Arc::new(Linux::new(sysfs).context("the network namespace can't be opened")?);
-    let functions = NodeFunctions::new(Sysfs::at(sysfs), kernel, Arc::new(rules));
+    let ledger = Ledger::existing(durable);
+    let functions = NodeFunctions::new(Sysfs::at(sysfs), kernel, Arc::new(rules), ledger.clone());
     let snapshot = functions.snapshot().context("the node's PCI functions can't be read")?;
-    let owned = match Ledger::existing(durable) {
+    let owned = match ledger {
         Some(ledger) => super::advertise::owned(&ledger).map_err(anyhow::Error::msg)?,
         None => BTreeMap::new(),
     };

@@ -7,10 +7,12 @@ mod advertise;
 mod checks;
 mod claims;
 mod client;
+mod explain;
 mod functions;
 mod inventory;
 mod node;
 mod pods;
 
+pub use explain::{Supply, read_cluster, read_machine};
 pub use inventory::take_inventory;
 pub use node::{NodeConfig, run_node};

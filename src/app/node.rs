@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::claims::{Claims, PREPARES};
 use super::functions::NodeFunctions;
-use super::{advertise, checks, claims::Claims, client, pods::Pods};
+use super::{advertise, checks, client, pods::Pods};
 use crate::attach::{Attacher, nri, status};
 use crate::controller::Controller;
 use crate::host::boot::boot_id;
@@ -78,6 +79,7 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         kubelet_dir = %kubelet_dir.display(), run_dir = %run_dir.display(), cdi_dir = %cdi_dir.display(),
         nri_socket = %nri_socket.display(), sysfs_root = %sysfs_root.display(), "starting"
     );
+    let runtime = nri::Plugin::new(nri::Config::new(nri_socket.clone(), driver_name.clone(), nri_index))?;
     let findings = checks::check(&sysfs_root, &nri_socket);
     for warning in &findings.warnings {
         tracing::warn!("{warning}");
@@ -90,7 +92,8 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     let kernel: Arc<dyn Kernel> =
         Arc::new(Linux::new(&sysfs_root).context("the host's network namespace can't be opened")?);
     let ledger = Ledger::open(kubelet_dir.join("plugins").join(&driver_name), &run_dir)?;
-    let survey = ledger.survey()?;
+    let boot_id = boot_id()?;
+    let survey = ledger.survey(&boot_id)?;
     tracing::info!(
         prepared_claims = survey.entries,
         quarantined = survey.quarantined.len(),
@@ -100,7 +103,7 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     std::fs::create_dir_all(&cdi_dir)
         .with_context(|| format!("the CDI folder {} can't be made", cdi_dir.display()))?;
     let client = client::client(kubeconfig.as_deref()).await?;
-    let functions = NodeFunctions::new(Sysfs::at(&sysfs_root), kernel.clone(), rules);
+    let functions = NodeFunctions::new(Sysfs::at(&sysfs_root), kernel.clone(), rules, Some(ledger.clone()));
 
     let locks = Locks::at(ledger.lock_folder());
     let (reports, report_queue) = mpsc::channel(REPORTS);
@@ -111,7 +114,7 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         locks: locks.clone(),
         driver: driver_name.clone(),
         cdi_dir: cdi_dir.clone(),
-        boot_id: boot_id()?,
+        boot_id: boot_id.clone(),
     });
     let attacher = Arc::new(Attacher {
         kernel,
@@ -120,6 +123,7 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         locks,
         driver: driver_name.clone(),
         cdi_dir,
+        boot_id,
         reports,
     });
 
@@ -127,12 +131,19 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     let mut parts = tokio::task::JoinSet::new();
 
     // Serve: runtime events first, then the kubelet, which may call at once.
-    let plugin =
-        nri::Plugin::new(nri::Config { socket: nri_socket, name: driver_name.clone(), index: nri_index })?;
     let pods = Arc::new(Pods { client: client.clone(), attacher: attacher.clone() });
-    parts.spawn(plugin.run(pods, stop.clone()));
-    parts.spawn(status::run(client.clone(), driver_name.clone(), report_queue, stop.clone()));
-    let service = Arc::new(Claims { client: client.clone(), engine, attacher, node: node_name.clone() });
+    let connection = runtime.connection();
+    parts.spawn(named("NRI plugin", runtime.run(pods, stop.clone())));
+    let writer = status::run(client.clone(), driver_name.clone(), report_queue, stop.clone());
+    parts.spawn(named("status writer", writer));
+    let service = Arc::new(Claims {
+        runtime: connection,
+        prepares: Arc::new(Semaphore::new(PREPARES)),
+        client: client.clone(),
+        engine,
+        attacher,
+        node: node_name.clone(),
+    });
     let sockets = kubelet::Config { pod_uid, ..kubelet::Config::new(driver_name.clone(), kubelet_dir) };
     let plugin = kubelet::Plugin::start(sockets, service).await?;
 
@@ -140,11 +151,20 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     let (offers, offered) = watch::channel(None);
     let (news, news_queue) = mpsc::channel(1);
     listen_for_changes(news);
-    parts.spawn(advertise::run(functions, ledger, offers, news_queue, stop.clone()));
+    let scan = advertise::run(functions, ledger, offers, news_queue, stop.clone());
+    parts.spawn(named("inventory scan", scan));
     let controller = Controller::new(client, &driver_name, &node_name);
-    parts.spawn(advertise::publish(controller, offered, stop.clone()));
+    parts.spawn(named("slice controller", advertise::publish(controller, offered, stop.clone())));
 
-    let ended = until_told(plugin.registration()).await;
+    let ended = tokio::select! {
+        ended = until_told(plugin.registration()) => ended,
+        // A part that is gone leaves an agent that looks well and is not.
+        part = parts.join_next() => Err(match part {
+            Some(Ok(name)) => anyhow::anyhow!("the {name} ended by itself"),
+            Some(Err(error)) => anyhow::anyhow!("a part of the agent broke off: {error}"),
+            None => anyhow::anyhow!("no part of the agent is left"),
+        }),
+    };
     tracing::info!("stopping");
     let unfinished = plugin.shutdown().await;
     if !unfinished.is_empty() {
@@ -157,6 +177,11 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     ended
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
 }
 
 /// Kernel events wake the scan. Where they can't be heard the scan comes by itself.

@@ -8,7 +8,7 @@ use kube::Api;
 use tokio::task::spawn_blocking;
 
 use crate::attach::nri::{Adjustment, Container, PodEvents, Sandbox};
-use crate::attach::{AttachError, Attacher};
+use crate::attach::{AttachError, Attacher, names_a_claim};
 use crate::claim::PodRef;
 
 /// The runtime has its answer long before (the wire sees to that); this is when the task itself gives up.
@@ -32,6 +32,13 @@ impl std::fmt::Debug for Pods {
 }
 
 impl Pods {
+    /// A look at two files, on the spot: most pods have no VF, and must not wait for a thread behind those that do.
+    fn has_claims(&self, sandbox: &Sandbox) -> bool {
+        let ledger = &self.attacher.ledger;
+        let claims = ledger.claims_of_pod(&sandbox.pod_uid).map_or(true, |claims| !claims.is_empty());
+        claims || ledger.current_sandbox(&sandbox.pod_uid).map_or(true, |note| note.is_some())
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -101,6 +108,9 @@ impl Pods {
 
 impl PodEvents for Pods {
     async fn run(&self, sandbox: Sandbox) -> Result<(), String> {
+        if !self.has_claims(&sandbox) {
+            return Ok(());
+        }
         self.blocking("RunPodSandbox", &sandbox.clone(), move |attacher, deadline| {
             attacher.run(&sandbox, deadline)
         })
@@ -108,6 +118,9 @@ impl PodEvents for Pods {
     }
 
     async fn stop(&self, sandbox: Sandbox) -> Result<(), String> {
+        if !self.has_claims(&sandbox) {
+            return Ok(());
+        }
         self.blocking("StopPodSandbox", &sandbox.clone(), move |attacher, deadline| {
             attacher.stop(&sandbox, deadline)
         })
@@ -115,6 +128,9 @@ impl PodEvents for Pods {
     }
 
     async fn remove(&self, sandbox: Sandbox) -> Result<(), String> {
+        if !self.has_claims(&sandbox) {
+            return Ok(());
+        }
         self.blocking("RemovePodSandbox", &sandbox.clone(), move |attacher, deadline| {
             attacher.stop(&sandbox, deadline)
         })
@@ -122,6 +138,9 @@ impl PodEvents for Pods {
     }
 
     async fn create_container(&self, sandbox: Sandbox, container: Container) -> Result<Adjustment, String> {
+        if !names_a_claim(&container) {
+            return Ok(Adjustment::default());
+        }
         self.take_over(&sandbox, &container).await?;
         self.blocking("CreateContainer", &sandbox.clone(), move |attacher, deadline| {
             attacher.create_container(&sandbox, &container, deadline)

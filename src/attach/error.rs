@@ -16,9 +16,7 @@ pub enum AttachError {
         uid: String,
     },
     /// The claim belongs to another pod whose sandbox lives.
-    #[error(
-        "claim {claim} is in use by pod {holder}: its VF {vf} is in sandbox {sandbox} where process {pid} runs"
-    )]
+    #[error("claim {claim} is in use by pod {holder}: its VF {vf} is in sandbox {sandbox}, {why}")]
     InUse {
         /// `namespace/name`
         claim: String,
@@ -28,8 +26,8 @@ pub enum AttachError {
         vf: PciAddress,
         /// Its sandbox.
         sandbox: String,
-        /// A process that lives there.
-        pid: i32,
+        /// How one knows that the sandbox lives.
+        why: String,
     },
     /// The claim belongs to another pod.
     #[error("claim {claim} belongs to pod {holder}, and is not reserved for pod {pod}")]

@@ -1,6 +1,10 @@
 //! One VF into a pod's namespace: move and rename in one message, then MTU, addresses, up.
 
 use crate::claim::{NameFacts, NameSpec};
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
 use crate::device::IfName;
 use crate::host::{HostError, Link, Links, Netns};
 use crate::prepare::records::VfEntry;
@@ -12,6 +16,7 @@ pub(super) fn move_in(
     on_host: (&mut dyn Links, &Link),
     target: (&Netns, &mut dyn Links),
     vf: &mut VfEntry,
+    planned: &BTreeSet<String>,
 ) -> Result<(), AttachError> {
     let (host, link) = on_host;
     let (netns, pod) = target;
@@ -24,11 +29,15 @@ pub(super) fn move_in(
         // Kernels before 6.2 refuse to rename a link that is up.
         host.set_up(link, false).map_err(failed)?;
     }
-    vf.name = free_name(pod, vf)?;
+    vf.name = free_name(pod, vf, planned)?;
     host.move_to(link, netns, &vf.name).map_err(|source| AttachError::Vf { vf: vf.pci, source })
 }
 
-fn free_name(pod: &mut dyn Links, vf: &mut VfEntry) -> Result<IfName, AttachError> {
+fn free_name(
+    pod: &mut dyn Links,
+    vf: &mut VfEntry,
+    planned: &BTreeSet<String>,
+) -> Result<IfName, AttachError> {
     let taken: Vec<String> = pod
         .all()
         .map_err(|source| AttachError::Vf { vf: vf.pci, source })?
@@ -43,7 +52,12 @@ fn free_name(pod: &mut dyn Links, vf: &mut VfEntry) -> Result<IfName, AttachErro
     let template = vf.template.clone().map(NameSpec::Template).filter(NameSpec::counts).ok_or_else(refuse)?;
     let next = (vf.index..=999).find_map(|index| {
         let facts = NameFacts { n: index.into(), ..NameFacts::default() };
-        template.render(facts).ok().filter(is_free).map(|name| (index, name))
+        template
+            .render(facts)
+            .ok()
+            .filter(is_free)
+            .filter(|name| !planned.contains(name.as_str()))
+            .map(|name| (index, name))
     });
     let (index, name) = next.ok_or_else(refuse)?;
     vf.index = index;
@@ -65,6 +79,10 @@ pub(super) fn complete(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result
         // Before up: else a router's advertisement may put a default route into the pod.
         for (key, value) in [("accept_ra", "0"), ("autoconf", "0")] {
             pod.sysctl(&format!("ipv6/conf/{}/{key}", vf.name), value)?;
+        }
+        if vf.addresses.iter().any(|address| matches!(address, IpNet::V6(_))) {
+            // A pod may have IPv6 off for new interfaces; this one was asked to have an address.
+            pod.sysctl(&format!("ipv6/conf/{}/disable_ipv6", vf.name), "0")?;
         }
         pod.set_up(link, true)?;
     }

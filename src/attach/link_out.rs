@@ -1,5 +1,7 @@
 //! One VF back to the host, as it was: name, link-layer address, MTU, alternative names, alias, flags.
 
+use ipnet::IpNet;
+
 use crate::device::{CleanFacts, HwAddr, IfName, PciAddress};
 use crate::host::{HostError, Kernel, Link, Links, VfHandle, find_vf_on_host};
 
@@ -39,17 +41,22 @@ pub(super) fn move_out(
 }
 
 /// Makes a VF on the host what it was, then looks whether it is. Its name is the one thing that another link may hold.
-pub(super) fn restore(kernel: &dyn Kernel, vf: PciAddress, clean: &CleanFacts) -> Result<(), AttachError> {
+pub(super) fn restore(
+    kernel: &dyn Kernel,
+    handle: &VfHandle<'_>,
+    clean: &CleanFacts,
+) -> Result<(), AttachError> {
+    let vf = handle.pci;
     let failed = |source| AttachError::Vf { vf, source };
-    let handle = VfHandle { pci: vf, hw_addr: clean.hw_addr.as_ref() };
-    let Some((mut host, link)) = find_vf_on_host(kernel, &handle).map_err(failed)? else {
+    let Some((mut host, link)) = find_vf_on_host(kernel, handle).map_err(failed)? else {
         return Err(AttachError::Lost { vf, waited_ms: 0 });
     };
-    repair(host.as_mut(), &link, clean).map_err(failed)?;
-    match find_vf_on_host(kernel, &handle).map_err(failed)? {
-        Some((_, link)) => verify(vf, &link, clean),
-        None => Err(AttachError::Lost { vf, waited_ms: 0 }),
+    let refused = repair(host.as_mut(), &link, clean);
+    match find_vf_on_host(kernel, handle).map_err(failed)? {
+        Some((_, link)) => verify(vf, &link, clean)?,
+        None => return Err(AttachError::Lost { vf, waited_ms: 0 }),
     }
+    AttachError::all(refused.into_iter().map(failed).collect()).map_or(Ok(()), Err)
 }
 
 fn settable(address: &HwAddr) -> bool {
@@ -57,11 +64,20 @@ fn settable(address: &HwAddr) -> bool {
     address.is_ethernet()
 }
 
-fn repair(host: &mut dyn Links, link: &Link, clean: &CleanFacts) -> Result<(), HostError> {
+/// Does all it can; what the kernel refused is returned.
+fn repair(host: &mut dyn Links, link: &Link, clean: &CleanFacts) -> Vec<HostError> {
+    let mut refused = Vec::new();
+    let mut note = |done: Result<(), HostError>| refused.extend(done.err());
     let rename = clean.name.as_ref().filter(|name| name.as_str() != link.name);
     let address = clean.hw_addr.as_ref().filter(|a| settable(a) && link.hw_addr.as_ref() != Some(*a));
     if link.up && (rename.is_some() || address.is_some()) {
-        host.set_up(link, false)?;
+        note(host.set_up(link, false));
+    }
+    let surplus =
+        |alt: &&String| !clean.alt_names.contains(alt) || rename.is_some_and(|name| name.as_str() == *alt);
+    for alt in link.alt_names.iter().filter(surplus) {
+        // udev may have made its name one: then the VF could not be called so.
+        note(host.remove_alt_name(link, alt));
     }
     if let Some(name) = rename {
         match host.rename(link, name) {
@@ -69,43 +85,63 @@ fn repair(host: &mut dyn Links, link: &Link, clean: &CleanFacts) -> Result<(), H
             Err(error) if error.errno() == Some(nix::libc::EEXIST) => {
                 tracing::warn!(name = %name, now = %link.name, "a returned VF keeps another name: its own is taken on the host");
             }
-            other => other?,
+            other => note(other),
         }
     }
     if let Some(address) = address {
-        host.set_hw_addr(link, address)?;
+        note(host.set_hw_addr(link, address));
     }
     if let Some(mtu) = clean.mtu.filter(|mtu| *mtu != link.mtu) {
-        host.set_mtu(link, mtu)?;
+        note(host.set_mtu(link, mtu));
     }
-    if link.promisc || link.allmulti {
-        host.clear_promiscuity(link)?;
+    if let Some(packets) = clean.queue_length.filter(|packets| *packets != link.queue_length) {
+        note(host.set_queue_length(link, packets));
     }
+    note(host.scrub(link));
     let alias = clean.alias.as_deref().unwrap_or_default();
     if link.alias != alias {
-        host.set_alias(link, alias)?;
-    }
-    for alt in link.alt_names.iter().filter(|alt| !clean.alt_names.contains(alt)) {
-        host.remove_alt_name(link, alt)?;
+        note(host.set_alias(link, alias));
     }
     for alt in clean.alt_names.iter().filter(|alt| !link.alt_names.contains(alt)) {
         match host.add_alt_name(link, alt) {
             // udev was faster, or gave the name to another link meanwhile.
             Err(error) if error.errno() == Some(nix::libc::EEXIST) => {}
-            other => other?,
+            other => note(other),
         }
+    }
+    // Whoever was given the VF put them there: a VF with addresses is not given away.
+    match host.addresses(link.index) {
+        Ok(addresses) => {
+            for address in addresses.into_iter().filter(|address| !is_link_local(address)) {
+                note(host.remove_address(link, address));
+            }
+        }
+        Err(error) => note(Err(error)),
     }
     let up = link.up && rename.is_none() && address.is_none();
     if clean.up != up {
-        host.set_up(link, clean.up)?;
+        note(host.set_up(link, clean.up));
     }
-    Ok(())
+    refused
+}
+
+fn is_link_local(address: &IpNet) -> bool {
+    match address {
+        IpNet::V4(v4) => v4.addr().is_link_local(),
+        IpNet::V6(v6) => v6.addr().is_unicast_link_local(),
+    }
 }
 
 fn verify(vf: PciAddress, link: &Link, clean: &CleanFacts) -> Result<(), AttachError> {
     let differs = |is: String, was: String| Err(AttachError::NotAsBefore { vf, is, was });
     if let Some(mtu) = clean.mtu.filter(|mtu| *mtu != link.mtu) {
         return differs(format!("MTU {}", link.mtu), format!("MTU {mtu}"));
+    }
+    if link.promisc || link.noarp || link.xdp {
+        return differs(
+            "a setting of its former pod (promiscuity, NOARP or an XDP program)".to_owned(),
+            "none".to_owned(),
+        );
     }
     match (&clean.hw_addr, &link.hw_addr) {
         (Some(was), Some(is)) if settable(was) && was != is => {

@@ -7,6 +7,7 @@
 //! [`Attacher`] is a function of ledger entry and sandbox: every call looks where each VF is and does what is missing.
 
 mod attacher;
+mod detach;
 mod error;
 mod link_in;
 mod link_out;
@@ -18,7 +19,7 @@ pub mod status_body;
 #[cfg(test)]
 mod tests;
 
-pub use attacher::Attacher;
+pub use attacher::{Attacher, ForeignClaim, names_a_claim};
 pub use error::AttachError;
 pub use report::{DeviceReport, Reason, Report};
 pub use sandbox::PodSandbox;

@@ -41,7 +41,8 @@ impl PodSandbox {
                 Ok(netns) => Some((path.clone(), netns)),
                 Err(error) => Some(by_process().ok_or_else(|| no_netns(Some(error)))?),
             },
-            None if sandbox.lists_namespaces => None,
+            // No network namespace listed is the host's network; the pause process, where there is one, must agree.
+            None if sandbox.lists_namespaces => by_process(),
             None => Some(by_process().ok_or_else(|| no_netns(None))?),
         };
         // Some runtimes list the host's own namespace by path.

@@ -47,6 +47,9 @@ pub async fn run(
         }
         let mut failed = false;
         for uid in pending.keys().cloned().collect::<Vec<_>>() {
+            if stop.is_cancelled() {
+                return;
+            }
             let Some((report, since, tries)) = pending.remove(&uid) else { continue };
             let claim = format!("{}/{}", report.claim.namespace, report.claim.name);
             match apply(&client, &driver, &report, since).await {
@@ -94,8 +97,9 @@ async fn apply(client: &Client, driver: &str, report: &Report, since: Timestamp)
     let parameters = PatchParams::apply(driver).force();
     match tokio::time::timeout(TIMEOUT, api.patch_status(&report.claim.name, &parameters, &body)).await {
         Ok(Ok(_)) => Ok(()),
-        // 404: the claim is gone. 422 (409 elsewhere): another claim of that name, or it is not allocated any more.
-        Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
+        // 404: the claim is gone. 422: another claim of that name, or not allocated any more. Others may pass: a token
+        // is renewed, a role is bound.
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 404 | 422) => {
             Err(Failure::Final(status.message.clone()))
         }
         Ok(Err(error)) => Err(Failure::Again(error.to_string())),

@@ -27,7 +27,9 @@ pub enum ClaimError {
         asked: String,
     },
     /// `status.allocation` is unset.
-    #[error("ResourceClaim {claim}: it is not allocated")]
+    #[error(
+        "ResourceClaim {claim}: it is not allocated; it has to be, by the scheduler, before a node can prepare it"
+    )]
     NotAllocated {
         /// `namespace/name`
         claim: String,

@@ -3,10 +3,13 @@
 //! In: arguments and their environment twins. Out: one command run to its end. Never here: how a command does its work
 //! beyond its own file.
 
+pub mod explain;
 pub mod image;
 pub mod inventory;
 pub mod node;
 pub mod tar;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -26,20 +29,28 @@ pub enum Command {
     Node(Box<node::NodeArgs>),
     /// Show this machine's PFs and VFs: what is offered, what is withheld and why
     Inventory(inventory::InventoryArgs),
+    /// A pod of the demonstration: waits in a network namespace of its own
+    #[command(name = crate::demo::pod::PAUSE, hide = true)]
+    Pause,
+    /// Say which devices a claim would get, or why it gets none (exit status 0 or 1; 2 when the input is wrong)
+    Explain(explain::ExplainArgs),
     /// Write the container image as an archive (OCI layout and Docker archive in one)
     Image(image::ImageArgs),
 }
 
 impl Cli {
-    /// Runs the command.
+    /// Runs the command; its exit status, where that says more than an error.
     ///
     /// # Errors
     /// The command's own, as a chain for people.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Node(args) => node::run(*args),
-            Command::Inventory(args) => inventory::run(&args),
-            Command::Image(args) => Ok(image::run(&args)?),
+            Command::Node(args) => node::run(*args)?,
+            Command::Inventory(args) => inventory::run(&args)?,
+            Command::Pause => crate::demo::pod::pause()?,
+            Command::Explain(args) => return Ok(explain::run(&args)),
+            Command::Image(args) => image::run(&args)?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }

@@ -63,7 +63,7 @@ pub struct NodeArgs {
     /// What is offered
     #[command(flatten)]
     pub source: SourceArgs,
-    /// State that is void after a reboot [default: /run/<driver name>]
+    /// State that is void after a reboot [default: /run/DRIVER_NAME]
     #[arg(long, env = "RUN_DIR", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// Where CDI specs are written
@@ -127,9 +127,12 @@ pub fn run(args: NodeArgs) -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(64)
+        .max_blocking_threads(128)
         .enable_all()
         .build()
         .context("the async runtime can't be started")?;
-    runtime.block_on(run_node(config))
+    let done = runtime.block_on(run_node(config));
+    // Work that still blocks has been told about; nobody waits for it.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    done
 }

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 
 use kube::core::Status;
+use kube::runtime::watcher;
 
 /// An error of one round; all of them are tried again.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +26,7 @@ pub enum Error {
         node: String,
         /// The watcher's error.
         #[source]
-        source: Box<kube::runtime::watcher::Error>,
+        source: Box<watcher::Error>,
     },
     /// The server finds the object invalid (422); the causes name the fields.
     #[error("{verb} ResourceSlice {name}: the API server rejects {causes}")]
@@ -93,13 +94,22 @@ impl Error {
         }
     }
 
-    /// The error and its sources in one line.
+    /// The error and its sources in one line, the API server's answer by its message alone.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut source = self.source();
         while let Some(error) = source {
-            let part = error.to_string();
-            // Client errors repeat the text of their source.
+            if let Some(answer) = answer(error) {
+                return format!("{text}: {answer}");
+            }
+            let part = match seen::<watcher::Error>(error) {
+                // Its texts repeat all of the source.
+                Some(watcher::Error::InitialListFailed(_)) => "list".to_owned(),
+                Some(watcher::Error::WatchStartFailed(_)) => "start".to_owned(),
+                Some(_) => "stream".to_owned(),
+                None => error.to_string(),
+            };
+            // The same holds for errors of the transport.
             if !text.contains(&part) {
                 text = format!("{text}: {part}");
             }
@@ -107,6 +117,19 @@ impl Error {
         }
         text
     }
+}
+
+fn answer<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
+    let status = match seen::<kube::Error>(error) {
+        Some(kube::Error::Api(status)) => status,
+        _ => seen::<Status>(error)?,
+    };
+    Some(if status.message.is_empty() { &status.reason } else { &status.message })
+}
+
+/// The error as a `T`, in a box or not.
+fn seen<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
+    error.downcast_ref::<T>().or_else(|| error.downcast_ref::<Box<T>>().map(|boxed| &**boxed))
 }
 
 fn causes(status: &Status) -> String {

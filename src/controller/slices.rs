@@ -184,7 +184,9 @@ const INDEX_DIGITS: usize = 5;
 
 /// `00000-sriov-dra.io-node-1-`
 pub fn name_prefix(index: usize, pool: &PoolIdentity) -> String {
-    format!("{index:0INDEX_DIGITS$x}-{}-{}-", pool.driver, pool.node)
+    // A driver's name may have capitals, an object's may not.
+    let driver = pool.driver.to_ascii_lowercase();
+    format!("{index:0INDEX_DIGITS$x}-{driver}-{}-", pool.node)
 }
 
 /// The index in a slice's name; `None` for a name that this driver doesn't give.

@@ -1,9 +1,14 @@
-//! The embedded API server, for machines without a cluster.
+//! The embedded default: a node, an API server, a scheduler's and a kubelet's part, on any Linux machine.
 //!
-//! In: an address to listen on. Out: the few Kubernetes resources that DRA needs, served over HTTP with the semantics
-//! that a driver, a scheduler and `kubectl` rely on. The tests use it as their double, `sriov-dra demo` as its
-//! default. Never here: anything a production agent needs; no room but `cli` and `app` may import this one.
+//! In: an address to listen on, claims to run. Out: the few Kubernetes resources that DRA needs, served over HTTP with
+//! the semantics that a driver, a scheduler and `kubectl` rely on ([`apiserver`]); a simulated node of 8 rails
+//! ([`world`]) with pods that are processes in network namespaces ([`pod`]); the whole story of a claim told step by
+//! step ([`story`]). The agent in it is the real one, a process of its own behind its real sockets. Never here:
+//! anything a production agent needs; no room but `cli` and `app` may import this one.
 
 pub mod apiserver;
 #[cfg(any(test, feature = "testing"))]
 pub mod cri;
+pub mod pod;
+pub mod stage;
+pub mod world;

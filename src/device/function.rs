@@ -204,6 +204,9 @@ pub struct CleanFacts {
     /// Was administratively up.
     #[serde(default)]
     pub up: bool,
+    /// `txqueuelen`, packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_length: Option<u32>,
     /// Names of its RDMA devices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rdma: Vec<RdmaDevice>,

@@ -35,16 +35,17 @@ impl IfName {
         if name.is_empty() {
             return Err(IfNameError::Empty);
         }
-        if name.len() > 15 {
-            let len = name.chars().count();
-            return Err(IfNameError::TooLong(name, len));
-        }
         if name == "." || name == ".." {
             return Err(IfNameError::Reserved(name));
         }
         let bad = name
             .chars()
             .find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control() || !c.is_ascii());
+        // Characters first: what is left is ASCII, where characters and bytes are the same.
+        if bad.is_none() && name.len() > 15 {
+            let len = name.len();
+            return Err(IfNameError::TooLong(name, len));
+        }
         match bad {
             Some(bad) => Err(IfNameError::BadCharacter(name, bad)),
             None => Ok(Self(name)),

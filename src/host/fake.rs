@@ -179,6 +179,14 @@ impl Kernel for FakeKernel {
         Ok(self.state().namespaces.get(&id).and_then(|namespace| namespace.users.first().copied()))
     }
 
+    fn namespaces(&self) -> Vec<Netns> {
+        self.state().namespaces.keys().filter(|id| **id != HOST).map(|id| Netns::fake(*id)).collect()
+    }
+
+    fn has_stand_ins(&self) -> bool {
+        false
+    }
+
     fn enter(&self, netns: &Netns) -> Result<Box<dyn Links>, HostError> {
         Ok(Box::new(FakeLinks { kernel: self.clone(), id: netns.id() }))
     }
@@ -286,7 +294,9 @@ impl Links for FakeLinks {
     fn rename(&mut self, link: &Link, name: &IfName) -> Result<(), HostError> {
         let index = link.index;
         self.change(&format!("rename link {} to {name}", link.name), link, |namespace, at| {
-            if name_taken(namespace, name.as_str(), Some(index)) {
+            // Its own alternative name counts as taken too (dev_change_name, net/core/dev.c).
+            let own = namespace.links[at].0.alt_names.iter().any(|alt| alt == name.as_str());
+            if own || name_taken(namespace, name.as_str(), Some(index)) {
                 return Err(Errno::EEXIST);
             }
             namespace.links[at].0.name = name.to_string();
@@ -298,8 +308,17 @@ impl Links for FakeLinks {
         self.set("set alias", link, |link| link.alias = alias.to_owned())
     }
 
-    fn clear_promiscuity(&mut self, link: &Link) -> Result<(), HostError> {
-        self.set("clear promiscuity", link, |link| (link.promisc, link.allmulti) = (false, false))
+    fn scrub(&mut self, link: &Link) -> Result<(), HostError> {
+        if !(link.promisc || link.allmulti || link.noarp || link.xdp || link.group != 0) {
+            return Ok(());
+        }
+        self.set("scrub", link, |link| {
+            (link.promisc, link.allmulti, link.noarp, link.xdp, link.group) = (false, false, false, false, 0);
+        })
+    }
+
+    fn set_queue_length(&mut self, link: &Link, packets: u32) -> Result<(), HostError> {
+        self.set("set queue length", link, |link| link.queue_length = packets)
     }
 
     fn add_alt_name(&mut self, link: &Link, name: &str) -> Result<(), HostError> {

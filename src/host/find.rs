@@ -10,17 +10,20 @@ pub struct VfHandle<'a> {
     pub pci: PciAddress,
     /// Its link-layer address when nobody owned it, for stand-ins.
     pub hw_addr: Option<&'a HwAddr>,
+    /// [`Kernel::has_stand_ins`]
+    pub stand_in: bool,
 }
 
 impl VfHandle<'_> {
     /// Hardware is recognised by its PCI address alone. A stand-in without bus (a veth below a simulated sysfs tree)
-    /// is recognised by the PCI address as its alias, or by an expected name together with its link-layer address.
-    fn is(&self, link: &Link, expected_name: bool) -> bool {
+    /// is recognised by the PCI address as its alias, or by its link-layer address.
+    fn is(&self, link: &Link) -> bool {
         match link.pci {
             Some(pci) => pci == self.pci,
+            None if !self.stand_in => false,
             None => {
                 link.alias == self.pci.to_string()
-                    || (expected_name && self.hw_addr.is_some() && link.hw_addr.as_ref() == self.hw_addr)
+                    || (self.hw_addr.is_some() && link.hw_addr.as_ref() == self.hw_addr)
             }
         }
     }
@@ -37,22 +40,22 @@ pub fn find_vf(
 ) -> Result<Option<Link>, HostError> {
     for name in expected {
         if let Some(link) = links.by_name(name)?
-            && vf.is(&link, true)
+            && vf.is(&link)
         {
             return Ok(Some(link));
         }
     }
-    Ok(links.all()?.into_iter().find(|link| vf.is(link, expected.contains(&link.name.as_str()))))
+    Ok(links.all()?.into_iter().find(|link| vf.is(link)))
 }
+
+/// A VF's netdev and a session where it is.
+pub type FoundVf = Option<(Box<dyn Links>, Link)>;
 
 /// Looks for the VF on the host, under the names sysfs gives it.
 ///
 /// # Errors
 /// When the host's namespace can't be entered or listed.
-pub fn find_vf_on_host(
-    kernel: &dyn Kernel,
-    vf: &VfHandle<'_>,
-) -> Result<Option<(Box<dyn Links>, Link)>, HostError> {
+pub fn find_vf_on_host(kernel: &dyn Kernel, vf: &VfHandle<'_>) -> Result<FoundVf, HostError> {
     let names = kernel.netdev_names(vf.pci);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut links = kernel.enter(kernel.host())?;

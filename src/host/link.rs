@@ -21,6 +21,14 @@ pub struct Link {
     pub promisc: bool,
     /// IFF_ALLMULTI.
     pub allmulti: bool,
+    /// IFF_NOARP.
+    pub noarp: bool,
+    /// An XDP program is attached.
+    pub xdp: bool,
+    /// `IFLA_GROUP`
+    pub group: u32,
+    /// `txqueuelen`, packets.
+    pub queue_length: u32,
     /// `ifalias`, empty when unset.
     pub alias: String,
     /// The PCI function it belongs to: known in any namespace (IFLA_PARENT_DEV_NAME, or ethtool on kernels before 5.14).

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::statfs::{SYSFS_MAGIC, statfs};
 
 use super::netlink::Session;
 use super::{HostError, Kernel, Links, Netns, NetnsId};
@@ -15,6 +16,9 @@ pub struct Linux {
     host: Netns,
     sysfs: PathBuf,
     proc: PathBuf,
+    stand_ins: bool,
+    /// This process may look at every process: what it can't look at is an error, not an absence.
+    sees_all: bool,
 }
 
 impl Linux {
@@ -23,11 +27,13 @@ impl Linux {
     /// # Errors
     /// When the namespace can't be opened.
     pub fn new(sysfs: impl Into<PathBuf>) -> Result<Self, HostError> {
-        Ok(Self {
-            host: Netns::open(Path::new("/proc/thread-self/ns/net"))?,
-            sysfs: sysfs.into(),
-            proc: PathBuf::from("/proc"),
-        })
+        let sysfs = sysfs.into();
+        let stand_ins = statfs(&sysfs).is_ok_and(|fs| fs.filesystem_type() != SYSFS_MAGIC);
+        // user_namespaces(7): the initial one maps all IDs to themselves.
+        let ids = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let sees_all = ids.split_whitespace().eq(["0", "0", "4294967295"]);
+        let host = Netns::open(Path::new("/proc/thread-self/ns/net"))?;
+        Ok(Self { host, sysfs, proc: PathBuf::from("/proc"), stand_ins, sees_all })
     }
 
     /// PIDs with the namespace they live in; a process that ends meanwhile is left out.
@@ -54,16 +60,40 @@ impl Kernel for Linux {
     }
 
     fn find(&self, id: NetnsId) -> Option<Netns> {
-        let mut paths: Vec<PathBuf> =
-            self.processes().ok()?.filter(|(_, path)| lives_in(path, id)).map(|(_, path)| path).collect();
-        for folder in ["/run/netns", "/var/run/netns"] {
-            paths.extend(std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()));
-        }
+        let mut paths: Vec<PathBuf> = self
+            .processes()
+            .ok()?
+            .filter(|(_, path)| matches!(inode_of(path), Ok(Some(inode)) if inode == id.ino))
+            .map(|(_, path)| path)
+            .collect();
+        paths.extend(named_namespaces());
         paths.iter().filter_map(|path| Netns::open(path).ok()).find(|netns| netns.id() == id)
     }
 
     fn user_of(&self, id: NetnsId) -> Result<Option<i32>, HostError> {
-        Ok(self.processes()?.find(|(_, path)| lives_in(path, id)).map(|(pid, _)| pid))
+        let mut hidden = None;
+        for (pid, path) in self.processes()? {
+            match inode_of(&path) {
+                Ok(Some(inode)) if inode == id.ino => return Ok(Some(pid)),
+                Ok(_) => {}
+                Err(source) => hidden = Some(HostError::File { what: "read", path, source }),
+            }
+        }
+        // Who can't be looked at may live there.
+        hidden.filter(|_| self.sees_all).map_or(Ok(None), Err)
+    }
+
+    fn namespaces(&self) -> Vec<Netns> {
+        let mut paths: Vec<PathBuf> =
+            self.processes().map(|all| all.map(|(_, path)| path).collect()).unwrap_or_default();
+        paths.extend(named_namespaces());
+        let mut seen = std::collections::BTreeSet::from([self.host.id()]);
+        let open = paths.iter().filter_map(|path| Netns::open(path).ok());
+        open.filter(|netns| seen.insert(netns.id())).collect()
+    }
+
+    fn has_stand_ins(&self) -> bool {
+        self.stand_ins
     }
 
     fn enter(&self, netns: &Netns) -> Result<Box<dyn Links>, HostError> {
@@ -90,13 +120,28 @@ impl Kernel for Linux {
     }
 }
 
-/// Does the namespace link of a process (`net:[4026531840]`) name this namespace? Reading the link needs no open and so
-/// pins nothing.
-fn lives_in(link: &Path, id: NetnsId) -> bool {
-    let Ok(target) = std::fs::read_link(link) else { return false };
-    let Some(text) = target.to_str() else { return false };
-    text.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']')).and_then(|ino| ino.parse().ok())
-        == Some(id.ino)
+/// Namespaces that `ip netns` and runtimes keep by name.
+fn named_namespaces() -> impl Iterator<Item = PathBuf> {
+    let folders =
+        ["/run/netns", "/var/run/netns"].into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+    folders.flat_map(|entries| entries.flatten().map(|entry| entry.path()))
+}
+
+/// The inode in the namespace link of a process (`net:[4026531840]`); `None` for one that ended. Reading the link needs
+/// no open and so pins nothing.
+fn inode_of(link: &Path) -> std::io::Result<Option<u64>> {
+    let target = match std::fs::read_link(link) {
+        Ok(target) => target,
+        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH)) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let text = target.to_string_lossy();
+    Ok(text
+        .strip_prefix("net:[")
+        .and_then(|rest| rest.strip_suffix(']'))
+        .and_then(|inode| inode.parse().ok()))
 }
 
 /// `bus_info` of `ETHTOOL_GDRVINFO` (include/uapi/linux/ethtool.h): the PCI address on kernels that do not put it into

@@ -20,9 +20,10 @@ mod raw;
 pub mod rdma;
 pub mod sysfs;
 pub mod uevent;
+pub mod wire;
 
 pub use error::HostError;
-pub use find::{VfHandle, find_vf, find_vf_on_host};
+pub use find::{FoundVf, VfHandle, find_vf, find_vf_on_host};
 pub use link::Link;
 pub use linux::Linux;
 pub use netns::{Netns, NetnsId};
@@ -51,6 +52,11 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// # Errors
     /// When `/proc` can't be read.
     fn user_of(&self, id: NetnsId) -> Result<Option<i32>, HostError>;
+    /// Every network namespace this process can see, the host's left out.
+    fn namespaces(&self) -> Vec<Netns>;
+    /// VFs are played by stand-ins without bus (veth below a simulated sysfs tree), which are told by alias, or by name
+    /// and link-layer address. Never so on real hardware: a pod can give those to any link.
+    fn has_stand_ins(&self) -> bool;
     /// A session inside a namespace.
     ///
     /// # Errors
@@ -82,8 +88,11 @@ pub trait Links: Send {
     fn rename(&mut self, link: &Link, name: &IfName) -> Result<(), HostError>;
     /// `ifalias`; an empty one removes it.
     fn set_alias(&mut self, link: &Link, alias: &str) -> Result<(), HostError>;
-    /// Takes user-set promiscuity and all-multicast back.
-    fn clear_promiscuity(&mut self, link: &Link) -> Result<(), HostError>;
+    /// Takes back what a former user may have left on the link and no VF has by itself: promiscuity, all-multicast,
+    /// NOARP, an XDP program, a group.
+    fn scrub(&mut self, link: &Link) -> Result<(), HostError>;
+    /// `txqueuelen`, packets.
+    fn set_queue_length(&mut self, link: &Link, packets: u32) -> Result<(), HostError>;
     /// Adds an alternative name.
     fn add_alt_name(&mut self, link: &Link, name: &str) -> Result<(), HostError>;
     /// Removes an alternative name.

@@ -10,7 +10,9 @@ use netlink_packet_core::{
     NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Prop, XdpAttached,
+};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -21,6 +23,8 @@ use crate::device::{HwAddr, IfName, PciAddress};
 
 /// A dump that a concurrent change interrupts is void (NLM_F_DUMP_INTR); after this many in a row something is wrong.
 const DUMP_TRIES: u32 = 20;
+/// Below are the control messages (include/uapi/linux/netlink.h).
+const NLMSG_MIN_TYPE: u16 = 0x10;
 
 /// A session in one namespace.
 #[derive(Debug)]
@@ -28,6 +32,12 @@ pub(super) struct Session {
     netns: Netns,
     socket: Socket,
     sequence: u32,
+}
+
+/// The kernel always answers; should it not, a caller must not hang with its locks.
+pub(super) fn patience(socket: &Socket) -> io::Result<()> {
+    let limit = nix::sys::time::TimeVal::new(10, 0);
+    Ok(nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::ReceiveTimeout, &limit)?)
 }
 
 impl Session {
@@ -38,6 +48,7 @@ impl Session {
             let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
             socket.bind_auto().map_err(fail)?;
             socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
+            patience(&socket).map_err(fail)?;
             Ok(socket)
         })?;
         Ok(Self { netns: netns.clone(), socket, sequence: 0 })
@@ -84,11 +95,13 @@ impl Session {
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
                 let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
                     Ok(message) => message,
-                    // A link with an attribute nobody here understands must not hide all the others.
-                    Err(error) => {
+                    // A link with an attribute nobody here understands must not hide all the others; a control
+                    // message that can't be read is the end of nothing.
+                    Err(error) if u16::from_ne_bytes([one[4], one[5]]) >= NLMSG_MIN_TYPE => {
                         tracing::debug!(what, %error, "skipped a netlink message");
                         continue;
                     }
+                    Err(error) => return Err(protocol(error.to_string())),
                 };
                 if message.header.sequence_number != self.sequence {
                     continue;
@@ -102,6 +115,10 @@ impl Session {
                                 Err(HostError::Netlink { what: what.to_owned(), source: error.to_io() })
                             }
                         };
+                    }
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        let source = io::Error::from_raw_os_error(-done.code);
+                        return Err(HostError::Netlink { what: what.to_owned(), source });
                     }
                     NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(answers)),
                     NetlinkPayload::InnerMessage(inner) => answers.push(inner),
@@ -127,7 +144,12 @@ impl Session {
         })
     }
 
-    fn act(&mut self, what: String, message: RouteNetlinkMessage, flags: u16) -> Result<(), HostError> {
+    pub(super) fn act(
+        &mut self,
+        what: String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), HostError> {
         self.exchange(&what, message, flags | NLM_F_ACK).map(drop)
     }
 
@@ -197,6 +219,7 @@ fn parse_link(message: LinkMessage) -> Link {
         up: flags.contains(LinkFlags::Up),
         promisc: flags.contains(LinkFlags::Promisc),
         allmulti: flags.contains(LinkFlags::Allmulti),
+        noarp: flags.contains(LinkFlags::Noarp),
         ..Link::default()
     };
     let mut on_pci = false;
@@ -208,6 +231,11 @@ fn parse_link(message: LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::Group(group) => link.group = group,
+            LinkAttribute::TxQueueLen(packets) => link.queue_length = packets,
+            LinkAttribute::Xdp(xdp) => {
+                link.xdp = xdp.iter().any(|x| matches!(x, LinkXdp::Attached(a) if *a != XdpAttached::None));
+            }
             LinkAttribute::Link(index) => link.lower = Some(index),
             LinkAttribute::LinkNetNsId(_) => lower_elsewhere = true,
             LinkAttribute::ParentDevName(name) => link.pci = name.parse::<PciAddress>().ok(),
@@ -312,9 +340,26 @@ impl Links for Session {
         self.change(what, link, vec![LinkAttribute::IfAlias(alias.to_owned())])
     }
 
-    fn clear_promiscuity(&mut self, link: &Link) -> Result<(), HostError> {
-        let what = format!("take promiscuity from link {}", link.name);
-        self.flags(what, link, LinkFlags::Promisc | LinkFlags::Allmulti, LinkFlags::empty())
+    fn scrub(&mut self, link: &Link) -> Result<(), HostError> {
+        if link.promisc || link.allmulti || link.noarp {
+            let what = format!("take promiscuity and NOARP from link {}", link.name);
+            let mask = LinkFlags::Promisc | LinkFlags::Allmulti | LinkFlags::Noarp;
+            self.flags(what, link, mask, LinkFlags::empty())?;
+        }
+        if link.xdp {
+            let what = format!("take the XDP program from link {}", link.name);
+            self.change(what, link, vec![LinkAttribute::Xdp(vec![LinkXdp::Fd(-1)])])?;
+        }
+        if link.group != 0 {
+            let what = format!("put link {} back into group 0", link.name);
+            self.change(what, link, vec![LinkAttribute::Group(0)])?;
+        }
+        Ok(())
+    }
+
+    fn set_queue_length(&mut self, link: &Link, packets: u32) -> Result<(), HostError> {
+        let what = format!("set transmit queue length {packets} on link {}", link.name);
+        self.change(what, link, vec![LinkAttribute::TxQueueLen(packets)])
     }
 
     fn add_alt_name(&mut self, link: &Link, name: &str) -> Result<(), HostError> {

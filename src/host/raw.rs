@@ -46,6 +46,7 @@ pub(super) fn ask(
         let mut socket = Socket::new(protocol).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
+        super::netlink::patience(&socket).map_err(failed)?;
         let mut message = Vec::with_capacity(HEADER + payload.len());
         let length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
         message.extend_from_slice(&length.to_ne_bytes());

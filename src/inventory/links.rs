@@ -66,7 +66,7 @@ impl HostLinks {
 
     /// Names of the links stacked on an interface.
     pub fn uppers_of(&self, ifindex: u32) -> impl Iterator<Item = &str> {
-        let uppers = self.lowers.iter().filter(move |(_, lower)| *lower == ifindex);
+        let uppers = self.lowers.iter().filter(move |(upper, lower)| *lower == ifindex && *upper != ifindex);
         uppers.filter_map(|(upper, _)| self.names.get(upper)).map(String::as_str)
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel shows, as one [`Snapshot`](crate::device::Snapshot).
+//! What the kernel shows, as one `Snapshot`.
 //!
 //! In: a sysfs root and the host's links and routes. Out: PFs and VFs with every fact that could be read; what could
 //! not be read is absent, never guessed. A scan that fails is an error and not an empty node. Never here: whether a VF

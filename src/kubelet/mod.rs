@@ -8,7 +8,6 @@
 //! away in the order the kubelet needs. `flight` holds the running work, `service` translates, `paths` names sockets.
 
 mod error;
-#[cfg(any(test, feature = "testing"))]
 pub mod fake;
 mod flight;
 mod paths;

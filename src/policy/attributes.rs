@@ -48,6 +48,7 @@ pub(super) fn of(
         (STANDARD, "numaNode", vf.numa_node.map(number)),
         (DRANET, "numaNode", vf.numa_node.map(number)),
         (own, "pcieSwitch", vf.pcie_switch.map(address)),
+        // Four hexadecimal digits without 0x, as the SR-IOV drivers before this one publish them: selectors carry over.
         (own, "vendor", Some(text(format!("{:04x}", vf.vendor)))),
         (own, "device", Some(text(format!("{:04x}", vf.device)))),
         (own, "driver", driver.cloned().map(text)),

@@ -46,6 +46,11 @@ pub enum WithheldReason {
         /// Its IOMMU group.
         group: Option<u32>,
     },
+    /// A former claim's settings could not be undone.
+    Unclean {
+        /// What could not be undone.
+        reason: String,
+    },
     /// `--devices` is false for it.
     Filtered,
     /// `--devices` has no answer for it.
@@ -65,6 +70,7 @@ impl WithheldReason {
             Self::Upper { .. } => "upper",
             Self::ForeignNamespace { .. } => "foreignNamespace",
             Self::VfioOpen { .. } => "vfioOpen",
+            Self::Unclean { .. } => "unclean",
             Self::Filtered => "filtered",
             Self::FilterFailed { .. } => "filterFailed",
         }
@@ -90,6 +96,12 @@ impl fmt::Display for WithheldReason {
             }
             Self::VfioOpen { group: Some(group) } => write!(f, "a process has its vfio group {group} open"),
             Self::VfioOpen { group: None } => write!(f, "a process has its vfio device open"),
+            Self::Unclean { reason } => {
+                write!(
+                    f,
+                    "it could not be made what it was before its last claim: {reason}; make the VF anew (sriov_numvfs of its PF)"
+                )
+            }
             Self::Filtered => write!(f, "the --devices expression is false for it"),
             Self::FilterFailed { error } => write!(f, "the --devices expression fails for it: {error}"),
         }

@@ -14,6 +14,7 @@ use super::plan::{Driver, Plan, Situation, Step, plan};
 use super::records::{Entry, Ownership, Progress};
 use crate::claim::{ClaimId, ClaimSpec};
 use crate::device::{CleanFacts, IfName, PciAddress, Place};
+use crate::host::flock::HeldLock;
 use crate::host::{Kernel, VfHandle, find_vf_on_host};
 
 /// How long a VF that nobody owns may be on its way back.
@@ -46,12 +47,13 @@ impl Engine {
     /// # Errors
     /// When the claim can't be met, or something failed; then what this call did is undone.
     pub fn prepare(&self, spec: &ClaimSpec, deadline: Instant) -> Result<Entry, PrepareError> {
+        let wanted: BTreeSet<PciAddress> =
+            spec.results.iter().filter(|result| !result.admin_access).map(|result| result.pci).collect();
+        // Without a lock: the pod's other claims need not wait for this one's VFs.
+        self.wait_until_free(&spec.id, &wanted, deadline)?;
         let _pod = spec.pod.as_ref().map(|pod| self.locks.pod(&pod.uid, deadline)).transpose()?;
         let _claim = self.locks.claim(&spec.id.uid, deadline)?;
         let previous = self.ledger.entry(&spec.id.uid)?;
-        let wanted: BTreeSet<PciAddress> =
-            spec.results.iter().filter(|result| !result.admin_access).map(|result| result.pci).collect();
-        self.wait_until_free(&spec.id, &wanted, deadline)?;
 
         let mut facts = BTreeMap::new();
         let mut own = BTreeSet::new();
@@ -109,8 +111,10 @@ impl Engine {
     fn siblings(&self, pod_uid: &str, but: &str) -> Result<Vec<Entry>, PrepareError> {
         let mut siblings = Vec::new();
         for uid in self.ledger.claims_of_pod(pod_uid)? {
+            // The list may be older than a hand-over.
             if uid != but
                 && let Some(entry) = self.ledger.entry(&uid)?
+                && entry.pod.as_ref().is_some_and(|pod| pod.uid == pod_uid)
             {
                 siblings.push(entry);
             }
@@ -128,6 +132,9 @@ impl Engine {
         let started = Instant::now();
         for vf in wanted {
             while let Some(owner) = self.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid != claim.uid) {
+                if self.release_orphan(*vf, &owner.claim)? {
+                    continue;
+                }
                 if Instant::now() >= deadline {
                     return Err(held(*vf, &owner.claim, started));
                 }
@@ -135,6 +142,20 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// A file of ownership whose claim has neither entry nor attachment, and nobody at work on it, is left from a
+    /// process that was killed or a removal that a power loss undid. The VF was not changed then.
+    fn release_orphan(&self, vf: PciAddress, holder: &ClaimId) -> Result<bool, PrepareError> {
+        let Ok(lock) = self.locks.claim(&holder.uid, Instant::now()) else { return Ok(false) };
+        let orphan =
+            self.ledger.entry(&holder.uid)?.is_none() && self.ledger.attachment(&holder.uid)?.is_none();
+        if orphan {
+            tracing::warn!(%vf, claim = %format!("{}/{}", holder.namespace, holder.name), "a VF held for a claim nobody knows is let go");
+            self.ledger.release(vf)?;
+            lock.remove_file();
+        }
+        Ok(orphan)
     }
 
     fn execute(
@@ -151,6 +172,11 @@ impl Engine {
                 self.own(&planned.claim, found, done, deadline)?;
             }
         }
+        let mut planned = planned.clone();
+        for vf in planned.vfs.iter_mut().filter(|vf| !vf.admin_access) {
+            vf.clean = self.ledger.ownership(vf.pci)?.map(|owner| owner.clean);
+        }
+        let planned = &planned;
         let unchanged = |previous: &&Entry| {
             previous.progress == Progress::Prepared
                 && Entry { progress: Progress::Prepared, ..planned.clone() } == **previous
@@ -229,6 +255,7 @@ impl Engine {
             alt_names: Vec::new(),
             alias: None,
             up: false,
+            queue_length: None,
             rdma: vf.rdma.clone(),
         };
         if matches!(vf.place, Place::Unbound | Place::Userspace) {
@@ -242,6 +269,7 @@ impl Engine {
         clean.alt_names = link.alt_names;
         clean.alias = Some(link.alias).filter(|alias| !alias.is_empty());
         clean.up = link.up;
+        clean.queue_length = Some(link.queue_length);
         Ok(clean)
     }
 
@@ -253,7 +281,7 @@ impl Engine {
     ) -> Result<crate::host::Link, PrepareError> {
         let started = Instant::now();
         loop {
-            let handle = VfHandle { pci: vf, hw_addr };
+            let handle = VfHandle { pci: vf, hw_addr, stand_in: self.kernel.has_stand_ins() };
             let found = find_vf_on_host(self.kernel.as_ref(), &handle)
                 .map_err(|source| PrepareError::Vf { vf, source })?;
             if let Some((_, link)) = found {
@@ -301,13 +329,19 @@ impl Engine {
                     .map_err(PrepareError::from),
             );
         }
+        let mut stuck = BTreeSet::new();
         for step in done.steps.iter().rev() {
-            note(self.apply(&step.inverse(), deadline));
+            let undone = self.apply(&step.inverse(), deadline);
+            if undone.is_err() {
+                // It stays this claim's, so that nobody gets it as it is; the next call goes on from there.
+                stuck.insert(step.vf());
+            }
+            note(undone);
         }
-        if done.entry && !had_entry {
+        if done.entry && !had_entry && stuck.is_empty() {
             note(self.ledger.remove_entry(&entry.claim.uid, entry.pod.as_ref().map(|pod| pod.uid.as_str())));
         }
-        for vf in done.owned.iter().rev() {
+        for vf in done.owned.iter().rev().filter(|vf| !stuck.contains(vf)) {
             note(self.ledger.release(*vf));
         }
         if others.is_empty() { first } else { PrepareError::UndoFailed { first: Box::new(first), others } }
@@ -319,10 +353,9 @@ impl Engine {
     /// # Errors
     /// Everything that could not be undone; what could be is, and the next call goes on from there.
     pub fn unprepare(&self, claim: &ClaimId, deadline: Instant) -> Result<(), PrepareError> {
-        let entry = self.ledger.entry(&claim.uid)?;
+        let HeldClaim { pod: pod_lock, claim: claim_lock, entry } =
+            hold_claim(&self.ledger, &self.locks, &claim.uid, deadline)?;
         let pod_uid = entry.as_ref().and_then(|entry| entry.pod.as_ref()).map(|pod| pod.uid.clone());
-        let pod_lock = pod_uid.as_ref().map(|uid| self.locks.pod(uid, deadline)).transpose()?;
-        let claim_lock = self.locks.claim(&claim.uid, deadline)?;
         if self.ledger.attachment(&claim.uid)?.is_some() {
             return Err(PrepareError::StillAttached { claim: format!("{}/{}", claim.namespace, claim.name) });
         }
@@ -348,7 +381,9 @@ impl Engine {
         if let (Some(lock), Some(uid)) = (pod_lock, pod_uid)
             && self.ledger.claims_of_pod(&uid)?.is_empty()
         {
+            let record = self.locks.sandbox_record(&uid, deadline)?;
             self.ledger.forget_sandbox(&uid)?;
+            record.remove_file();
             lock.remove_file();
         }
         Ok(())
@@ -374,12 +409,42 @@ impl Engine {
     }
 }
 
-fn held(vf: PciAddress, holder: &ClaimId, since: Instant) -> PrepareError {
-    PrepareError::Held {
-        vf,
-        claim: format!("{}/{} (uid {})", holder.namespace, holder.name, holder.uid),
-        waited_s: since.elapsed().as_secs(),
+/// A claim's locks, and its entry as it is under them.
+#[derive(Debug)]
+pub struct HeldClaim {
+    /// Its pod's, if it has one.
+    pub pod: Option<HeldLock>,
+    /// Its own.
+    pub claim: HeldLock,
+    /// None: nobody knows the claim.
+    pub entry: Option<Entry>,
+}
+
+/// Takes the locks of a claim known by its UID only: which pod's lock comes first stands in the entry, which may be
+/// handed over to another pod meanwhile.
+///
+/// # Errors
+/// When they are not free by the deadline, or the entry can't be read.
+pub fn hold_claim(
+    ledger: &Ledger,
+    locks: &Locks,
+    uid: &str,
+    deadline: Instant,
+) -> Result<HeldClaim, PrepareError> {
+    let pod_of = |entry: &Option<Entry>| Some(entry.as_ref()?.pod.as_ref()?.uid.clone());
+    loop {
+        let before = pod_of(&ledger.entry(uid)?);
+        let pod = before.as_ref().map(|pod| locks.pod(pod, deadline)).transpose()?;
+        let claim = locks.claim(uid, deadline)?;
+        let entry = ledger.entry(uid)?;
+        if pod_of(&entry) == before {
+            return Ok(HeldClaim { pod, claim, entry });
+        }
     }
+}
+
+fn held(vf: PciAddress, holder: &ClaimId, since: Instant) -> PrepareError {
+    PrepareError::Held { vf, holder: holder.clone(), waited_s: since.elapsed().as_secs() }
 }
 
 /// What one call of Prepare did itself.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::plan::PlanError;
+use crate::claim::ClaimId;
 use crate::device::PciAddress;
 use crate::host::HostError;
 
@@ -14,12 +15,15 @@ pub enum PrepareError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// Another claim has the VF and did not give it back in time.
-    #[error("VF {vf} is still held by claim {claim}, which has not been unprepared after {waited_s} s")]
+    #[error(
+        "VF {vf} is still held by claim {}/{} (uid {}), which has not been unprepared after {waited_s} s",
+        .holder.namespace, .holder.name, .holder.uid
+    )]
     Held {
         /// Which VF.
         vf: PciAddress,
-        /// `namespace/name (uid)` of the holder.
-        claim: String,
+        /// The holder.
+        holder: ClaimId,
         /// Seconds spent waiting.
         waited_s: u64,
     },

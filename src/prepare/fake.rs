@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::functions::{Facts, Functions};
+use super::functions::{Facts, Functions, Life};
 use crate::device::{Incarnation, LinkType, PciAddress, Place, Vf};
 use crate::host::HostError;
 
@@ -57,6 +57,11 @@ impl FakeFunctions {
 impl Functions for FakeFunctions {
     fn facts(&self, vf: PciAddress) -> Result<Option<Facts>, HostError> {
         Ok(self.state().get(&vf).cloned())
+    }
+
+    fn life(&self, vf: PciAddress) -> Option<Life> {
+        let facts = self.state().get(&vf).cloned()?;
+        Some(Life { incarnation: facts.vf.incarnation, driver: facts.vf.driver })
     }
 
     fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {

@@ -1,6 +1,6 @@
 //! What the engine needs to know about PCI functions, and may do to them.
 
-use crate::device::{PciAddress, Pf, Vf};
+use crate::device::{Incarnation, PciAddress, Pf, Vf};
 use crate::host::HostError;
 
 /// One VF as it is at this moment.
@@ -14,6 +14,15 @@ pub struct Facts {
     pub withheld: Option<String>,
 }
 
+/// Just enough of a VF to know whether it is still the one that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// Which life it is.
+    pub incarnation: Incarnation,
+    /// Bound driver.
+    pub driver: Option<String>,
+}
+
 /// Reading and binding of PCI functions.
 pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
     /// Reads one VF anew; `None` when there is none at that address.
@@ -21,6 +30,8 @@ pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When sysfs refuses.
     fn facts(&self, vf: PciAddress) -> Result<Option<Facts>, HostError>;
+    /// A cheap look at a VF, for loops; `None` when there is none at that address.
+    fn life(&self, vf: PciAddress) -> Option<Life>;
     /// Binds a driver: `None` lets the kernel choose its network driver.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! <durable>/claims/<claim uid>.json        Entry
 //! <durable>/vf/<pci>.json                  Ownership
 //! <durable>/pods/<pod uid>/<claim uid>     empty: which claims a pod has
+//! <durable>/unclean/<pci>.json             Unclean
 //! <durable>/quarantine/…                   entries that can't be read, kept for people
 //! <boot>/lock/  <boot>/pods/  <boot>/attach/
 //! ```
@@ -13,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::PrepareError;
-use super::records::{Attachment, CurrentSandbox, Entry, Ownership};
+use super::records::{Attachment, CurrentSandbox, Entry, Ownership, Unclean};
 use super::sealed::{self, Durability, Existing, Read};
 use crate::device::PciAddress;
 
@@ -22,6 +23,8 @@ use crate::device::PciAddress;
 pub struct Ledger {
     durable: PathBuf,
     boot: PathBuf,
+    /// For looking only: nothing is moved, not even what is damaged.
+    read_only: bool,
 }
 
 /// What the start-up scan found.
@@ -33,6 +36,8 @@ pub struct Survey {
     pub quarantined: Vec<String>,
     /// Entries of a newer version, left alone.
     pub newer: Vec<String>,
+    /// Files the disk does not give, left alone.
+    pub unreadable: Vec<String>,
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
@@ -65,9 +70,9 @@ impl Ledger {
     /// # Errors
     /// When a folder can't be made.
     pub fn open(durable: impl Into<PathBuf>, boot: impl Into<PathBuf>) -> Result<Self, PrepareError> {
-        let ledger = Self { durable: durable.into(), boot: boot.into() };
+        let ledger = Self { durable: durable.into(), boot: boot.into(), read_only: false };
         for (root, folders) in [
-            (&ledger.durable, &["claims", "vf", "pods", "quarantine"][..]),
+            (&ledger.durable, &["claims", "vf", "pods", "quarantine", "unclean"][..]),
             (&ledger.boot, &["lock", "pods", "attach"]),
         ] {
             for folder in folders {
@@ -81,7 +86,7 @@ impl Ledger {
     /// A ledger that an agent keeps on this node, for looking only.
     pub fn existing(durable: impl Into<PathBuf>) -> Option<Self> {
         let durable = durable.into();
-        durable.join("vf").is_dir().then(|| Self { boot: durable.clone(), durable })
+        durable.join("vf").is_dir().then(|| Self { boot: durable.clone(), durable, read_only: true })
     }
 
     /// The folder of the lock files.
@@ -116,6 +121,9 @@ impl Ledger {
 
     fn quarantine(&self, path: &Path, reason: &str) -> Result<String, PrepareError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if self.read_only {
+            return Ok(format!("{}: {reason}", path.display()));
+        }
         let stamp = jiff::Timestamp::now().as_millisecond();
         let aside = self.durable.join("quarantine").join(format!("{stamp}-{name}"));
         // /run and the kubelet's folder may be different file systems.
@@ -127,41 +135,76 @@ impl Ledger {
         Ok(format!("{}: {reason}; kept as {}", path.display(), aside.display()))
     }
 
-    /// Reads every durable file once: quarantines what is damaged, and rebuilds the index of pods.
+    /// Reads every durable file once: quarantines what is damaged, rebuilds the index of pods and lost files of
+    /// ownership, sweeps what killed writers left. A file that can't be read at all is told and left.
     ///
     /// # Errors
     /// When a folder can't be read.
-    pub fn survey(&self) -> Result<Survey, PrepareError> {
+    pub fn survey(&self, boot_id: &str) -> Result<Survey, PrepareError> {
         let mut survey = Survey::default();
-        for folder in ["claims", "vf"] {
+        let mut entries = Vec::new();
+        for folder in ["claims", "vf", "unclean"] {
+            sealed::sweep(&self.durable.join(folder));
             for name in names(&self.durable.join(folder))? {
                 let path = self.durable.join(folder).join(&name);
-                let kind = match folder {
-                    "claims" => sealed::read::<Entry>(&path).map(|read| match read {
-                        Read::Found(entry) => Read::Found(Some(entry)),
-                        Read::Missing => Read::Missing,
-                        Read::Newer { min_reader } => Read::Newer { min_reader },
-                        Read::Damaged(reason) => Read::Damaged(reason),
-                    }),
-                    _ => sealed::read::<Ownership>(&path).map(|read| match read {
-                        Read::Found(_) => Read::Found(None),
-                        Read::Missing => Read::Missing,
-                        Read::Newer { min_reader } => Read::Newer { min_reader },
-                        Read::Damaged(reason) => Read::Damaged(reason),
-                    }),
-                };
-                match kind.map_err(failed("read", &path))? {
-                    Read::Missing | Read::Found(None) => {}
-                    Read::Found(Some(entry)) => {
-                        survey.entries += 1;
-                        self.index(&entry)?;
+                let read = match folder {
+                    "claims" => {
+                        sealed::read::<Entry>(&path).map(|read| read.map(|entry| entries.push(entry)))
                     }
-                    Read::Newer { .. } => survey.newer.push(path.display().to_string()),
-                    Read::Damaged(reason) => survey.quarantined.push(self.quarantine(&path, &reason)?),
+                    "vf" => sealed::read::<Ownership>(&path).map(|read| read.map(drop)),
+                    _ => sealed::read::<Unclean>(&path).map(|read| read.map(drop)),
+                };
+                match read {
+                    Ok(Read::Missing | Read::Found(())) => {}
+                    Ok(Read::Newer { .. }) => survey.newer.push(path.display().to_string()),
+                    Ok(Read::Damaged(reason)) => survey.quarantined.push(self.quarantine(&path, &reason)?),
+                    Err(error) => {
+                        tracing::error!(file = %path.display(), %error, "a ledger file can't be read; it is left alone");
+                        survey.unreadable.push(format!("{}: {error}", path.display()));
+                    }
                 }
             }
         }
+        survey.entries = entries.len();
+        for folder in ["attach", "pods"] {
+            sealed::sweep(&self.boot.join(folder));
+        }
+        self.rebuild_index(&entries)?;
+        for entry in entries.iter().filter(|entry| entry.boot_id == boot_id) {
+            for (vf, clean) in entry.vfs.iter().filter_map(|vf| Some((vf.pci, vf.clean.clone()?))) {
+                let ownership =
+                    Ownership { claim: entry.claim.clone(), boot_id: entry.boot_id.clone(), clean };
+                self.take(vf, &ownership)?;
+            }
+        }
         Ok(survey)
+    }
+
+    /// The index says just what the entries say.
+    fn rebuild_index(&self, entries: &[Entry]) -> Result<(), PrepareError> {
+        let backed = |pod: &str, claim: &str| {
+            entries
+                .iter()
+                .any(|e| e.claim.uid == claim && e.pod.as_ref().is_some_and(|owner| owner.uid == pod))
+        };
+        for pod in names(&self.durable.join("pods"))? {
+            for claim in self.claims_of_pod(&pod)? {
+                // An entry of a newer agent, or one that can't be read now, is still somebody's.
+                if !backed(&pod, &claim) && !self.entry_path(&claim).exists() {
+                    self.unindex(&pod, &claim)?;
+                }
+            }
+        }
+        for entry in entries {
+            self.index(entry)?;
+            for pod in names(&self.durable.join("pods"))? {
+                let other = entry.pod.as_ref().is_none_or(|owner| owner.uid != pod);
+                if other && self.durable.join("pods").join(&pod).join(&entry.claim.uid).exists() {
+                    self.unindex(&pod, &entry.claim.uid)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A claim's entry.
@@ -221,12 +264,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// Removes a claim's entry.
+    /// Removes a claim's entry. The removal survives the loss of power, as do releases of VFs before it: a file that
+    /// came back would hold a VF for nobody.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn remove_entry(&self, claim_uid: &str, pod_uid: Option<&str>) -> Result<(), PrepareError> {
         remove(&self.entry_path(claim_uid))?;
+        for folder in ["claims", "vf"] {
+            let path = self.durable.join(folder);
+            sealed::sync_folder(&path).map_err(failed("write", &path))?;
+        }
         if let Some(pod_uid) = pod_uid {
             self.unindex(pod_uid, claim_uid)?;
         }
@@ -248,7 +296,23 @@ impl Ledger {
     /// # Errors
     /// When the file can't be read, or a newer agent wrote it.
     pub fn ownership(&self, vf: PciAddress) -> Result<Option<Ownership>, PrepareError> {
-        self.read(&self.ownership_path(vf))
+        let path = self.ownership_path(vf);
+        let there = path.exists();
+        let found: Option<Ownership> = self.read(&path)?;
+        if found.is_some() || !there || self.read_only {
+            return Ok(found);
+        }
+        // It was damaged, and is in quarantine now: the claim's entry says the same.
+        for uid in self.claims()? {
+            let Ok(Some(entry)) = self.entry(&uid) else { continue };
+            let clean = entry.vfs.iter().find(|entry| entry.pci == vf).and_then(|entry| entry.clean.clone());
+            if let Some(clean) = clean {
+                let ownership = Ownership { claim: entry.claim, boot_id: entry.boot_id, clean };
+                self.take(vf, &ownership)?;
+                return Ok(Some(ownership));
+            }
+        }
+        Ok(None)
     }
 
     /// Every VF that somebody has.
@@ -262,10 +326,8 @@ impl Ledger {
             match self.ownership(vf) {
                 Ok(Some(ownership)) => owned.push((vf, ownership)),
                 Ok(None) => {}
-                Err(PrepareError::Newer { path, .. }) => {
-                    tracing::warn!(file = %path.display(), "a newer agent owns this VF");
-                }
-                Err(error) => return Err(error),
+                // One file must not stop the claims of all others.
+                Err(error) => tracing::warn!(%vf, error = %error.sentence(), "who has this VF can't be read"),
             }
         }
         owned.sort_by_key(|(vf, _)| *vf);
@@ -301,6 +363,36 @@ impl Ledger {
     /// When the disk refuses.
     pub fn release(&self, vf: PciAddress) -> Result<(), PrepareError> {
         remove(&self.ownership_path(vf))
+    }
+
+    /// Notes that a VF could not be made what it was.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn mark_unclean(&self, vf: PciAddress, unclean: &Unclean) -> Result<(), PrepareError> {
+        let path = self.durable.join("unclean").join(format!("{vf}.json"));
+        sealed::write(&path, unclean, Existing::Replace, Durability::Power).map_err(failed("write", &path))
+    }
+
+    /// The VF is as it should be.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn mark_clean(&self, vf: PciAddress) -> Result<(), PrepareError> {
+        remove(&self.durable.join("unclean").join(format!("{vf}.json")))
+    }
+
+    /// VFs that could not be made what they were.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn unclean(&self) -> Result<Vec<(PciAddress, Unclean)>, PrepareError> {
+        let mut all = Vec::new();
+        for name in names(&self.durable.join("unclean"))? {
+            let Some(vf) = name.strip_suffix(".json").and_then(|text| text.parse().ok()) else { continue };
+            all.extend(self.read(&self.durable.join("unclean").join(&name))?.map(|unclean| (vf, unclean)));
+        }
+        Ok(all)
     }
 
     /// The pod's current sandbox.

@@ -20,5 +20,7 @@ pub mod locks;
 pub mod plan;
 pub mod records;
 mod sealed;
+#[cfg(test)]
+mod tests;
 
 pub use error::PrepareError;

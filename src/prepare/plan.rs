@@ -259,6 +259,7 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
             template,
             mtu: result.mtu,
             addresses: result.addresses.clone(),
+            clean: None,
         });
     }
     let entry = Entry {

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::claim::{ClaimId, PodRef};
-use crate::device::{CleanFacts, IfName, PciAddress};
+use crate::device::{CleanFacts, IfName, Incarnation, PciAddress};
 use crate::host::NetnsId;
 
 /// How far a claim got.
@@ -73,6 +73,9 @@ pub struct VfEntry {
     /// In the order given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpNet>,
+    /// What the VF was, once it was taken: a second copy, for when the file of ownership is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean: Option<CleanFacts>,
 }
 
 impl VfEntry {
@@ -96,13 +99,47 @@ pub struct Ownership {
 }
 
 /// `/run/<driver>/pods/<pod uid>.json`: the pod's current sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CurrentSandbox {
     /// Sandbox ID.
     pub sandbox: String,
     /// Goes up with every new sandbox of the pod.
     pub epoch: u64,
+    /// Sandboxes that stopped, latest last: a late task for one of them must not make it current.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<String>,
+}
+
+impl CurrentSandbox {
+    /// How many stopped sandboxes are remembered; the kubelet keeps one or two.
+    const REMEMBERED: usize = 8;
+
+    /// The record after a sandbox stopped.
+    pub fn retire(mut self, sandbox: &str) -> Self {
+        if self.sandbox == sandbox {
+            self.sandbox.clear();
+            self.epoch += 1;
+        }
+        if !self.retired.iter().any(|known| known == sandbox) {
+            self.retired.push(sandbox.to_owned());
+            let surplus = self.retired.len().saturating_sub(Self::REMEMBERED);
+            self.retired.drain(..surplus);
+        }
+        self
+    }
+}
+
+/// `unclean/<pci>.json`: a VF that came back and could not be made what it was. Withheld until it is made anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unclean {
+    /// The boot it happened in.
+    pub boot_id: String,
+    /// The life of the VF it happened to.
+    pub incarnation: Incarnation,
+    /// What could not be undone.
+    pub reason: String,
 }
 
 /// `/run/<driver>/attach/<claim uid>.json`: where a claim's VFs were moved. Written before the first move.

@@ -34,6 +34,17 @@ pub(super) enum Read<T> {
     Damaged(String),
 }
 
+impl<T> Read<T> {
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Read<U> {
+        match self {
+            Self::Missing => Read::Missing,
+            Self::Found(body) => Read::Found(change(body)),
+            Self::Newer { min_reader } => Read::Newer { min_reader },
+            Self::Damaged(reason) => Read::Damaged(reason),
+        }
+    }
+}
+
 /// What to do about a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Existing {
@@ -98,7 +109,9 @@ pub(super) fn write<T: Serialize>(
     let temporary =
         folder.join(format!(".{name}.{}.{:?}.tmp", std::process::id(), std::thread::current().id()));
     let written = (|| {
-        let mut file = File::create(&temporary)?;
+        // A left-over of a killed process may be the very inode of a live entry (hard_link below): never write into it.
+        let _ = fs::remove_file(&temporary);
+        let mut file = File::options().write(true).create_new(true).open(&temporary)?;
         file.write_all(serde_json::to_string(&envelope)?.as_bytes())?;
         if durability == Durability::Power {
             file.sync_all()?;
@@ -117,6 +130,22 @@ pub(super) fn write<T: Serialize>(
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Makes removals in a folder survive the loss of power.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Removes what killed writers left.
+pub(super) fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -134,3 +134,25 @@ fn devlink_knows_better_than_sysfs_what_the_switch_does() {
     let tree = Tree::new().card(legacy_with_id).build().unwrap();
     assert_eq!(look(&tree).pfs[0].eswitch_mode, None, "some drivers have a switch ID in legacy mode too");
 }
+
+#[test]
+fn an_infiniband_vf_without_netdev_is_elsewhere_where_ipoib_is_there_though_its_rdma_device_is_shared() {
+    for (module, place) in [("ib_ipoib", Place::Elsewhere), ("other", Place::Host)] {
+        let card = Card::infiniband("0000:02:00.0", "ibs2", "mlx5_0").vfs(1, |_, vf| vf);
+        let mut tree = Tree::new().card(card).module(module).build().unwrap();
+        tree.lend("0000:02:00.1", false).unwrap();
+        assert_eq!(look(&tree).vfs[0].place, place, "{module}");
+    }
+}
+
+#[test]
+fn a_vf_with_its_network_driver_is_not_in_use_because_another_of_its_iommu_group_is() {
+    let card = Card { iommu_group: Some(100), ..Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core") };
+    let card = card.vfs(2, |index, vf| if index == 0 { VfPlan::vfio() } else { vf });
+    let tree = Tree::new().card(card).build().unwrap();
+    let group = tree.function_dir("0000:81:00.2").join("iommu_group");
+    std::fs::remove_file(&group).unwrap();
+    std::os::unix::fs::symlink("../../../../kernel/iommu_groups/101", group).unwrap();
+    tree.open_vfio("101").unwrap();
+    assert_eq!(offered_addresses(&verdicts(&look(&tree))), ["0000:81:00.2"]);
+}

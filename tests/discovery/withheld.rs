@@ -110,3 +110,19 @@ fn the_devices_expression_withholds_what_it_is_false_for_and_says_when_it_fails(
         ["the --devices expression fails for it: the device has no pfName; guard it with has() or \"in\""]
     );
 }
+
+#[test]
+fn what_the_second_port_of_a_function_does_on_the_host_withholds_the_vf_too() {
+    let card = Card::ethernet("0000:05:00.0", "ens5", "mlx4_core").vfs(2, |_, mut vf| {
+        let first = vf.netdevs[0].clone();
+        let name = format!("a{}p2", first.name);
+        vf.netdevs.push(NetdevPlan { name, dev_port: 1, ..first });
+        vf
+    });
+    let tree = Tree::new().card(card).build().unwrap();
+    let mut links = links_of(&tree, &["ens5v0", "aens5v0p2"]);
+    links.default_route_ifindexes = vec![tree.ifindex("aens5v0p2").unwrap()];
+    let verdicts = verdicts(&look_with(&tree, &links));
+    assert_eq!(reasons(&verdicts, "0000:05:00.1"), ["its netdev ens5v0 carries the node's default route"]);
+    assert_eq!(offered_addresses(&verdicts), ["0000:05:00.2"], "a second port by itself is no use of the VF");
+}

@@ -27,12 +27,18 @@ impl Kubelet {
     /// Waits for a registration socket and registers, as the kubelet's plugin watcher does.
     ///
     /// # Errors
-    /// When none appears within `limit`, or the plugin is no DRA plugin of this driver.
-    pub async fn register(kubelet_dir: &Path, driver: &str, limit: Duration) -> Result<Self> {
+    /// When none appears within `limit`, the plugin is no DRA plugin of this driver, or it is not `alive` any more.
+    pub async fn register(
+        kubelet_dir: &Path,
+        driver: &str,
+        limit: Duration,
+        mut alive: impl FnMut() -> Result<()>,
+    ) -> Result<Self> {
         let folder = kubelet_dir.join("plugins_registry");
         let end = std::time::Instant::now() + limit;
         let mut last = format!("no socket in {}", folder.display());
         while std::time::Instant::now() < end {
+            alive()?;
             if let Some(socket) = socket_in(&folder) {
                 match Self::try_register(&socket, driver).await {
                     Ok(kubelet) => return Ok(kubelet),

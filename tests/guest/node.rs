@@ -22,7 +22,7 @@ pub const LOG: &str = "/rw/agent.log";
 
 const AGENT: &str = "/rw/bin/sriov-dra";
 /// An emulated processor starts the agent in seconds, not in milliseconds.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// A node with the agent on it.
 pub struct Node {
@@ -90,15 +90,19 @@ impl Node {
                 "--kubeconfig",
                 &path("kubeconfig"),
             ])
-            .args(["--log-format", "text", "--log-level", "debug"])
+            .args(["--log-format", "text", "--log-level", "info,sriov_dra=debug"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("can't start the agent")?;
-        self.agent = Some(agent);
-        self.kubelet =
-            Some(Kubelet::register(&self.folder.join("kubelet"), DEFAULT_DRIVER_NAME, START_LIMIT).await?);
+        let agent = self.agent.insert(agent);
+        let alive = || match agent.try_wait()? {
+            Some(status) => bail!("the agent ended with {status}"),
+            None => Ok(()),
+        };
+        let kubelet_dir = self.folder.join("kubelet");
+        self.kubelet = Some(Kubelet::register(&kubelet_dir, DEFAULT_DRIVER_NAME, START_LIMIT, alive).await?);
         // Pods that start before the runtime knows the plugin are a story of their own.
         wait_for(START_LIMIT, "the agent's connection to NRI", || Ok(nri_connections()? > connections))
     }

@@ -18,9 +18,9 @@ pub enum NriError {
     },
     /// Nobody listens.
     #[error(
-        "cannot connect to NRI socket {} ({source}): check that the container runtime runs with NRI enabled (containerd \\
-         2.0 and CRI-O 1.30 do by default; containerd 1.7 needs `disable = false` for its NRI plugin) and that the \\
-         socket's directory is mounted here", socket.display()
+        "cannot connect to NRI socket {} ({source}): check that the container runtime runs with NRI enabled \
+         (containerd 2.0 and CRI-O 1.30 do by default; containerd 1.7 needs `disable = false` for its NRI plugin) \
+         and that the socket's directory is mounted here", socket.display()
     )]
     Connect {
         /// Which socket.

@@ -7,7 +7,6 @@
 //! to questions in both directions, `session` is one registration with a runtime, `plugin` keeps one alive.
 
 mod error;
-#[cfg(any(test, feature = "testing"))]
 pub mod fake;
 mod link;
 mod mux;
@@ -20,7 +19,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 pub use error::NriError;
-pub use plugin::{Config, Connection, Plugin, Runtime};
+pub use plugin::{Config, Connection, Plugin, RunErrors, Runtime};
 
 /// A pod sandbox as the runtime reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +34,8 @@ pub struct Sandbox {
     pub pod_namespace: String,
     /// Path of its network namespace; `None` on the host's network, and in Stop/Remove of older runtimes.
     pub netns: Option<PathBuf>,
-    /// The runtime listed the sandbox's Linux namespaces at all: only then does a missing `netns` mean the host's network.
+    /// The runtime listed the sandbox's Linux namespaces at all: only then does a missing `netns` mean the host's
+    /// network.
     pub lists_namespaces: bool,
     /// Pause process; 0 when it is not running.
     pub pid: u32,

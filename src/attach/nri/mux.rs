@@ -22,7 +22,6 @@ pub(super) struct Sides {
 /// The plugin serves `Plugin` on 1 and calls `Runtime` on 2.
 pub(super) const PLUGIN: Sides = Sides { serves: 1, calls: 2 };
 /// The other end.
-#[cfg(any(test, feature = "testing"))]
 pub(super) const RUNTIME: Sides = Sides { serves: 2, calls: 1 };
 
 /// Cuts a message into frames of at most [`MAX_SENT`] bytes.

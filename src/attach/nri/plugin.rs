@@ -34,6 +34,36 @@ pub struct Config {
     pub name: String,
     /// Plugin index, exactly two digits: the place in the order of plugins.
     pub index: String,
+    /// Where an attach that fails or takes too long stops the pod.
+    pub run_errors: RunErrors,
+}
+
+impl Config {
+    /// Errors of RunPodSandbox are answered where the runtime bears it.
+    pub fn new(socket: impl Into<PathBuf>, name: impl Into<String>, index: impl Into<String>) -> Self {
+        Self {
+            socket: socket.into(),
+            name: name.into(),
+            index: index.into(),
+            run_errors: RunErrors::ByRuntime,
+        }
+    }
+}
+
+/// What becomes of an error of [`PodEvents::run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunErrors {
+    /// The runtime hears of it: the sandbox fails, the kubelet tries again with a new one.
+    ///
+    /// containerd before 2.2.6 (2.1 has no fix) keeps the record of such a sandbox, and does not start any more after
+    /// its next restart once the pod has got another one: `failed to reserve sandbox name ... is reserved for`
+    /// (containerd issue 13609; seen with 2.1.9).
+    Answer,
+    /// It is logged and the sandbox goes on: for those runtimes. Then [`PodEvents::create_container`] has to refuse
+    /// (or attach) until the VFs are there, which the kubelet tries again as well, in the same sandbox.
+    LeaveToContainers,
+    /// The former, but the latter for runtimes that have the fault ([`Runtime::keeps_failed_sandboxes`]).
+    ByRuntime,
 }
 
 /// The runtime as it introduced itself in Configure.
@@ -45,6 +75,45 @@ pub struct Runtime {
     pub version: String,
     /// How long it waits for an answer; answers are given within 60 % of it.
     pub request_timeout: Duration,
+}
+
+impl Runtime {
+    /// Whether a sandbox that an NRI plugin refuses stops the runtime from starting again (containerd issue 13609,
+    /// fixed in 2.2.6). A containerd whose version says nothing, or that the fix is not known to be in, is taken to.
+    pub fn keeps_failed_sandboxes(&self) -> bool {
+        if self.name != "containerd" {
+            return false;
+        }
+        let mut numbers = self.version.trim_start_matches('v').splitn(3, '.').map(|part| {
+            let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse::<u32>().unwrap_or(0)
+        });
+        let (major, minor, patch) =
+            (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        let fixed = matches!((major, minor, patch), (2, 2, 6..) | (2, 4.., _) | (3.., _, _));
+        !fixed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_runtimes_that_bear_it_are_told_of_a_refused_sandbox() {
+        let keeps = |name: &str, version: &str| {
+            let runtime =
+                Runtime { name: name.into(), version: version.into(), request_timeout: Duration::ZERO };
+            runtime.keeps_failed_sandboxes()
+        };
+        for version in ["1.7.29", "2.0.1", "v2.1.9", "2.1.9+unknown", "2.2.5", "2.3.0-rc.1", "", "main"] {
+            assert!(keeps("containerd", version), "{version}");
+        }
+        for version in ["2.2.6", "v2.2.10+ds1", "2.4.0", "3.0.0"] {
+            assert!(!keeps("containerd", version), "{version}");
+        }
+        assert!(!keeps("cri-o", "1.34.0"));
+    }
 }
 
 /// Whether pods that start now get their VFs.
@@ -118,7 +187,11 @@ impl Plugin {
         let mut pause = PAUSE_FIRST;
         while !stop.is_cancelled() {
             let begun = tokio::time::Instant::now();
-            let session = Arc::new(Session::new(Arc::clone(&events), Arc::clone(&synchronizing)));
+            let session = Arc::new(Session::new(
+                Arc::clone(&events),
+                Arc::clone(&synchronizing),
+                self.config.run_errors,
+            ));
             let mut reached = Reached::Nobody;
             let Err(error) = self.connect(&session, &stop, &mut reached).await else {
                 break;
@@ -164,7 +237,8 @@ impl Plugin {
         }
         tokio::select! {
             ended = link.closed() => {
-                return Err(ended.err().unwrap_or(NriError::Closed { when: "(it stopped, or an answer came too late)" }));
+                let closed = NriError::Closed { when: "(it stopped, or an answer came too late)" };
+                return Err(ended.err().unwrap_or(closed));
             }
             () = stop.cancelled() => {}
         }

@@ -8,7 +8,7 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use super::link::{Answers, Question};
-use super::plugin::Runtime;
+use super::plugin::{RunErrors, Runtime};
 use super::proto::api;
 use super::proto::google::rpc::Status;
 use super::ttrpc::code;
@@ -45,11 +45,17 @@ pub(super) struct Session<E> {
     /// Parts of a Synchronize of which more follow.
     partial: Mutex<(Vec<Sandbox>, Vec<Container>)>,
     phase: watch::Sender<Phase>,
+    run_errors: RunErrors,
 }
 
 impl<E: PodEvents> Session<E> {
-    pub(super) fn new(events: Arc<E>, synchronizing: Arc<tokio::sync::Mutex<()>>) -> Self {
-        Self { events, synchronizing, partial: Mutex::default(), phase: watch::Sender::new(Phase::Connected) }
+    pub(super) fn new(
+        events: Arc<E>,
+        synchronizing: Arc<tokio::sync::Mutex<()>>,
+        run_errors: RunErrors,
+    ) -> Self {
+        let phase = watch::Sender::new(Phase::Connected);
+        Self { events, synchronizing, partial: Mutex::default(), phase, run_errors }
     }
 
     pub(super) fn phase(&self) -> watch::Receiver<Phase> {
@@ -64,6 +70,17 @@ impl<E: PodEvents> Session<E> {
             Phase::Connected => DEFAULT_REQUEST_TIMEOUT,
         };
         own.map_or(configured, |own| own.min(configured)).mul_f64(0.6)
+    }
+
+    fn leaves_errors_to_containers(&self) -> bool {
+        match self.run_errors {
+            RunErrors::Answer => false,
+            RunErrors::LeaveToContainers => true,
+            RunErrors::ByRuntime => match &*self.phase.borrow() {
+                Phase::Configured(runtime) | Phase::Synchronized(runtime) => runtime.keeps_failed_sandboxes(),
+                Phase::Connected => true,
+            },
+        }
     }
 
     fn configure(&self, request: api::ConfigureRequest) -> api::ConfigureResponse {
@@ -124,7 +141,14 @@ impl<E: PodEvents> Session<E> {
         let outcome = match event {
             api::Event::RunPodSandbox => {
                 let doing = format!("attaching the VFs of {pod}");
-                within(budget, doing, async move { events.run(sandbox).await }).await
+                let outcome = within(budget, doing, async move { events.run(sandbox).await }).await;
+                match outcome {
+                    Err(error) if self.leaves_errors_to_containers() => {
+                        tracing::warn!(%pod, %error, "the pod's containers will be refused until this is mended");
+                        Ok(())
+                    }
+                    outcome => outcome,
+                }
             }
             api::Event::StopPodSandbox => {
                 let doing = format!("returning the VFs of {pod}");
@@ -194,6 +218,8 @@ impl<E: PodEvents> Answers for Session<E> {
                 let api::RemovePodSandboxRequest { pod } = decode(&method, payload)?;
                 self.pod_event(api::Event::RemovePodSandbox, pod, timeout).await
             }
+            // Sent for a container that was refused, whatever was subscribed to; nothing to say about it.
+            "StopContainer" => Ok(api::StopContainerResponse::default().encode_to_vec()),
             "CreateContainer" => self.create_container(decode(&method, payload)?, timeout).await,
             "StateChange" => {
                 let change: api::StateChangeEvent = decode(&method, payload)?;

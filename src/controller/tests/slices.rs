@@ -1,3 +1,5 @@
+//! Plans: what is written, and that a second round writes nothing.
+
 use k8s_openapi::api::resource::v1::DeviceTaint;
 
 use super::*;

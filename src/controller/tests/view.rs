@@ -1,3 +1,5 @@
+//! Own writes against late events and lists.
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::*;

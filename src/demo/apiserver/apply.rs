@@ -26,7 +26,11 @@ pub fn apply(live: &Value, wanted: &Value, manager: &Manager, force: bool) -> Re
             .cloned()
             .collect();
         if !force {
-            conflicts.extend(taken.iter().map(|path| (other.name.clone(), display(path))));
+            let mut owner = format!("{:?}", other.name);
+            if !other.subresource.is_empty() {
+                owner.push_str(&format!(" with subresource {:?}", other.subresource));
+            }
+            conflicts.extend(taken.iter().map(|path| (owner.clone(), display(path))));
         }
         set.retain(|path| !taken.contains(path));
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::openapi;
 use super::resources::RESOURCES;
 
 /// The version this server claims to be; its rules are those of 1.36.
@@ -16,7 +17,9 @@ pub fn answer(path: &str) -> Option<Value> {
         "/version" => Some(version()),
         "/api" => Some(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})),
         "/api/v1" => Some(resource_list("", "v1")),
+        "/openapi/v3" => Some(openapi::index()),
         "/apis" => Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups()})),
+        path if path.starts_with("/openapi/v3/") => openapi::document(path.strip_prefix("/openapi/v3")?),
         path => match path.strip_prefix("/apis/")?.split('/').collect::<Vec<_>>().as_slice() {
             [group] => groups().into_iter().find(|g| g["name"] == *group).map(|mut found| {
                 found["kind"] = json!("APIGroup");
@@ -58,7 +61,7 @@ fn resource_list(group: &str, version: &str) -> Value {
     for resource in RESOURCES.iter().filter(|r| r.group == group && r.version == version) {
         resources.push(json!({
             "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
-            "kind": resource.kind, "verbs": VERBS,
+            "kind": resource.kind, "verbs": VERBS, "shortNames": short_names(resource.kind),
         }));
         if resource.has_status {
             resources.push(json!({
@@ -69,4 +72,14 @@ fn resource_list(group: &str, version: &str) -> Value {
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
+}
+
+fn short_names(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "Namespace" => &["ns"],
+        "Node" => &["no"],
+        "Pod" => &["po"],
+        "Event" => &["ev"],
+        _ => &[],
+    }
 }

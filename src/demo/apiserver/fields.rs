@@ -310,10 +310,12 @@ pub fn display(path: &[Step]) -> String {
     for step in path {
         match step {
             Step::Field(name) => text.push_str(&format!(".{name}")),
-            Step::Key(key) => text.push_str(&format!(
-                "[{}]",
-                key.trim_matches(['{', '}']).replace("\":", "\"=").replace('"', "")
-            )),
+            // `{"a":"b"}` is shown as `[a="b"]`.
+            Step::Key(key) => {
+                let map: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
+                let keys: Vec<String> = map.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                text.push_str(&format!("[{}]", keys.join(",")));
+            }
             Step::Item(item) => text.push_str(&format!("[={item}]")),
         }
     }

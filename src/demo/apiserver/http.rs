@@ -111,6 +111,12 @@ fn verb(method: &Method, content_type: &str, body: &Bytes, target: &Target, call
         (&Method::PATCH, Some(name)) => {
             let kind = match media_type {
                 "application/merge-patch+json" => PatchKind::Merge,
+                // The same where every list is replaced as a whole, as in all kinds here but pods.
+                "application/strategic-merge-patch+json" if target.resource.kind != "Pod" => {
+                    let mut patch = parse(false, body)?;
+                    without_directives(&mut patch);
+                    return call.patch(name, PatchKind::Merge, patch);
+                }
                 "application/json-patch+json" => PatchKind::Json,
                 "application/apply-patch+yaml" => PatchKind::Apply,
                 _ => {
@@ -126,6 +132,14 @@ fn verb(method: &Method, content_type: &str, body: &Bytes, target: &Target, call
         }
         (&Method::DELETE, None) => call.delete_collection(),
         _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+/// `$setElementOrder` and the like only say how lists are to be merged.
+fn without_directives(patch: &mut Value) {
+    if let Value::Object(map) = patch {
+        map.retain(|key, _| !key.starts_with('$'));
+        map.values_mut().for_each(without_directives);
     }
 }
 

@@ -5,12 +5,14 @@
 //! requests, and reach into the store. No authentication, no admission, no other kinds of objects, nothing on disk.
 
 mod apply;
+mod decode;
 mod discovery;
 mod faults;
 mod fields;
 mod http;
 mod json_patch;
 mod object;
+mod openapi;
 mod request;
 mod resources;
 mod rest;

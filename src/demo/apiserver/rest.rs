@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::apply::apply;
+use super::decode::{decoded, only_sent, typed};
 use super::fields::{Manager, Managers};
 use super::object::{born, generated_name, merge_patch, now, str_at, without_nulls};
 use super::request::{Query, Target};
@@ -12,6 +13,10 @@ use super::selector::Selector;
 use super::status::{ApiError, FieldError};
 use super::store::{Key, Objects, Store};
 use super::{json_patch, validate};
+
+/// What a writer with an old version is told.
+const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
 
 /// How a PATCH is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +76,7 @@ impl Call<'_> {
     /// POST.
     pub fn create(&self, body: Value) -> Answer {
         let resource = self.target.resource;
-        let mut object = self.decoded(body)?;
+        let mut object = decoded(self.target, self.query, body)?;
         let metadata = &mut object["metadata"];
         if metadata["name"].is_null() && !metadata["generateName"].is_null() {
             metadata["name"] = json!(generated_name(metadata["generateName"].as_str().unwrap_or_default()));
@@ -93,7 +98,6 @@ impl Call<'_> {
             let error = FieldError::required("metadata.name", "name or generateName is required");
             return Err(ApiError::invalid(resource, "", &[error]));
         }
-        defaults(resource.kind, &mut object);
         let mut object = self.admitted(born(resource, without_nulls(object)))?;
         validate::create(resource, &object)?;
         let mut managers = Managers::default();
@@ -111,7 +115,7 @@ impl Call<'_> {
 
     /// PUT.
     pub fn replace(&self, name: &str, body: Value) -> Answer {
-        let body = self.decoded(body)?;
+        let body = decoded(self.target, self.query, body)?;
         let given = str_at(&body, "/metadata/name");
         if given != name {
             let message =
@@ -133,12 +137,14 @@ impl Call<'_> {
                 _ => merge_patch(&mut object, &patch),
             }
             self.same_uid(name, &object, before)?;
-            self.decoded(object).map_err(|error| match error.message.contains("strict decoding error") {
-                true => {
-                    let error = FieldError::invalid("patch", &patch, &error.message);
-                    ApiError::invalid(self.target.resource, name, &[error])
+            decoded(self.target, self.query, object).map_err(|error| {
+                match error.message.contains("strict decoding error") {
+                    true => {
+                        let error = FieldError::invalid("patch", &patch, &error.message);
+                        ApiError::invalid(self.target.resource, name, &[error])
+                    }
+                    false => error,
                 }
-                false => error,
             })
         })
     }
@@ -152,7 +158,7 @@ impl Call<'_> {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
         // Decoding fills in required members; those aren't what the manager wants.
-        let mut wanted = only_sent(&wanted, self.decoded(wanted.clone())?);
+        let mut wanted = only_sent(&wanted, decoded(self.target, self.query, wanted.clone())?);
         wanted["metadata"]["name"] = json!(name);
         let manager = self.manager("Apply");
         let missing = self.store.with(|objects| objects.get(&self.key(name)).is_none());
@@ -229,11 +235,11 @@ impl Call<'_> {
                 return Ok((200, object));
             }
             self.removed(objects, &key, &object);
+            // Its objects are marked in the API to be returned whole.
             if resource.group == "resource.k8s.io" {
                 return Ok((200, object));
             }
-            let status = json!({
-                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
                 "details": {
                     "name": name, "group": resource.group, "kind": resource.plural, "uid": object["metadata"]["uid"],
                 },
@@ -299,8 +305,7 @@ impl Call<'_> {
             }
             let version = &given["resourceVersion"];
             if !version.is_null() && *version != before["metadata"]["resourceVersion"] {
-                let why = "the object has been modified; please apply your changes to the latest version and try again";
-                return Err(ApiError::conflict(resource, name, why));
+                return Err(ApiError::conflict(resource, name, MODIFIED));
             }
             self.keep_what_is_not_the_clients(&before, &mut after);
             let mut after = self.admitted(without_nulls(after))?;
@@ -310,7 +315,9 @@ impl Call<'_> {
                 managers.write_to(&mut after);
             }
             validate::update(resource, &before, &after, self.target.is_status())?;
-            if same_but_for_managers(&before, &after) && Managers::of(&before).0.keys().eq(Managers::of(&after).0.keys()) {
+            if same_but_for_managers(&before, &after)
+                && Managers::of(&before).0.keys().eq(Managers::of(&after).0.keys())
+            {
                 return Ok((200, before));
             }
             if before["spec"] != after["spec"] && !before["metadata"]["generation"].is_null() {
@@ -360,66 +367,7 @@ impl Call<'_> {
     /// The object after the webhooks, typed again: they may have left `null`s.
     fn admitted(&self, mut object: Value) -> Result<Value, ApiError> {
         (self.admit)(&mut object);
-        self.typed(object)
-    }
-
-    fn typed(&self, mut object: Value) -> Result<Value, ApiError> {
-        // Go decodes a missing time to its zero, which validation then rejects with a better sentence than decoding.
-        let devices = object.pointer_mut("/status/devices").and_then(Value::as_array_mut);
-        for condition in
-            devices.into_iter().flatten().flat_map(|device| device["conditions"].as_array_mut()).flatten()
-        {
-            if condition.is_object() && condition["lastTransitionTime"].is_null() {
-                condition["lastTransitionTime"] = json!(validate::NO_TIME);
-            }
-        }
-        let kind = self.target.resource.kind;
-        let typed = self.target.resource.typed(object);
-        typed.map(without_nulls).map_err(|error| {
-            ApiError::bad_request(format!("{kind} in version \"v1\" cannot be handled as a {kind}: {error}"))
-        })
-    }
-
-    /// The body as the resource's type, with the namespace of the path.
-    fn decoded(&self, mut body: Value) -> Result<Value, ApiError> {
-        let resource = self.target.resource;
-        if !body.is_object() {
-            return Err(ApiError::bad_request("the body of the request is not a JSON object"));
-        }
-        for (field, expected) in [("kind", resource.kind.to_owned()), ("apiVersion", resource.api_version())]
-        {
-            match body[field].as_str() {
-                None => body[field] = json!(expected),
-                Some(given) if given == expected => {}
-                Some(given) => {
-                    let message = format!(
-                        "the {field} of the object ({given}) does not match the one of the URL ({expected})"
-                    );
-                    return Err(ApiError::bad_request(message));
-                }
-            }
-        }
-        let given = str_at(&body, "/metadata/namespace");
-        if resource.namespaced && !given.is_empty() && given != self.target.namespace {
-            let message =
-                "the namespace of the provided object does not match the namespace sent on the request";
-            return Err(ApiError::bad_request(message));
-        }
-        let sent = without_nulls(body);
-        let mut object = self.typed(sent.clone())?;
-        if self.query.get("fieldValidation") == "Strict"
-            && let Some(field) = unknown_field("", &sent, &object)
-        {
-            let message = format!(
-                "{} in version \"v1\" cannot be handled as a {}: strict decoding error: unknown field {field:?}",
-                resource.kind, resource.kind
-            );
-            return Err(ApiError::bad_request(message));
-        }
-        if resource.namespaced {
-            object["metadata"]["namespace"] = json!(self.target.namespace);
-        }
-        Ok(object)
+        typed(self.target.resource, object)
     }
 
     fn namespace_exists(&self, objects: &Objects) -> Result<(), ApiError> {
@@ -464,20 +412,6 @@ fn item(object: &Value) -> Value {
     item
 }
 
-/// `typed` without members that `sent` lacks.
-fn only_sent(sent: &Value, typed: Value) -> Value {
-    match (sent, typed) {
-        (Value::Object(sent), Value::Object(typed)) => {
-            let kept = typed.into_iter().filter_map(|(key, value)| Some((sent.get(&key)?, key, value)));
-            Value::Object(kept.map(|(sent, key, value)| (key, only_sent(sent, value))).collect())
-        }
-        (Value::Array(sent), Value::Array(typed)) => {
-            Value::Array(sent.iter().zip(typed).map(|(sent, typed)| only_sent(sent, typed)).collect())
-        }
-        (_, typed) => typed,
-    }
-}
-
 /// The list of a wanted object that has two items with one key.
 fn twice(wanted: &Value) -> Option<&'static str> {
     let devices = wanted["status"]["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -485,34 +419,6 @@ fn twice(wanted: &Value) -> Option<&'static str> {
     let key =
         |device: &Value| ["driver", "pool", "device", "shareID"].map(|member| device[member].to_string());
     devices.iter().any(|device| !seen.insert(key(device))).then_some("status.devices")
-}
-
-/// What the API server fills in for requests that leave it open.
-fn defaults(kind: &str, object: &mut Value) {
-    let requests = match kind {
-        "ResourceClaim" => object.pointer_mut("/spec/devices/requests"),
-        "ResourceClaimTemplate" => object.pointer_mut("/spec/spec/devices/requests"),
-        _ => None,
-    };
-    for request in requests.and_then(Value::as_array_mut).into_iter().flatten() {
-        let alternatives = request.get_mut("firstAvailable").and_then(Value::as_array_mut);
-        alternatives.into_iter().flatten().for_each(default_count);
-        if let Some(exactly) = request.get_mut("exactly") {
-            default_count(exactly);
-        }
-    }
-}
-
-fn default_count(request: &mut Value) {
-    if !request.is_object() {
-        return;
-    }
-    if request["allocationMode"].as_str().unwrap_or_default().is_empty() {
-        request["allocationMode"] = json!("ExactCount");
-    }
-    if request["allocationMode"] == "ExactCount" && request["count"].as_i64().unwrap_or_default() == 0 {
-        request["count"] = json!(1);
-    }
 }
 
 fn same_but_for_managers(before: &Value, after: &Value) -> bool {
@@ -528,26 +434,4 @@ fn same_but_for_managers(before: &Value, after: &Value) -> bool {
 fn is_finished(object: &Value) -> bool {
     let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
     !object["metadata"]["deletionTimestamp"].is_null() && finalizers.is_none_or(Vec::is_empty)
-}
-
-/// The first member that decoding dropped.
-fn unknown_field(path: &str, sent: &Value, kept: &Value) -> Option<String> {
-    match (sent, kept) {
-        (Value::Object(sent), Value::Object(kept)) => sent.iter().find_map(|(key, value)| {
-            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            let empty = value.as_array().is_some_and(Vec::is_empty)
-                || value.as_object().is_some_and(|m| m.is_empty());
-            match kept.get(key) {
-                Some(kept) => unknown_field(&path, value, kept),
-                None if empty => None,
-                None => Some(path),
-            }
-        }),
-        (Value::Array(sent), Value::Array(kept)) => sent
-            .iter()
-            .zip(kept)
-            .enumerate()
-            .find_map(|(index, (sent, kept))| unknown_field(&format!("{path}[{index}]"), sent, kept)),
-        _ => None,
-    }
 }

@@ -27,7 +27,11 @@ impl Selector {
                 || matches!((resource.kind, field), ("ResourceSlice", "spec.driver" | "spec.nodeName"))
                 || matches!((resource.kind, field), ("Pod", "spec.nodeName" | "status.phase"));
             if !known {
-                return Err(ApiError::bad_request(format!("field label not supported: {field}")));
+                return Err(ApiError::bad_request(format!(
+                    "field label not supported for {}, Kind={}: {field}",
+                    resource.api_version(),
+                    resource.kind
+                )));
             }
             all.push(Condition {
                 pointer: format!("/{}", field.replace('.', "/")),

@@ -1,6 +1,6 @@
 //! Errors as Kubernetes words and codes them (`metav1.Status`).
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::resources::Resource;
 
@@ -39,17 +39,16 @@ impl FieldError {
         Self { reason: "FieldValueInvalid", field: field.into(), message }
     }
 
-    /// It may not be there.
-    pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
-        let message = format!("Forbidden: {detail}");
-        Self { reason: "FieldValueForbidden", field: field.into(), message }
+    /// It is none of a few values.
+    pub fn not_supported(field: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
+        let list: Vec<String> = supported.iter().map(|one| format!("{one:?}")).collect();
+        let message = format!("Unsupported value: {value}: supported values: {}", list.join(", "));
+        Self { reason: "FieldValueNotSupported", field: field.into(), message }
     }
 
-    /// Its value is none of a few.
-    pub fn unsupported(field: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
-        let supported: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-        let message = format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
-        Self { reason: "FieldValueNotSupported", field: field.into(), message }
+    /// It may not be there.
+    pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
+        Self { reason: "FieldValueForbidden", field: field.into(), message: format!("Forbidden: {detail}") }
     }
 
     /// It is a second one.
@@ -116,11 +115,11 @@ impl ApiError {
         let causes: Vec<Value> = fields
             .iter()
             .map(|(manager, field)| {
-                let message = format!("conflict with {manager:?}");
+                let message = format!("conflict with {manager}");
                 json!({"reason": "FieldManagerConflict", "message": message, "field": field})
             })
             .collect();
-        let list: Vec<String> = fields.iter().map(|(m, f)| format!("conflict with {m:?}: {f}")).collect();
+        let list: Vec<String> = fields.iter().map(|(m, f)| format!("conflict with {m}: {f}")).collect();
         let word = if fields.len() == 1 { "conflict" } else { "conflicts" };
         let message = format!("Apply failed with {} {word}: {}", fields.len(), list.join(", "));
         Self { code: 409, reason: "Conflict", message, details: json!({"causes": causes}) }
@@ -179,7 +178,7 @@ impl ApiError {
         Self::plain(400, "BadRequest", message)
     }
 
-    /// 422 of a patch that can't be applied to this object.
+    /// 422 for a request that is wrong in itself.
     pub fn unprocessable(message: impl Into<String>) -> Self {
         Self::plain(422, "Invalid", message)
     }
@@ -227,9 +226,16 @@ impl ApiError {
 
     /// The Status object.
     pub fn body(&self) -> Value {
-        json!({
+        let mut body = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "details": self.details, "code": self.code,
-        })
+            "message": self.message, "reason": self.reason, "code": self.code,
+        });
+        if let Some(details) = self.details.as_object().filter(|details| !details.is_empty()) {
+            // An object without a name has none in the details either.
+            let kept = details.iter().filter(|(_, value)| value.as_str() != Some(""));
+            body["details"] =
+                kept.map(|(key, value)| (key.clone(), value.clone())).collect::<Map<_, _>>().into();
+        }
+        body
     }
 }

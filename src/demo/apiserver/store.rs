@@ -13,7 +13,7 @@ use super::object::{born, str_at};
 use super::resources::{RESOURCES, Resource};
 
 /// Changes a watch can look back on.
-const HISTORY: usize = 8192;
+const HISTORY: usize = 1024;
 
 /// Where an object is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -84,6 +84,41 @@ impl Sysfs {
         self.write(pci, path.join("bind"), &pci.to_string(), format!("bind driver {driver}"))
     }
 
+    /// Gives the VF to one driver, or with `None` back to the driver that knows its ID, and makes sure that it is bound
+    /// afterwards. Nothing is written when it is so already. A forced driver stays forced, so that no later probe
+    /// takes the VF back.
+    ///
+    /// # Errors
+    /// A write failed, or no driver or another one is bound at the end: its module is not loaded, its probe failed,
+    /// or the PF's `sriov_drivers_autoprobe` is off and no driver is forced.
+    pub fn rebind(&self, pci: PciAddress, driver: Option<&str>) -> Result<(), SysfsError> {
+        let forced = self.driver_override(pci);
+        let bound = self.driver(pci);
+        let right = match driver {
+            Some(driver) => bound.as_deref() == Some(driver),
+            // A forced driver is bound because it is forced.
+            None => bound.is_some() && bound != forced,
+        };
+        if forced.as_deref() != driver {
+            self.set_driver_override(pci, driver)?;
+        }
+        if right {
+            return Ok(());
+        }
+        self.unbind(pci)?;
+        self.probe(pci)?;
+        match (self.driver(pci), driver) {
+            (Some(now), Some(wanted)) if now == wanted => Ok(()),
+            (Some(_), None) => Ok(()),
+            (now, wanted) => Err(SysfsError::NotBound {
+                pci,
+                wanted: wanted
+                    .map_or_else(|| "its network driver".to_owned(), |wanted| format!("driver {wanted}")),
+                bound: now.map_or_else(|| "no driver".to_owned(), |now| format!("driver {now}")),
+            }),
+        }
+    }
+
     fn write(&self, pci: PciAddress, path: PathBuf, value: &str, action: String) -> Result<(), SysfsError> {
         let written = OpenOptions::new().write(true).truncate(true).open(&path);
         written.and_then(|mut file| file.write_all(value.as_bytes())).map_err(|source| SysfsError::Write {

@@ -112,3 +112,23 @@ pub(super) fn tolerate<T>(
         Err(_) => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_gone_or_refuses_has_no_fact_but_a_process_without_descriptors_says_nothing_about_it()
+    {
+        let pci: PciAddress = "0000:81:00.1".parse().unwrap();
+        for errno in
+            [Errno::ENOENT, Errno::ENODEV, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::EACCES, Errno::EIO]
+        {
+            assert!(matches!(tolerate::<()>(Err(errno), pci, "net/x/speed"), Ok(None)), "{errno}");
+        }
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM] {
+            let error = tolerate::<()>(Err(errno), pci, "numa_node").unwrap_err().to_string();
+            assert!(error.starts_with("can't read numa_node of PCI function 0000:81:00.1: "), "{error}");
+        }
+    }
+}

@@ -9,7 +9,6 @@ mod bind;
 mod dir;
 mod function;
 mod netdev;
-#[cfg(any(test, feature = "testing"))]
 pub mod tree;
 mod vfio;
 
@@ -73,6 +72,18 @@ pub enum SysfsError {
         path: PathBuf,
         /// The errno.
         source: io::Error,
+    },
+    /// The kernel took the writes, but the driver is not the wanted one.
+    #[error(
+        "VF {pci} is bound to {bound} instead of {wanted} (is the driver's module loaded? is drivers_autoprobe of the PF on? the kernel log says why a probe failed)"
+    )]
+    NotBound {
+        /// The function.
+        pci: PciAddress,
+        /// `driver vfio-pci`, or `its network driver`.
+        wanted: String,
+        /// What is bound instead.
+        bound: String,
     },
     /// A driver that is not there can't be bound.
     #[error(

@@ -11,7 +11,7 @@ use crate::inside::Ground;
 use crate::node::Node;
 
 /// VFs come back within the second; the emulated processor takes its own time.
-const RETURN: Duration = Duration::from_secs(20);
+const RETURN: Duration = Duration::from_secs(40);
 
 pub async fn two_pods_with_vfs_of_one_pf_ping_each_other_and_give_them_back_as_they_were(
     ground: Ground,
@@ -44,7 +44,7 @@ pub async fn two_pods_with_vfs_of_one_pf_ping_each_other_and_give_them_back_as_t
     ensure!(said.contains(" 0% packet loss"), "ping said {said}");
 
     let mut claim = Value::Null;
-    let end = std::time::Instant::now() + Duration::from_secs(20);
+    let end = std::time::Instant::now() + Duration::from_secs(40);
     while std::time::Instant::now() < end && claim["status"]["devices"].is_null() {
         claim = node.read_claim(&claim_a).await?;
         tokio::time::sleep(Duration::from_millis(200)).await;

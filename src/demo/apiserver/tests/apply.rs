@@ -1,3 +1,5 @@
+//! Server-side apply on bare objects.
+
 use serde_json::json;
 
 use super::*;

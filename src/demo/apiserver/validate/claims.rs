@@ -158,15 +158,13 @@ fn condition(path: &str, condition: &Value, errors: &mut Vec<FieldError>) {
     }
     if !["True", "False", "Unknown"].contains(&text("status")) {
         let supported = ["False", "True", "Unknown"];
-        errors.push(FieldError::unsupported(format!("{path}.status"), &condition["status"], &supported));
+        errors.push(FieldError::not_supported(format!("{path}.status"), &condition["status"], &supported));
     }
-    // Decoding puts the epoch where nothing was sent.
-    if text("lastTransitionTime").is_empty() || text("lastTransitionTime").starts_with("1970-01-01T00:00:00")
-    {
-        errors.push(FieldError::required(format!("{path}.lastTransitionTime"), "must be set"));
+    if ["", super::NO_TIME].contains(&text("lastTransitionTime")) {
+        errors.push(FieldError::required(format!("{path}.lastTransitionTime"), ""));
     }
     match text("reason") {
-        "" => errors.push(FieldError::required(format!("{path}.reason"), "must be set")),
+        "" => errors.push(FieldError::required(format!("{path}.reason"), "")),
         long if long.len() > 1024 => errors.push(FieldError::too_long(format!("{path}.reason"), 1024)),
         reason if !is_reason(reason) => {
             let detail = "a condition reason must start with alphabetic character, optionally followed by a string of \
@@ -198,7 +196,7 @@ fn network(path: &str, network: &Value, errors: &mut Vec<FieldError>) {
     if ips.len() > MAX_IPS {
         errors.push(FieldError::too_many(format!("{path}.ips"), ips.len(), MAX_IPS));
     }
-    unique(&format!("{path}.ips"), ips, Value::to_string, errors);
+    unique(&format!("{path}.ips"), ips, |ip| ip.as_str().unwrap_or_default().to_owned(), errors);
     for (index, ip) in ips.iter().enumerate() {
         let path = format!("{path}.ips[{index}]");
         let text = ip.as_str().unwrap_or_default();
@@ -206,6 +204,10 @@ fn network(path: &str, network: &Value, errors: &mut Vec<FieldError>) {
             Err(_) => {
                 let detail = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
                 errors.push(FieldError::invalid(path, ip, detail));
+            }
+            // An IPv4 address in IPv6 clothes is not canonical either.
+            Ok(IpNet::V6(net)) if net.addr().to_ipv4_mapped().is_some() => {
+                errors.push(FieldError::invalid(path, ip, "must be in canonical form"));
             }
             Ok(net) if net.to_string() != text => {
                 errors.push(FieldError::invalid(

@@ -31,6 +31,26 @@ pub fn create(resource: &Resource, object: &Value) -> Result<(), ApiError> {
     answer(resource, object, &errors)
 }
 
+/// Fills in what the API fills in.
+pub fn default(resource: &Resource, object: &mut Value) {
+    let requests = object.pointer_mut("/spec/devices/requests").and_then(Value::as_array_mut);
+    for request in requests.into_iter().flatten().filter(|_| resource.kind == "ResourceClaim") {
+        if request["exactly"].is_object() {
+            one_device(&mut request["exactly"]);
+        }
+        request["firstAvailable"].as_array_mut().into_iter().flatten().for_each(one_device);
+    }
+}
+
+fn one_device(request: &mut Value) {
+    if request["allocationMode"].is_null() {
+        request["allocationMode"] = "ExactCount".into();
+    }
+    if request["allocationMode"] == "ExactCount" && request["count"].is_null() {
+        request["count"] = 1.into();
+    }
+}
+
 /// A changed object; `status`: through the status path.
 pub fn update(resource: &Resource, before: &Value, after: &Value, status: bool) -> Result<(), ApiError> {
     let mut errors = Vec::new();

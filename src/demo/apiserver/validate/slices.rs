@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::items;
-use super::names::{self, attribute_key, is_label, is_semver, is_subdomain};
+use super::names::{self, attribute_key, is_driver, is_label, is_semver, is_subdomain};
 use crate::demo::apiserver::status::FieldError;
 
 const MAX_DEVICES: usize = 128;
@@ -46,7 +46,7 @@ fn driver(spec: &Value, errors: &mut Vec<FieldError>) {
     match driver {
         "" => errors.push(FieldError::required("spec.driver", "")),
         long if long.len() > 63 => errors.push(FieldError::too_long("spec.driver", 63)),
-        name if !is_subdomain(name) => {
+        name if !is_driver(name) => {
             errors.push(FieldError::invalid("spec.driver", &spec["driver"], names::SUBDOMAIN));
         }
         _ => {}
@@ -134,11 +134,7 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
     }
     for key in capacity.keys() {
         if let Err(detail) = attribute_key(key) {
-            errors.push(FieldError::invalid(
-                format!("{path}.capacity[{key}]"),
-                &Value::from(key.as_str()),
-                detail,
-            ));
+            errors.push(FieldError::invalid(format!("{path}.capacity"), &Value::from(key.as_str()), detail));
         }
     }
     let taints = items(device, "taints");
@@ -146,10 +142,10 @@ fn device(path: &str, device: &Value, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::too_many(format!("{path}.taints"), taints.len(), MAX_TAINTS));
     }
     for (index, taint) in taints.iter().enumerate() {
-        if !matches!(taint["effect"].as_str(), Some("None" | "NoSchedule" | "NoExecute")) {
-            let supported = ["NoExecute", "NoSchedule", "None"];
-            let path = format!("{path}.taints[{index}].effect");
-            errors.push(FieldError::unsupported(path, &taint["effect"], &supported));
+        const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
+        if !EFFECTS.contains(&taint["effect"].as_str().unwrap_or_default()) {
+            let field = format!("{path}.taints[{index}].effect");
+            errors.push(FieldError::not_supported(field, &taint["effect"], &EFFECTS));
         }
     }
 }

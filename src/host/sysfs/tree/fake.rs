@@ -4,12 +4,16 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::plan::{Card, Nic, VfPlan};
 use super::write::{FunctionPlan, Writer, line};
 use super::{NetdevPlan, Tree};
 use crate::device::PciAddress;
 use crate::host::sysfs::Sysfs;
+
+/// How long a VF that is being removed stays visible without driver.
+const DETACHING: Duration = Duration::from_micros(500);
 
 /// A fake sysfs in a folder.
 #[derive(Debug)]
@@ -19,10 +23,12 @@ pub struct FakeSysfs {
     writer: Writer,
     gone: u32,
     /// Deletes the folder at the end.
+    #[cfg(any(test, feature = "testing"))]
     _temporary: Option<tempfile::TempDir>,
 }
 
 impl FakeSysfs {
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn temporary(tree: Tree) -> io::Result<Self> {
         // A thousand VFs are fifty thousand small files: in memory where that is possible.
         let memory = Path::new("/dev/shm");
@@ -44,7 +50,14 @@ impl FakeSysfs {
         for nic in &tree.nics {
             write_nic(&mut writer, nic)?;
         }
-        Ok(Self { folder, tree, writer, gone: 0, _temporary: None })
+        Ok(Self {
+            folder,
+            tree,
+            writer,
+            gone: 0,
+            #[cfg(any(test, feature = "testing"))]
+            _temporary: None,
+        })
     }
 
     /// The handle to read it with.
@@ -112,7 +125,7 @@ impl FakeSysfs {
         self.writer.netdevs(&plan, &folder)
     }
 
-    /// Removes a VF in the kernel's order: links first, then the function.
+    /// Removes a VF in the kernel's order: links between it and the PF, its driver and what that made, the function.
     ///
     /// # Errors
     /// The folder can't be changed, or there is no such VF.
@@ -123,6 +136,13 @@ impl FakeSysfs {
         fs::remove_file(self.function_dir(&card.pci).join(format!("virtfn{index}")))?;
         let place = fs::canonicalize(self.function_dir(pci))?;
         fs::remove_file(place.join("physfn"))?;
+        self.lend(pci, true)?;
+        match fs::remove_file(place.join("driver")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        // A driver takes its time to let go; readers meet the function without it.
+        std::thread::sleep(DETACHING);
         fs::remove_file(self.function_dir(pci))?;
         self.discard(&place)
     }

@@ -49,6 +49,7 @@ impl Tree {
         self
     }
 
+    #[cfg(any(test, feature = "testing"))]
     /// Builds it in a temporary folder that lives as long as the result.
     ///
     /// # Errors

@@ -1,0 +1,277 @@
+//! The engine on the kernel that holds state: what is refused, what is undone, what a reboot changes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::PrepareError;
+use super::engine::Engine;
+use super::fake::FakeFunctions;
+use super::ledger::Ledger;
+use super::locks::Locks;
+use super::plan::{Driver, Step};
+use super::records::Progress;
+use crate::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
+use crate::device::{IfName, LinkType, Netdev, PciAddress, Pf, Place};
+use crate::host::fake::FakeKernel;
+
+struct Lab {
+    kernel: FakeKernel,
+    functions: FakeFunctions,
+    engine: Engine,
+    dir: tempfile::TempDir,
+}
+
+const PF: PciAddress = PciAddress { domain: 0, bus: 0x81, device: 0, function: 0 };
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(300)
+}
+
+fn pci(n: u8) -> PciAddress {
+    PciAddress { domain: 0, bus: 0x81, device: 2, function: n }
+}
+
+fn pf(mtu: u32) -> Pf {
+    Pf {
+        pci: PF,
+        vendor: 0x8086,
+        device: 0x10c9,
+        driver: Some("igb".into()),
+        link_type: Some(LinkType::Ethernet),
+        netdev: Some(Netdev {
+            name: "ens1f0".into(),
+            ifindex: 3,
+            arphrd: 1,
+            hw_addr: None,
+            mtu: Some(mtu),
+            oper_state: None,
+            up: true,
+            speed_mbps: None,
+            phys_port_name: None,
+            phys_switch_id: None,
+            master: None,
+            uppers: Vec::new(),
+            addresses: Vec::new(),
+            uplink: false,
+        }),
+        rdma: Vec::new(),
+        total_vfs: 7,
+        num_vfs: 7,
+        numa_node: None,
+        pcie_root: None,
+        pcie_switch: None,
+        eswitch_mode: None,
+        iommu_group: None,
+        drivers_autoprobe: Some(true),
+    }
+}
+
+fn wants(n: u8) -> ResultSpec {
+    ResultSpec {
+        request: format!("vf{n}"),
+        pool: "node-a".into(),
+        device: pci(n).device_name(),
+        pci: pci(n),
+        share_id: None,
+        admin_access: false,
+        interface_asked: false,
+        name: NameSpec::Template("net{n}".into()),
+        mtu: None,
+        addresses: Vec::new(),
+    }
+}
+
+fn claim(uid: &str, pod: &str, results: Vec<ResultSpec>) -> ClaimSpec {
+    ClaimSpec {
+        id: ClaimId { uid: uid.into(), namespace: "ns".into(), name: format!("claim-{uid}") },
+        pod_claim_name: "vf".into(),
+        pod: Some(PodRef { uid: pod.into(), name: format!("pod-{pod}") }),
+        results,
+    }
+}
+
+fn explicit(n: u8, name: &str) -> ResultSpec {
+    ResultSpec { name: NameSpec::Explicit(IfName::new(name).unwrap()), ..wants(n) }
+}
+
+impl Lab {
+    fn new(vfs: u8) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, functions) = (FakeKernel::default(), FakeFunctions::default());
+        for n in 1..=vfs {
+            kernel.add_vf(pci(n), &format!("ens1v{n}"), 1500, &format!("02:00:00:00:00:{n:02x}"));
+            functions.add(pci(n));
+            functions.change(pci(n), |facts| {
+                facts.vf.pf = Some(PF);
+                facts.pf = Some(pf(9000));
+            });
+        }
+        let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
+        let engine = Engine {
+            kernel: Arc::new(kernel.clone()),
+            functions: Arc::new(functions.clone()),
+            locks: Locks::at(ledger.lock_folder()),
+            ledger,
+            driver: "sriov-dra.io".into(),
+            cdi_dir: dir.path().join("cdi"),
+            boot_id: "boot-1".into(),
+        };
+        Self { kernel, functions, engine, dir }
+    }
+
+    fn refusal(&self, spec: &ClaimSpec) -> String {
+        let error = self.engine.prepare(spec, soon()).unwrap_err().sentence();
+        assert!(
+            self.engine.ledger.owned().unwrap().iter().all(|(_, owner)| owner.claim.uid != spec.id.uid),
+            "{error}"
+        );
+        assert_eq!(self.engine.ledger.entry(&spec.id.uid).unwrap(), None, "{error}");
+        assert!(
+            !self.dir.path().join(format!("cdi/sriov-dra.io-vf_{}.json", spec.id.uid)).exists(),
+            "{error}"
+        );
+        error
+    }
+
+    fn names(&self, spec: &ClaimSpec) -> Vec<String> {
+        self.engine.prepare(spec, soon()).unwrap().vfs.iter().map(|vf| vf.name.to_string()).collect()
+    }
+}
+
+#[test]
+fn what_can_not_be_is_refused_in_one_sentence_and_nothing_is_left() {
+    let lab = Lab::new(3);
+    let missing = lab.refusal(&claim("c1", "p1", vec![wants(1), wants(7)]));
+    assert!(
+        missing.contains(
+            "ResourceClaim ns/claim-c1: request vf7: device 0000-81-02-7 does not exist on this node"
+        ),
+        "{missing}"
+    );
+    let mtu = lab.refusal(&claim("c1", "p1", vec![ResultSpec { mtu: Some(9001), ..wants(1) }]));
+    assert!(mtu.contains("interface.mtu 9001 is above the MTU 9000 of PF ens1f0 (0000:81:00.0)"), "{mtu}");
+    lab.functions.change(pci(2), |facts| facts.withheld = Some("it carries the node's default route".into()));
+    let uplink = lab.refusal(&claim("c1", "p1", vec![wants(1), wants(2)]));
+    assert!(
+        uplink.contains("VF 0000:81:02.2 can't be given to a pod: it carries the node's default route"),
+        "{uplink}"
+    );
+    let address: ipnet::IpNet = "10.0.0.5/24".parse().unwrap();
+    let with_address = |n| ResultSpec { addresses: vec![address], ..wants(n) };
+    let twice = lab.refusal(&claim("c1", "p1", vec![with_address(1), with_address(3)]));
+    assert!(twice.contains("address 10.0.0.5/24 is already given to another VF of the same pod"), "{twice}");
+}
+
+#[test]
+fn interface_names_count_per_pod_give_way_to_explicit_ones_and_are_never_dealt_anew() {
+    let lab = Lab::new(5);
+    assert_eq!(lab.names(&claim("c1", "p1", vec![wants(1), explicit(2, "net1")])), ["net2", "net1"]);
+    assert_eq!(lab.names(&claim("c2", "p1", vec![wants(3)])), ["net3"]);
+    assert_eq!(lab.names(&claim("c3", "p2", vec![wants(4)])), ["net1"], "another pod counts for itself");
+    let taken = lab.refusal(&claim("c4", "p1", vec![explicit(5, "net3")]));
+    assert!(
+        taken.contains("interface.name net3 is taken by another VF of the same pod (claim claim-c2)"),
+        "{taken}"
+    );
+    lab.engine.unprepare(&claim("c1", "p1", vec![]).id, soon()).unwrap();
+    assert_eq!(lab.names(&claim("c2", "p1", vec![wants(3)])), ["net3"], "a later Prepare keeps the number");
+}
+
+#[test]
+fn a_template_with_the_pfs_name_uses_it_and_one_too_long_is_refused() {
+    let lab = Lab::new(2);
+    let template = |n, text: &str| ResultSpec { name: NameSpec::Template(text.into()), ..wants(n) };
+    assert_eq!(lab.names(&claim("c1", "p1", vec![template(1, "{pf}n{n}")])), ["ens1f0n1"]);
+    let long = lab.refusal(&claim("c2", "p1", vec![template(2, "{pf}-{pf}-x-{n}")]));
+    assert!(long.contains("ens1f0-ens1f0-"), "{long}");
+}
+
+#[test]
+fn a_vf_without_driver_is_bound_for_the_claim_and_is_without_driver_again_afterwards() {
+    let lab = Lab::new(1);
+    lab.functions.change(pci(1), |facts| (facts.vf.driver, facts.vf.place) = (None, Place::Unbound));
+    let spec = claim("c1", "p1", vec![wants(1)]);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    let driver = || lab.engine.functions.facts(pci(1)).unwrap().unwrap().vf.driver;
+    assert_eq!(driver().as_deref(), Some("igbvf"));
+    lab.engine.unprepare(&spec.id, soon()).unwrap();
+    assert_eq!(driver(), None);
+}
+
+#[test]
+fn a_failure_after_the_bind_gives_the_vf_its_old_driver_back() {
+    let lab = Lab::new(1);
+    lab.functions.change(pci(1), |facts| {
+        (facts.vf.driver, facts.vf.place) = (Some("vfio-pci".into()), Place::Userspace)
+    });
+    std::fs::write(lab.dir.path().join("cdi"), "a file where the folder should be").unwrap();
+    let spec = claim("c1", "p1", vec![wants(1)]);
+    let error = lab.engine.prepare(&spec, soon()).unwrap_err().sentence();
+    assert!(error.contains("cdi"), "{error}");
+    assert_eq!(lab.engine.functions.facts(pci(1)).unwrap().unwrap().vf.driver.as_deref(), Some("vfio-pci"));
+    assert_eq!(lab.engine.ledger.entry("c1").unwrap(), None);
+    assert!(lab.engine.ledger.owned().unwrap().is_empty());
+}
+
+#[test]
+fn every_step_is_taken_back_by_its_inverse() {
+    let step = Step::Bind { vf: pci(1), from: Driver::Named("vfio-pci".into()), to: Driver::Network };
+    assert_eq!(step.inverse().inverse(), step);
+    assert_eq!(
+        step.inverse(),
+        Step::Bind { vf: pci(1), from: Driver::Network, to: Driver::Named("vfio-pci".into()) }
+    );
+}
+
+#[test]
+fn a_claim_prepared_again_rewrites_its_cdi_file_and_forgets_nothing() {
+    let lab = Lab::new(1);
+    let spec = claim("c1", "p1", vec![wants(1)]);
+    let first = lab.engine.prepare(&spec, soon()).unwrap();
+    let clean = lab.engine.ledger.ownership(pci(1)).unwrap().unwrap().clean;
+    let cdi = lab.dir.path().join("cdi/sriov-dra.io-vf_c1.json");
+    std::fs::remove_file(&cdi).unwrap();
+    // Changed by now, as an attach would: the note of what it was must not be taken anew.
+    lab.kernel.meddle(pci(1), |link| link.mtu = 4000);
+    assert_eq!(lab.engine.prepare(&spec, soon()).unwrap(), first);
+    assert!(cdi.exists());
+    assert_eq!(lab.engine.ledger.ownership(pci(1)).unwrap().unwrap().clean, clean);
+}
+
+#[test]
+fn after_a_reboot_or_a_re_creation_the_vf_is_noted_anew() {
+    let mut lab = Lab::new(1);
+    let spec = claim("c1", "p1", vec![wants(1)]);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    lab.kernel.meddle(pci(1), |link| link.mtu = 2000);
+    lab.engine.boot_id = "boot-2".into();
+    let again = lab.engine.prepare(&spec, soon()).unwrap();
+    assert_eq!((again.boot_id.as_str(), again.progress), ("boot-2", Progress::Prepared));
+    assert_eq!(lab.engine.ledger.ownership(pci(1)).unwrap().unwrap().clean.mtu, Some(2000));
+    lab.functions.change(pci(1), |facts| facts.vf.incarnation.0 += 1);
+    lab.kernel.meddle(pci(1), |link| link.mtu = 3000);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    assert_eq!(lab.engine.ledger.ownership(pci(1)).unwrap().unwrap().clean.mtu, Some(3000));
+}
+
+#[test]
+fn an_entry_of_a_newer_agent_is_left_alone_and_the_rest_is_served() {
+    let lab = Lab::new(2);
+    lab.engine.prepare(&claim("c1", "p1", vec![wants(1)]), soon()).unwrap();
+    let path = lab.dir.path().join("durable/claims/c1.json");
+    let text = std::fs::read_to_string(&path).unwrap().replace("\"minReader\":1", "\"minReader\":9");
+    std::fs::write(&path, &text).unwrap();
+    let error = lab.engine.prepare(&claim("c1", "p1", vec![wants(1)]), soon()).unwrap_err();
+    assert!(matches!(error, PrepareError::Newer { min_reader: 9, .. }), "{error:?}");
+    lab.engine.unprepare(&claim("c1", "p1", vec![]).id, soon()).unwrap_err();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    lab.engine.prepare(&claim("c2", "p2", vec![wants(2)]), soon()).unwrap();
+    assert_eq!(lab.engine.ledger.survey("boot-1").unwrap().newer.len(), 1);
+}
+
+#[test]
+fn an_unprepare_of_a_claim_nobody_knows_is_a_success() {
+    let lab = Lab::new(1);
+    lab.engine.unprepare(&claim("never", "p1", vec![]).id, soon()).unwrap();
+    assert_eq!(std::fs::read_dir(lab.engine.ledger.lock_folder()).unwrap().count(), 0);
+}
