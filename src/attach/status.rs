@@ -18,7 +18,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Tries of one report before it is given up; a newer report of the claim replaces it anyway.
 const TRIES: u32 = 8;
 
-/// Applies reports until `stop`. A status that can't be written is logged and forgotten: the pod does not wait for it.
+/// At the end: nobody reports any more when there is nothing for this long.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// Applies reports until `stop`, then those that are left. A status that can't be written is logged and forgotten: the pod does not wait for it.
 pub async fn run(
     client: Client,
     driver: String,
@@ -30,12 +33,12 @@ pub async fn run(
     let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             report = reports.recv() => match report {
                 Some(report) => {
                     pending.insert(report.claim.uid.clone(), (report, Timestamp::now(), 0));
                 }
-                None => return,
+                None => break,
             },
             () = tokio::time::sleep(pause), if !pending.is_empty() => {}
         }
@@ -67,6 +70,19 @@ pub async fn run(
         } else {
             Duration::ZERO
         };
+    }
+    // The next agent finds these pods complete and has nothing to report: what is known now is written now, with what
+    // an attach in flight still reports.
+    while let Ok(Some(report)) = tokio::time::timeout(QUIET, reports.recv()).await {
+        pending.insert(report.claim.uid.clone(), (report, Timestamp::now(), 0));
+    }
+    for (report, since, _) in pending.into_values() {
+        let claim = format!("{}/{}", report.claim.namespace, report.claim.name);
+        if let Err(Failure::Final(reason) | Failure::Again(reason)) =
+            apply(&client, &driver, &report, since).await
+        {
+            tracing::warn!(%claim, reason, "claim status not written before the end");
+        }
     }
 }
 

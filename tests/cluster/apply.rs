@@ -62,11 +62,9 @@ pub async fn manifests(
             let entry = entry?;
             fs::copy(entry.path(), base.join(entry.file_name()))?;
         }
-        let (name, tag) = AGENT.rsplit_once(':').context("an image with a tag")?;
         let kustomization = json!({
             "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
             "resources": ["../manifests"],
-            "images": [{ "name": "sriov-dra", "newName": name, "newTag": tag }],
             "patches": [{ "path": "simulated.yaml" }],
         });
         fs::write(overlay.join("kustomization.yaml"), kustomization.to_string())?;

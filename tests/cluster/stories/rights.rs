@@ -47,10 +47,6 @@ pub async fn the_agents_account_may_do_what_it_needs_and_nothing_else(lab: &mut 
         "resource.k8s.io/resourceclaims/driver[sriov-dra.io] associated-node:update",
         "resource.k8s.io/resourceclaims/driver[sriov-dra.io] associated-node:patch",
         "/nodes get",
-        "/events create",
-        "/events patch",
-        "events.k8s.io/events create",
-        "events.k8s.io/events patch",
     ]
     .map(str::to_owned)
     .into();
