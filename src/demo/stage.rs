@@ -149,7 +149,9 @@ impl Stage {
     /// The API server's words.
     pub async fn create_pod(&self, pod: &Pod) -> anyhow::Result<Pod> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-        self.server.store().create(&Namespace { metadata: named(namespace), ..Namespace::default() });
+        if self.server.store().get::<Namespace>("", namespace).is_none() {
+            self.server.store().create(&Namespace { metadata: named(namespace), ..Namespace::default() });
+        }
         let api: Api<Pod> = Api::namespaced(self.server.client()?, namespace);
         Ok(api.create(&PostParams::default(), pod).await?)
     }
