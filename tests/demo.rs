@@ -109,11 +109,8 @@ fn a_faulty_claim_is_explained_before_anything_is_built() {
 #[test]
 fn a_claim_that_does_not_fit_or_is_refused_by_the_node_ends_with_the_reason_and_status_1() {
     let dir = tempfile::tempdir().unwrap();
-    let file = claim(
-        &dir,
-        "[{name: vf, exactly: {deviceClassName: sriov-vf, allocationMode: ExactCount, count: 32}}, {name: more, exactly: {deviceClassName: sriov-vf, allocationMode: ExactCount, count: 40}}]",
-        "{}",
-    );
+    let nowhere = r#"[{name: vf, exactly: {deviceClassName: sriov-vf, selectors: [{cel: {expression: 'device.attributes["sriov-dra.io"].pfName == "nosuch"'}}]}}]"#;
+    let file = claim(&dir, nowhere, "{}");
     let output = demo(&["-f", &file, "-o", "json"]);
     let tale = told(&output);
     assert_eq!(
