@@ -151,6 +151,8 @@ impl ApiServer {
             source: Box::new(kube::Error::HttpError(source.into())),
         })?;
         let mut config = kube::Config::new(uri);
+        // Without a CA the client looks for the system's, also for plain HTTP, and not every machine has one.
+        config.root_cert = Some(Vec::new());
         config.default_retry = false;
         let client = kube::Client::try_from(config);
         client.map_err(|source| Error::Client { url, source: Box::new(source) })
