@@ -66,6 +66,7 @@ fn clean(vf: &Vf) -> CleanFacts {
         alt_names: vec![],
         alias: None,
         up: netdev.is_some_and(|netdev| netdev.up),
+        queue_length: None,
         rdma: vf.rdma.clone(),
     }
 }

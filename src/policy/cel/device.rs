@@ -145,7 +145,7 @@ impl Domains {
     }
 }
 
-fn text<'b>(index: &'b dyn Val) -> Result<&'b str, ExecutionError> {
+fn text(index: &dyn Val) -> Result<&str, ExecutionError> {
     match index.downcast_ref::<CelString<'_>>() {
         Some(text) => Ok(text.inner()),
         None => {
