@@ -1,7 +1,7 @@
 //! Attach of 1, 8 and 16 VFs (veth pairs stand in) into one pod, three ways in turn: the attacher with its ledger and
 //! locks, the bare system calls, and a CNI plugin run once for each VF.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -237,7 +237,7 @@ impl Host {
     }
 
     /// A way that does half the work must not win.
-    fn assert_inside(&self, netns: &PathBuf, count: u8) -> anyhow::Result<()> {
+    fn assert_inside(&self, netns: &Path, count: u8) -> anyhow::Result<()> {
         let mut inside = self.kernel.enter(&self.kernel.open(netns)?)?;
         for device in self.first(count) {
             let link = inside.by_name(device.pod_name.as_str())?.context("a VF is not in the pod")?;
