@@ -298,6 +298,11 @@ impl Stage {
         stopped
     }
 
+    /// PID of the agent.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.id()
+    }
+
     /// The end of the agent's log.
     pub fn agent_log(&self) -> String {
         tail(&self.folder.join("agent.log"))
