@@ -227,7 +227,8 @@ impl Node {
         }
         let sandbox =
             self.runtime.run_pod(pod, 0).await.with_context(|| format!("RunPodSandbox of {}", pod.name))?;
-        let container = self.runtime.start_container(&sandbox, "main", &cdi_ids).await;
+        // Seven VFs may take an emulated machine longer than the runtime waits: then the kubelet comes again.
+        let container = self.start_container_in_the_end(&sandbox, &cdi_ids).await;
         let container = container.with_context(|| format!("container of {}", pod.name))?;
         Ok(Running { sandbox, container, cdi_ids })
     }
