@@ -218,7 +218,10 @@ fn the_uid_of_the_kubelet_must_be_the_uid_at_the_api_server() {
 fn a_claim_that_is_not_allocated_or_not_to_us_says_so() {
     let mut claim = Claim::new();
     claim.0["status"] = Value::Null;
-    assert_eq!(claim.refused(), "ResourceClaim team-a/worker-vf: it is not allocated");
+    assert_eq!(
+        claim.refused(),
+        "ResourceClaim team-a/worker-vf: it is not allocated; it has to be, by the scheduler, before a node can prepare it"
+    );
 
     let mut claim = Claim::new();
     claim.results()[0]["driver"] = json!("gpu.example");
