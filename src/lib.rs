@@ -21,7 +21,7 @@
 //! - [`attach`]: moves VFs into a pod's network namespace and back; the NRI plugin; claim status.
 //! - [`observe`] writes the log.
 //! - [`app`]: the one composition root. [`cli`]: the commands.
-//! - [`demo`]: the embedded API server, for machines without a cluster.
+//! - [`demo`]: a simulated node, the embedded API server and stand-ins, for machines without a cluster.
 //!
 //! Who may import whom is tested by `tests/layers.rs`; `docs/design.md` says why.
 

@@ -21,8 +21,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("kubelet", &[]),
     ("attach", &["prepare", "claim", "host", "device"]),
     ("observe", &[]),
-    // A double that shares code with what it stands in for proves nothing: it is reached over its socket.
     ("allocate", &["device", "policy"]),
+    // The doubles of kubelet and runtime are beside what they stand in for; the agent is reached over its sockets.
     ("demo", &["allocate", "attach", "kubelet", "prepare", "claim", "host", "device", "policy"]),
     // The one composition root: everything but the commands that call it.
     (

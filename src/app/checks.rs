@@ -54,8 +54,8 @@ pub fn check(sysfs: &Path, nri_socket: &Path) -> Findings {
     }
     if !nri_socket.exists() {
         findings.warnings.push(format!(
-            "the runtime's NRI socket {} does not exist: pods with VFs can't start until it does (is NRI enabled in the \
-             runtime, is its folder mounted, is --nri-socket right?)",
+            "the runtime's NRI socket {} does not exist: until it does, pods start WITHOUT their VFs (is NRI enabled in \
+             the runtime, is its folder mounted, is --nri-socket right?)",
             nri_socket.display()
         ));
     }

@@ -87,7 +87,13 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("the async runtime can't be started")?;
     let mut printer = Printer::new(*output == Format::Text, std::io::stdout().is_terminal());
-    let told = runtime.block_on(tell(&files, *real, &folder.path, &mut printer));
+    let told = runtime.block_on(async {
+        tokio::select! {
+            told = tell(&files, *real, &folder.path, &mut printer) => told,
+            // Dropped on the way out: agent, pods, node and folder go with it.
+            stopped = interrupted() => Err(stopped),
+        }
+    });
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     let tale = told?;
     if *output == Format::Json {
@@ -98,6 +104,23 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         printer.note(&format!("kept: {}", folder.path.display()));
     }
     Ok(if tale.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// SIGINT, SIGTERM or SIGHUP.
+async fn interrupted() -> anyhow::Error {
+    use tokio::signal::unix::{SignalKind, signal};
+    let of = |kind| signal(kind).context("signals can't be handled");
+    match (of(SignalKind::interrupt()), of(SignalKind::terminate()), of(SignalKind::hangup())) {
+        (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            anyhow::anyhow!("interrupted; everything was stopped and removed")
+        }
+        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => error,
+    }
 }
 
 /// The files to run, each by its name.

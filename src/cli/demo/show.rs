@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use serde::Serialize;
 
 use crate::cli::explain::Subject;
+use crate::demo::pod::SeenLink;
 
 /// The whole demonstration. Fields are added, never renamed.
 #[derive(Debug, Default, Serialize)]
@@ -73,13 +74,13 @@ pub struct PodTale {
     /// Duration of RunPodSandbox.
     pub attached_in_us: Option<u128>,
     /// Links in the pod's network namespace.
-    pub links: Vec<LinkTale>,
+    pub links: Vec<SeenLink>,
     /// What the container gets.
     pub env: Vec<String>,
     /// `Ready` of each device, as the API server has it.
     pub status: Vec<String>,
     /// Links on the host afterwards.
-    pub returned: Vec<LinkTale>,
+    pub returned: Vec<SeenLink>,
     /// The sentence that would stand in the pod's events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -101,22 +102,6 @@ pub struct ClaimTale {
     pub cdi: serde_json::Value,
 }
 
-/// One link.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LinkTale {
-    /// Name.
-    pub name: String,
-    /// Link-layer address.
-    pub hw_addr: String,
-    /// Bytes.
-    pub mtu: u32,
-    /// Administratively up.
-    pub up: bool,
-    /// With prefix length.
-    pub addresses: Vec<String>,
-}
-
 /// The end.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -127,19 +112,12 @@ pub struct EndTale {
     pub left: Vec<String>,
 }
 
-impl LinkTale {
-    /// One line.
-    pub fn line(&self) -> String {
-        let up = if self.up { "up" } else { "down" };
-        let line = format!(
-            "{:<10} {:<17}  mtu {:<5} {up:<4}  {}",
-            self.name,
-            self.hw_addr,
-            self.mtu,
-            self.addresses.join(" ")
-        );
-        line.trim_end().to_owned()
-    }
+/// A link in one line.
+pub fn link_line(link: &SeenLink) -> String {
+    let SeenLink { name, hw_addr, mtu, up, addresses } = link;
+    let up = if *up { "up" } else { "down" };
+    let line = format!("{name:<10} {hw_addr:<17}  mtu {mtu:<5} {up:<4}  {}", addresses.join(" "));
+    line.trim_end().to_owned()
 }
 
 /// Prints while it happens.

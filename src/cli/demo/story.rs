@@ -9,13 +9,13 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodResourceClaim, PodSpec};
 use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim, ResourceClaimSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::show::{AgentTale, ClaimTale, EndTale, LinkTale, NodeTale, PodTale, Printer, Run};
+use super::show::{AgentTale, ClaimTale, EndTale, NodeTale, PodTale, Printer, Run, link_line};
 use crate::DEFAULT_DRIVER_NAME;
 use crate::app::{Supply, take_inventory};
 use crate::cli::explain::{Answer, Documents, Given, Origin, answer, render_text};
 use crate::cli::inventory::{self, Inventory};
+use crate::demo::pod::{SeenLink, links_in, links_on_host};
 use crate::demo::stage::{NODE, Prepared, Running, Stage};
-use crate::host::{Kernel, Linux, Netns};
 use crate::policy::Rules;
 
 /// How long a claim's status may take; nobody waits for it in a cluster.
@@ -232,8 +232,8 @@ async fn enter(
 ) -> anyhow::Result<Running> {
     let running = stage.run(pod).await?;
     told.attached_in_us = Some(running.took.as_micros());
-    told.links = links(&running.netns())?;
-    let lines: Vec<String> = told.links.iter().map(LinkTale::line).collect();
+    told.links = links_in(&running.netns())?;
+    let lines: Vec<String> = told.links.iter().map(link_line).collect();
     let took = time(running.took);
     printer.event(
         "attached",
@@ -250,27 +250,25 @@ async fn stop(
     sysfs: &Path,
     started: Started,
     printer: &mut Printer,
-) -> anyhow::Result<Vec<LinkTale>> {
+) -> anyhow::Result<Vec<SeenLink>> {
     if let Some(running) = started.running {
         stage.stop(running).await.context("StopPodSandbox")?;
     }
     let mut returned = Vec::new();
-    let kernel = Linux::new(sysfs)?;
     for claim in &started.claims {
         let results = stage.claim(claim).and_then(|claim| claim.status?.allocation?.devices?.results);
         stage.unprepare(claim).await.context("NodeUnprepareResources")?;
         for result in results.into_iter().flatten() {
-            let Ok(pci) = crate::device::PciAddress::from_device_name(&result.device) else { continue };
-            let names = kernel.netdev_names(pci);
-            let host = links_of(&kernel, kernel.host())?;
-            returned.extend(host.into_iter().filter(|link| names.contains(&link.name)));
+            if let Ok(pci) = crate::device::PciAddress::from_device_name(&result.device) {
+                returned.extend(links_on_host(sysfs, pci)?);
+            }
         }
         stage.server.store().delete::<ResourceClaim>(
             claim.metadata.namespace.as_deref().unwrap_or_default(),
             claim.metadata.name.as_deref().unwrap_or_default(),
         );
     }
-    let lines: Vec<String> = returned.iter().map(LinkTale::line).collect();
+    let lines: Vec<String> = returned.iter().map(link_line).collect();
     printer.event("returned", &format!("to the host:\n{}", lines.join("\n")));
     Ok(returned)
 }
@@ -368,29 +366,6 @@ async fn status(stage: &Stage, claim: &ResourceClaim) -> Vec<String> {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-}
-
-fn links(netns: &Path) -> anyhow::Result<Vec<LinkTale>> {
-    let kernel = Linux::new("/sys")?;
-    let netns = kernel.open(netns)?;
-    links_of(&kernel, &netns)
-}
-
-fn links_of(kernel: &Linux, netns: &Netns) -> anyhow::Result<Vec<LinkTale>> {
-    let mut session = kernel.enter(netns)?;
-    let addresses = session.all_addresses()?;
-    let tale = |link: crate::host::Link| LinkTale {
-        addresses: addresses
-            .iter()
-            .filter(|(index, _)| *index == link.index)
-            .map(|(_, a)| a.to_string())
-            .collect(),
-        name: link.name,
-        hw_addr: link.hw_addr.map(|address| address.to_string()).unwrap_or_default(),
-        mtu: link.mtu,
-        up: link.up,
-    };
-    Ok(session.all()?.into_iter().map(tale).collect())
 }
 
 /// JSON as YAML: shorter to read.

@@ -276,6 +276,10 @@ fn write(output: &Path, archive: &[u8]) -> io::Result<()> {
     if output.as_os_str() == OsStr::from_bytes(b"-") {
         return io::stdout().lock().write_all(archive);
     }
+    // A device, a pipe or a link is written to, never replaced.
+    if fs::symlink_metadata(output).is_ok_and(|there| !there.is_file()) {
+        return fs::OpenOptions::new().write(true).truncate(true).open(output)?.write_all(archive);
+    }
     let mut beside = output.as_os_str().to_owned();
     beside.push(format!(".{}.tmp", std::process::id()));
     let beside = PathBuf::from(beside);
