@@ -37,12 +37,24 @@ pub struct Stage {
     executable: PathBuf,
     sysfs: PathBuf,
     folder: PathBuf,
-    agent: Child,
+    agent: Agent,
     driver: Driver,
     listener: FakeRuntime,
     runtime: Registered,
     /// From the agent's start to its registration.
     pub registered_in: Duration,
+}
+
+/// The agent's process; it ends with this value, however far it came.
+#[derive(Debug)]
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Ended already, or nobody is left to ask it politely.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A claim on its way to a pod.
@@ -112,8 +124,8 @@ impl Stage {
     /// # Errors
     /// When it does not come up again.
     pub async fn crash(&mut self) -> anyhow::Result<()> {
-        self.agent.kill()?;
-        self.agent.wait()?;
+        self.agent.0.kill()?;
+        self.agent.0.wait()?;
         (self.agent, self.driver, self.runtime, self.registered_in) =
             start_agent(&self.executable, &self.folder, &self.sysfs, &self.listener).await?;
         Ok(())
@@ -300,7 +312,7 @@ impl Stage {
 
     /// PID of the agent.
     pub fn agent_pid(&self) -> u32 {
-        self.agent.id()
+        self.agent.0.id()
     }
 
     /// The end of the agent's log.
@@ -314,9 +326,9 @@ impl Stage {
     /// When it does not end.
     pub async fn end(mut self) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.agent.id())?);
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.agent.0.id())?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
-        while self.agent.try_wait()?.is_none() {
+        while self.agent.0.try_wait()?.is_none() {
             if started.elapsed() > PATIENCE {
                 bail!("the agent does not end; its log:\n{}", self.agent_log());
             }
@@ -326,23 +338,15 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // Ended already, or nobody is left to ask it politely.
-        let _ = self.agent.kill();
-        let _ = self.agent.wait();
-    }
-}
-
 async fn start_agent(
     executable: &Path,
     folder: &Path,
     sysfs: &Path,
     runtime: &FakeRuntime,
-) -> anyhow::Result<(Child, Driver, Registered, Duration)> {
+) -> anyhow::Result<(Agent, Driver, Registered, Duration)> {
     let log = folder.join("agent.log");
     let started = Instant::now();
-    let mut agent = Command::new(executable)
+    let agent = Command::new(executable)
         .args(["node", "--node-name", NODE, "--log-level", "sriov_dra=debug,info"])
         .args([
             option("--kubelet-dir", &folder.join("kubelet")),
@@ -358,6 +362,7 @@ async fn start_agent(
         .stderr(File::options().create(true).append(true).open(&log)?)
         .spawn()
         .context("the agent can't be started")?;
+    let mut agent = Agent(agent);
     let kubelet = FakeKubelet::new(folder.join("kubelet"));
     let up = async {
         tokio::try_join!(
@@ -367,7 +372,7 @@ async fn start_agent(
     };
     let up = tokio::select! {
         up = tokio::time::timeout(PATIENCE, up) => up.context("it did not register in time").and_then(|up| up),
-        error = ended(&mut agent) => Err(error),
+        error = ended(&mut agent.0) => Err(error),
     };
     let (driver, runtime) =
         up.with_context(|| format!("the agent did not come up; its log:\n{}", tail(&log)))?;

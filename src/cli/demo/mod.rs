@@ -88,10 +88,11 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         .context("the async runtime can't be started")?;
     let mut printer = Printer::new(*output == Format::Text, std::io::stdout().is_terminal());
     let told = runtime.block_on(async {
+        let stopped = interrupted().context("signals can't be handled")?;
         tokio::select! {
             told = tell(&files, *real, &folder.path, &mut printer) => told,
             // Dropped on the way out: agent, pods, node and folder go with it.
-            stopped = interrupted() => Err(stopped),
+            error = stopped => Err(error),
         }
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
@@ -106,21 +107,23 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     Ok(if tale.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// SIGINT, SIGTERM or SIGHUP.
-async fn interrupted() -> anyhow::Error {
+/// SIGINT, SIGTERM or SIGHUP, heard from this call on.
+///
+/// # Errors
+/// When they can't be handled.
+fn interrupted() -> anyhow::Result<impl Future<Output = anyhow::Error>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let of = |kind| signal(kind).context("signals can't be handled");
-    match (of(SignalKind::interrupt()), of(SignalKind::terminate()), of(SignalKind::hangup())) {
-        (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            anyhow::anyhow!("interrupted; everything was stopped and removed")
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
-        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => error,
-    }
+        anyhow::anyhow!("interrupted; everything was stopped and removed")
+    })
 }
 
 /// The files to run, each by its name.
