@@ -57,13 +57,9 @@ fn every_example_gets_its_vfs_on_the_simulated_node_and_gives_them_back() {
             names.len() - 1,
             "all but lo came back: {pod:#}"
         );
-        assert!(
-            pod["status"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|line| line.as_str().unwrap().starts_with("Ready True"))
-        );
+        let status = pod["status"].as_array().unwrap();
+        assert_eq!(status.len(), names.len() - 1, "one line a device: {pod:#}");
+        assert!(status.iter().all(|line| line.as_str().unwrap().starts_with("Ready True")), "{pod:#}");
     }
 }
 
@@ -124,4 +120,35 @@ fn a_claim_that_does_not_fit_or_is_refused_by_the_node_ends_with_the_reason_and_
     let error = tale["runs"][0]["pods"][0]["error"].as_str().unwrap();
     assert!(error.contains("interface.mtu 9999 is above the MTU 9000 of PF ens1f0"), "{error}");
     assert_eq!(tale["end"]["left"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_pod_whose_claims_are_not_there_or_misspelt_is_wrong_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  resourceClaims: [{name: net, resourceClaimName: mine}]\n  containers: [{name: c, resources: {claims: [{name: CLAIM}]}}]\n";
+    let claim = "---\napiVersion: resource.k8s.io/VERSION\nkind: KIND\nmetadata: {name: mine}\nspec: {devices: {requests: [{name: vf, exactly: {deviceClassName: sriov-vf}}]}}\n";
+    for (text, expected) in [
+        (pod.replace("CLAIM", "net"), "uses the ResourceClaim mine, which nothing defines"),
+        (
+            pod.replace("CLAIM", "nets") + &claim.replace("VERSION", "v1").replace("KIND", "ResourceClaim"),
+            "spec.containers c: resources.claims: nets is none of spec.resourceClaims (net)",
+        ),
+        (
+            pod.replace("CLAIM", "net") + &claim.replace("VERSION", "v1").replace("KIND", "ResourceClame"),
+            "kind: ResourceClame is none of ResourceClaim, ResourceClaimTemplate, DeviceClass, ResourceSlice",
+        ),
+        (
+            pod.replace("CLAIM", "net")
+                + &claim.replace("resource.k8s.io/VERSION", "v1").replace("KIND", "ResourceClaim2"),
+            "document 2 (ResourceClaim2 mine) was passed over",
+        ),
+    ] {
+        let path = dir.path().join("claim.yaml");
+        std::fs::write(&path, text).unwrap();
+        let output = demo(&["-f", path.to_str().unwrap()]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(expected), "{expected:?} is missing in: {error}");
+        assert!(output.stdout.is_empty(), "nothing was built");
+    }
 }

@@ -11,9 +11,10 @@ use anyhow::{Context, bail};
 
 use k8s_openapi::api::resource::v1::DeviceClass;
 
-use super::explain::Documents;
+use super::explain::{Documents, Given, Origin, answer};
 use crate::DEFAULT_DRIVER_NAME;
-use crate::demo::stage::Stage;
+use crate::app::Supply;
+use crate::demo::stage::{NODE, Stage};
 use crate::demo::world::{RAILS, World, enter_private_namespaces};
 use crate::observe::{self, LogFormat};
 use show::{Printer, Tale};
@@ -147,6 +148,16 @@ fn read(claims: &[PathBuf], real: bool) -> anyhow::Result<Vec<(String, Documents
         files.iter().flat_map(|(_, documents)| documents.faults.iter().cloned()).collect();
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
+    }
+    for (_, documents) in &files {
+        // Asked without devices: whatever is an error now is the input's.
+        let given = Given {
+            asked: documents.clone(),
+            supply: Supply::default(),
+            from: Origin::Machine,
+            node: Some(NODE.to_owned()),
+        };
+        answer(&given, DEFAULT_DRIVER_NAME)?;
     }
     Ok(files)
 }

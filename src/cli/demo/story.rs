@@ -217,7 +217,15 @@ async fn start(
         }
     }
     for claim in &started.claims {
-        told.status.extend(status(stage, claim).await);
+        let lines = status(stage, claim).await;
+        if lines.is_empty() {
+            let name = claim.metadata.name.as_deref().unwrap_or_default();
+            let patience = STATUS_PATIENCE.as_secs();
+            told.error.get_or_insert(format!(
+                "the agent wrote no status of claim {namespace}/{name} within {patience} s"
+            ));
+        }
+        told.status.extend(lines);
     }
     printer.event("status", &told.status.join("\n"));
     Ok((told, Some(started)))
@@ -308,15 +316,19 @@ fn claims_of(
     pod_name: &str,
 ) -> anyhow::Result<Vec<(String, ResourceClaim)>> {
     let mut claims = Vec::new();
+    let here = |metadata: &ObjectMeta, name: &String| {
+        metadata.name.as_ref() == Some(name)
+            && metadata.namespace.as_deref().unwrap_or("default") == namespace
+    };
     for reference in pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten()) {
         if let Some(name) = &reference.resource_claim_name {
-            let claim = documents.claims.iter().find(|claim| claim.metadata.name.as_ref() == Some(name));
+            let claim = documents.claims.iter().find(|claim| here(&claim.metadata, name));
             let mut claim =
                 claim.with_context(|| format!("ResourceClaim {name} is not in the file"))?.clone();
             claim.metadata.namespace = Some(namespace.to_owned());
             claims.push((format!("{namespace}/{name}"), claim));
         } else if let Some(name) = &reference.resource_claim_template_name {
-            let template = documents.templates.iter().find(|t| t.metadata.name.as_ref() == Some(name));
+            let template = documents.templates.iter().find(|template| here(&template.metadata, name));
             let template =
                 template.with_context(|| format!("ResourceClaimTemplate {name} is not in the file"))?;
             let spec: ResourceClaimSpec =

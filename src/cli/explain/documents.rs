@@ -132,8 +132,13 @@ impl Documents {
                 self.slices.extend(slice);
             }
             ("v1", "Pod") => {
-                let pod = self.decoded::<Pod>(&place, value);
-                self.pods.extend(pod);
+                if let Some(pod) = self.decoded::<Pod>(&place, value) {
+                    self.pod(&place, &pod);
+                    self.pods.push(pod);
+                }
+            }
+            ("resource.k8s.io/v1", _) => {
+                self.faults.push(format!("{place}: kind: {kind} is none of {}", DRA.join(", ")));
             }
             _ => self.passed_over.push(place),
         }
@@ -160,6 +165,26 @@ impl Documents {
                 config.opaque.as_ref(),
                 driver,
             );
+        }
+    }
+
+    /// What an API server refuses a pod for, as far as claims go.
+    fn pod(&mut self, place: &str, pod: &Pod) {
+        let Some(spec) = &pod.spec else { return };
+        let known: Vec<&str> =
+            spec.resource_claims.iter().flatten().map(|reference| reference.name.as_str()).collect();
+        let init = spec.init_containers.iter().flatten().map(|container| ("initContainers", container));
+        let main = spec.containers.iter().map(|container| ("containers", container));
+        for (list, container) in init.chain(main) {
+            let claims = container.resources.iter().flat_map(|resources| resources.claims.iter().flatten());
+            for claim in claims.filter(|claim| !known.contains(&claim.name.as_str())) {
+                self.faults.push(format!(
+                    "{place}: spec.{list} {}: resources.claims: {} is none of spec.resourceClaims ({})",
+                    container.name,
+                    claim.name,
+                    if known.is_empty() { "there are none".to_owned() } else { known.join(", ") },
+                ));
+            }
         }
     }
 

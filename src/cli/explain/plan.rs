@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimSpec};
 use serde::Serialize;
 
@@ -93,12 +93,19 @@ pub fn answer(given: &Given, driver: &str) -> anyhow::Result<Answer> {
     let mut notes: Vec<String> = asked
         .passed_over
         .iter()
-        .map(|place| format!("{place} was passed over: it says nothing about devices"))
+        .map(|place| {
+            format!(
+                "{place} was passed over: only ResourceClaim, ResourceClaimTemplate, DeviceClass, ResourceSlice and Pod are read"
+            )
+        })
         .collect();
-    let questions = questions(asked, supply, &mut notes)?;
+    // What is missing may stand in a document of a misspelt kind.
+    let passed_over: String = notes.iter().map(|note| format!("\n{note}")).collect();
+    let questions =
+        questions(asked, supply, &mut notes).map_err(|error| anyhow!("{error:#}{passed_over}"))?;
     if questions.is_empty() {
         bail!(
-            "the file has no ResourceClaim, no ResourceClaimTemplate and no Pod with claims in it, so there is nothing to explain"
+            "the file has no ResourceClaim, no ResourceClaimTemplate and no Pod with claims in it, so there is nothing to explain{passed_over}"
         );
     }
     let classes = classes(given, driver, &questions, &mut notes)?;
