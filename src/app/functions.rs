@@ -1,6 +1,6 @@
 //! PCI functions of this node: sysfs, the host's links, devlink and RDMA read together, judged by the policy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::device::{CleanFacts, EswitchMode, PciAddress, Snapshot};
@@ -67,19 +67,23 @@ impl NodeFunctions {
 }
 
 impl Functions for NodeFunctions {
-    fn facts(&self, vf: PciAddress) -> Result<Option<Facts>, HostError> {
+    fn facts(&self, vfs: &BTreeSet<PciAddress>) -> Result<BTreeMap<PciAddress, Facts>, HostError> {
         let mode = rdma::netns_mode(self.kernel.host());
-        let snapshot = inventory::scan_one(&self.sysfs, &self.links()?, mode, &|pf| self.eswitch(pf), vf)?;
+        let snapshot = inventory::scan_only(&self.sysfs, &self.links()?, mode, &|pf| self.eswitch(pf), vfs)?;
         let verdicts = self.judge(&snapshot, &BTreeMap::new());
-        let withheld =
-            verdicts.iter().find(|verdict| verdict.device.pci == vf).filter(|verdict| !verdict.is_offered());
-        let withheld = withheld
-            .map(|verdict| verdict.withheld.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
-        Ok(snapshot.vf(vf).map(|found| Facts {
-            vf: found.clone(),
-            pf: snapshot.pf_of(found).cloned(),
-            withheld,
-        }))
+        let withheld: BTreeMap<PciAddress, String> = verdicts
+            .iter()
+            .filter(|verdict| !verdict.is_offered())
+            .map(|verdict| {
+                let reasons: Vec<String> = verdict.withheld.iter().map(ToString::to_string).collect();
+                (verdict.device.pci, reasons.join("; "))
+            })
+            .collect();
+        let facts = snapshot.vfs.iter().map(|vf| {
+            let (pf, withheld) = (snapshot.pf_of(vf).cloned(), withheld.get(&vf.pci).cloned());
+            (vf.pci, Facts { vf: vf.clone(), pf, withheld })
+        });
+        Ok(facts.collect())
     }
 
     fn life(&self, vf: PciAddress) -> Option<Life> {

@@ -66,6 +66,12 @@ impl Netns {
         self.id
     }
 
+    /// Where the calling thread is.
+    fn id_of_thread() -> Option<NetnsId> {
+        let meta = std::fs::metadata("/proc/thread-self/ns/net").ok()?;
+        Some(NetnsId { dev: meta.dev(), ino: meta.ino() })
+    }
+
     /// The descriptor.
     pub(super) fn fd(&self) -> Result<BorrowedFd<'_>, HostError> {
         self.fd.as_deref().map(AsFd::as_fd).ok_or_else(|| HostError::Netns {
@@ -74,12 +80,16 @@ impl Netns {
         })
     }
 
-    /// Runs `work` on a thread of its own inside the namespace; the thread ends with it, so nothing has to be restored.
+    /// Runs `work` inside the namespace: at once if the calling thread is there, else on a thread of its own, which ends
+    /// with it, so that nothing has to be restored.
     pub(super) fn run<T: Send>(
         &self,
         work: impl FnOnce() -> Result<T, HostError> + Send,
     ) -> Result<T, HostError> {
         let fd = self.fd()?;
+        if Self::id_of_thread() == Some(self.id) {
+            return work();
+        }
         let name = self.id.to_string();
         let fail = |source| HostError::Netns { name: name.clone(), source };
         std::thread::scope(|scope| {

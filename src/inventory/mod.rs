@@ -9,7 +9,7 @@ mod links;
 mod netdevs;
 mod passthrough;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::device::{EswitchMode, PciAddress, RdmaNetnsMode, Snapshot};
 use crate::host::sysfs::{Function, Kind, Sysfs, SysfsError};
@@ -37,33 +37,43 @@ pub fn scan(
     Ok(assembled(sysfs, links, rdma, eswitch, &functions))
 }
 
-/// Reads one VF and its PF, as [`scan`] would; the snapshot has nothing else, and is empty when there is no such VF.
+/// Reads some VFs and their PFs, as [`scan`] would; the snapshot has nothing else, and nothing for an address where there
+/// is no VF.
 ///
 /// # Errors
 /// As for [`scan`].
-pub fn scan_one(
+pub fn scan_only(
     sysfs: &Sysfs,
     links: &HostLinks,
     rdma: Option<RdmaNetnsMode>,
     eswitch: &dyn Fn(PciAddress) -> Option<EswitchMode>,
-    vf: PciAddress,
+    vfs: &BTreeSet<PciAddress>,
 ) -> Result<Snapshot, SysfsError> {
-    let Some(function) = sysfs.function(vf)? else {
-        return Ok(Snapshot { rdma_netns: rdma, ..Snapshot::default() });
-    };
-    let functions: BTreeMap<PciAddress, Function> = match function.kind {
-        // The PF's links must be read after the VF, as they are gone before it.
-        Kind::Virtual(pf) => {
-            [Some(function), sysfs.function(pf)?].into_iter().flatten().map(|f| (f.pci, f)).collect()
+    let mut functions = BTreeMap::new();
+    let mut pfs = BTreeSet::new();
+    let mut plain = false;
+    for vf in vfs {
+        let Some(function) = sysfs.function(*vf)? else { continue };
+        match function.kind {
+            Kind::Virtual(pf) => pfs.extend([pf]),
+            Kind::Plain => plain = true,
+            Kind::Physical(_) => continue,
         }
+        functions.insert(*vf, function);
+    }
+    if plain {
         // Whether it is a VF depends on every PF.
-        Kind::Plain => sysfs.functions()?.into_iter().map(|f| (f.pci, f)).collect(),
-        Kind::Physical(_) => BTreeMap::new(),
-    };
+        functions = sysfs.functions()?.into_iter().map(|f| (f.pci, f)).collect();
+    } else {
+        // The PF's links must be read after the VF, as they are gone before it.
+        for pf in pfs {
+            functions.extend(sysfs.function(pf)?.map(|f| (f.pci, f)));
+        }
+    }
     let mut snapshot = assembled(sysfs, links, rdma, eswitch, &functions);
-    snapshot.vfs.retain(|found| found.pci == vf);
-    let pf = snapshot.vfs.first().and_then(|found| found.pf);
-    snapshot.pfs.retain(|found| Some(found.pci) == pf);
+    snapshot.vfs.retain(|found| vfs.contains(&found.pci));
+    let pfs: BTreeSet<PciAddress> = snapshot.vfs.iter().filter_map(|found| found.pf).collect();
+    snapshot.pfs.retain(|found| pfs.contains(&found.pci));
     Ok(snapshot)
 }
 

@@ -55,20 +55,14 @@ impl Engine {
         let _claim = self.locks.claim(&spec.id.uid, deadline)?;
         let previous = self.ledger.entry(&spec.id.uid)?;
 
-        let mut facts = BTreeMap::new();
+        let all: BTreeSet<PciAddress> = spec.results.iter().map(|result| result.pci).collect();
         let mut own = BTreeSet::new();
-        for result in &spec.results {
-            let ours = self.ledger.ownership(result.pci)?.is_some_and(|owner| owner.claim.uid == spec.id.uid);
-            let found = if ours || result.admin_access {
-                self.read(result.pci)?
-            } else {
-                self.read_settled(result.pci)?
-            };
-            facts.extend(found.map(|found| (result.pci, found)));
-            if ours {
-                own.insert(result.pci);
+        for vf in &all {
+            if self.ledger.ownership(*vf)?.is_some_and(|owner| owner.claim.uid == spec.id.uid) {
+                own.insert(*vf);
             }
         }
+        let facts = self.read_settled(&all, &wanted - &own)?;
         let siblings = match &spec.pod {
             Some(pod) => self.siblings(&pod.uid, &spec.id.uid)?,
             None => Vec::new(),
@@ -89,22 +83,24 @@ impl Engine {
         }
     }
 
-    fn read(&self, vf: PciAddress) -> Result<Option<Facts>, PrepareError> {
-        self.functions.facts(vf).map_err(|source| PrepareError::Vf { vf, source })
-    }
-
     /// The namespace of a former pod may end some seconds after the pod: a VF that nobody owns and that is elsewhere is
     /// given the time to come back.
-    fn read_settled(&self, vf: PciAddress) -> Result<Option<Facts>, PrepareError> {
+    fn read_settled(
+        &self,
+        all: &BTreeSet<PciAddress>,
+        mut unowned: BTreeSet<PciAddress>,
+    ) -> Result<BTreeMap<PciAddress, Facts>, PrepareError> {
         let until = Instant::now() + SETTLE;
+        let mut facts = self.functions.facts(all)?;
         loop {
-            let facts = self.read(vf)?;
-            if facts.as_ref().is_none_or(|facts| facts.vf.place != Place::Elsewhere)
-                || Instant::now() >= until
-            {
+            unowned.retain(|vf| facts.get(vf).is_some_and(|found| found.vf.place == Place::Elsewhere));
+            if unowned.is_empty() || Instant::now() >= until {
                 return Ok(facts);
             }
             thread::sleep(POLL);
+            let again = self.functions.facts(&unowned)?;
+            facts.retain(|vf, _| !unowned.contains(vf) || again.contains_key(vf));
+            facts.extend(again);
         }
     }
 
@@ -176,13 +172,10 @@ impl Engine {
         for vf in planned.vfs.iter_mut().filter(|vf| !vf.admin_access) {
             vf.clean = self.ledger.ownership(vf.pci)?.map(|owner| owner.clean);
         }
-        let planned = &planned;
-        let unchanged = |previous: &&Entry| {
-            previous.progress == Progress::Prepared
-                && Entry { progress: Progress::Prepared, ..planned.clone() } == **previous
-        };
-        if previous.filter(unchanged).is_none() {
-            self.ledger.put_entry(planned)?;
+        let prepared = Entry { progress: Progress::Prepared, ..planned.clone() };
+        if previous != Some(&prepared) {
+            // Each write waits for the disk: what changes nothing on the node needs one only.
+            self.ledger.put_entry(if steps.is_empty() { &prepared } else { &planned })?;
             done.entry = true;
         }
         let pfs: BTreeSet<PciAddress> = steps
@@ -202,10 +195,9 @@ impl Engine {
             &self.cdi_dir,
             &self.driver,
             &planned.claim.uid,
-            &super::cdi::spec_of(&self.driver, planned),
+            &super::cdi::spec_of(&self.driver, &planned),
         )?;
-        let prepared = Entry { progress: Progress::Prepared, ..planned.clone() };
-        if done.entry {
+        if done.entry && !steps.is_empty() {
             self.ledger.put_entry(&prepared)?;
         }
         Ok(prepared)
@@ -395,13 +387,15 @@ impl Engine {
         ownership: &Ownership,
         deadline: Instant,
     ) -> Result<(), PrepareError> {
-        if let Some(facts) = self.read(vf)? {
+        if let Some(life) = self.functions.life(vf) {
             let same_life =
-                ownership.boot_id == self.boot_id && facts.vf.incarnation == ownership.clean.incarnation;
-            if same_life && facts.vf.driver != ownership.clean.driver {
-                let _pf = self.locks.pf(facts.vf.pf.unwrap_or(vf), deadline)?;
+                ownership.boot_id == self.boot_id && life.incarnation == ownership.clean.incarnation;
+            if same_life && life.driver != ownership.clean.driver {
+                let facts = self.functions.facts(&BTreeSet::from([vf]))?;
+                let pf = facts.get(&vf).and_then(|facts| facts.vf.pf);
+                let _pf = self.locks.pf(pf.unwrap_or(vf), deadline)?;
                 let to = ownership.clean.driver.clone().map_or(Driver::Unbound, Driver::Named);
-                let from = facts.vf.driver.clone().map_or(Driver::Unbound, Driver::Named);
+                let from = life.driver.map_or(Driver::Unbound, Driver::Named);
                 self.apply(&Step::Bind { vf, from, to }, deadline)?;
             }
         }

@@ -1,6 +1,6 @@
 //! PCI functions as plain data, for tests of the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::functions::{Facts, Functions, Life};
@@ -55,8 +55,10 @@ impl FakeFunctions {
 }
 
 impl Functions for FakeFunctions {
-    fn facts(&self, vf: PciAddress) -> Result<Option<Facts>, HostError> {
-        Ok(self.state().get(&vf).cloned())
+    fn facts(&self, vfs: &BTreeSet<PciAddress>) -> Result<BTreeMap<PciAddress, Facts>, HostError> {
+        let mut facts = self.state().clone();
+        facts.retain(|vf, _| vfs.contains(vf));
+        Ok(facts)
     }
 
     fn life(&self, vf: PciAddress) -> Option<Life> {

@@ -1,5 +1,7 @@
 //! What the engine needs to know about PCI functions, and may do to them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::device::{Incarnation, PciAddress, Pf, Vf};
 use crate::host::HostError;
 
@@ -25,11 +27,11 @@ pub struct Life {
 
 /// Reading and binding of PCI functions.
 pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
-    /// Reads one VF anew; `None` when there is none at that address.
+    /// Reads VFs anew, together: what holds for the whole host is read once. An address without VF is left out.
     ///
     /// # Errors
-    /// When sysfs refuses.
-    fn facts(&self, vf: PciAddress) -> Result<Option<Facts>, HostError>;
+    /// When sysfs or netlink refuses.
+    fn facts(&self, vfs: &BTreeSet<PciAddress>) -> Result<BTreeMap<PciAddress, Facts>, HostError>;
     /// A cheap look at a VF, for loops; `None` when there is none at that address.
     fn life(&self, vf: PciAddress) -> Option<Life>;
     /// Binds a driver: `None` lets the kernel choose its network driver.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::PrepareError;
 use super::engine::Engine;
 use super::fake::FakeFunctions;
+use super::functions::Facts;
 use super::ledger::Ledger;
 use super::locks::Locks;
 use super::plan::{Driver, Step};
@@ -95,6 +96,10 @@ fn explicit(n: u8, name: &str) -> ResultSpec {
 }
 
 impl Lab {
+    fn facts(&self, n: u8) -> Facts {
+        self.engine.functions.facts(&[pci(n)].into()).unwrap().remove(&pci(n)).unwrap()
+    }
+
     fn new(vfs: u8) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (kernel, functions) = (FakeKernel::default(), FakeFunctions::default());
@@ -192,7 +197,7 @@ fn a_vf_without_driver_is_bound_for_the_claim_and_is_without_driver_again_afterw
     lab.functions.change(pci(1), |facts| (facts.vf.driver, facts.vf.place) = (None, Place::Unbound));
     let spec = claim("c1", "p1", vec![wants(1)]);
     lab.engine.prepare(&spec, soon()).unwrap();
-    let driver = || lab.engine.functions.facts(pci(1)).unwrap().unwrap().vf.driver;
+    let driver = || lab.facts(1).vf.driver;
     assert_eq!(driver().as_deref(), Some("igbvf"));
     lab.engine.unprepare(&spec.id, soon()).unwrap();
     assert_eq!(driver(), None);
@@ -208,7 +213,7 @@ fn a_failure_after_the_bind_gives_the_vf_its_old_driver_back() {
     let spec = claim("c1", "p1", vec![wants(1)]);
     let error = lab.engine.prepare(&spec, soon()).unwrap_err().sentence();
     assert!(error.contains("cdi"), "{error}");
-    assert_eq!(lab.engine.functions.facts(pci(1)).unwrap().unwrap().vf.driver.as_deref(), Some("vfio-pci"));
+    assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("vfio-pci"));
     assert_eq!(lab.engine.ledger.entry("c1").unwrap(), None);
     assert!(lab.engine.ledger.owned().unwrap().is_empty());
 }

@@ -97,23 +97,35 @@ fn nonsense_in_files_makes_facts_absent_and_nothing_worse() {
 }
 
 #[test]
-fn one_vf_can_be_read_alone_and_looks_the_same() {
+fn some_vfs_can_be_read_without_the_others_and_look_the_same() {
     let tree = Tree::new()
         .card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core").vfs(3, |_, vf| vf))
         .nic(Nic::passed_through("0000:00:06.0", "ens6", 0x15b3, 0x101e, "mlx5_core"))
         .build()
         .unwrap();
     let all = look(&tree);
-    let one = |address: &str| {
-        scan_one(&tree.sysfs(), &HostLinks::default(), None, &|_| None, pci(address)).unwrap()
+    let only = |vfs: &[PciAddress]| {
+        let vfs = vfs.iter().copied().collect();
+        scan_only(&tree.sysfs(), &HostLinks::default(), None, &|_| None, &vfs).unwrap()
     };
+    let addresses: Vec<PciAddress> = all.vfs.iter().map(|vf| vf.pci).collect();
+    assert_eq!(addresses.len(), 4);
     for vf in &all.vfs {
-        let alone = one(&vf.pci.to_string());
+        let alone = only(&[vf.pci]);
         assert_eq!(alone.vfs, std::slice::from_ref(vf));
         assert_eq!(alone.pfs.first(), all.pf_of(vf));
     }
+    let (some, rest): (Vec<PciAddress>, Vec<PciAddress>) = addresses
+        .iter()
+        .partition(|address| address.domain == 0 && address.bus == 0x81 && address.function < 3);
+    for those in [&some, &rest, &addresses] {
+        let snapshot = only(those);
+        let expected: Vec<_> = all.vfs.iter().filter(|vf| those.contains(&vf.pci)).cloned().collect();
+        assert_eq!(snapshot.vfs, expected);
+        assert_eq!(snapshot.pfs.len(), usize::from(expected.iter().any(|vf| vf.pf.is_some())));
+    }
     for none in ["0000:81:00.0", "0000:ff:00.0"] {
-        assert_eq!(one(none).vfs, [], "{none}");
+        assert_eq!(only(&[pci(none)]).vfs, [], "{none}");
     }
 }
 
