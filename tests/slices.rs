@@ -8,7 +8,7 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
-use sriov_dra::controller::{Controller, Published, Settings};
+use sriov_dra::controller::{Controller, Offer, Published, Settings};
 use sriov_dra::demo::apiserver::{ApiServer, Fault};
 use sriov_dra::device::PciAddress;
 use sriov_dra::policy::{AttributeValue, OfferedDevice};
@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 struct Bench {
     server: ApiServer,
-    offers: watch::Sender<Vec<OfferedDevice>>,
+    offers: watch::Sender<Offer>,
     published: watch::Receiver<Published>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -44,7 +44,7 @@ impl Bench {
         };
         let controller = Controller::new(server.client().unwrap(), DRIVER, NODE).with_settings(settings);
         let published = controller.published();
-        let (offers, offered) = watch::channel(devices);
+        let (offers, offered) = watch::channel(Offer::new(devices));
         let stop = CancellationToken::new();
         let task = tokio::spawn(controller.run(offered, stop.clone()));
         Self { server, offers, published, stop, task }
@@ -192,7 +192,7 @@ async fn one_changed_device_rewrites_one_slice_at_the_same_generation() {
     bench.is_quiet().await;
     let mut offer = devices(1016);
     offer[300] = device(300, 9000);
-    bench.offers.send_replace(offer);
+    bench.offers.send_replace(Offer::new(offer));
     let changed = until("changed slice", || {
         let slices = bench.slices();
         (slices != before).then_some(slices)
@@ -213,10 +213,10 @@ async fn a_withheld_device_and_its_return_rewrite_one_slice_each() {
     bench.is_quiet().await;
     let mut offer = devices(1016);
     offer.remove(10);
-    bench.offers.send_replace(offer.clone());
+    bench.offers.send_replace(Offer::new(offer.clone()));
     let slices = bench.until_published(&offer).await;
     assert_eq!((slices.len(), generation(&slices)), (8, 1));
-    bench.offers.send_replace(devices(1016));
+    bench.offers.send_replace(Offer::new(devices(1016)));
     let slices = bench.until_published(&devices(1016)).await;
     assert_eq!((slices.len(), generation(&slices)), (8, 1));
     assert_eq!(bench.server.faults().writes("resourceslices").len(), 2);
@@ -226,13 +226,13 @@ async fn a_withheld_device_and_its_return_rewrite_one_slice_each() {
 async fn growing_past_128_devices_makes_a_new_generation_and_shrinking_removes_the_surplus() {
     let bench = Bench::new(devices(128)).await;
     bench.until_published(&devices(128)).await;
-    bench.offers.send_replace(devices(129));
+    bench.offers.send_replace(Offer::new(devices(129)));
     let slices = bench.until_published(&devices(129)).await;
     assert_eq!((slices.len(), generation(&slices)), (2, 2));
-    bench.offers.send_replace(devices(5));
+    bench.offers.send_replace(Offer::new(devices(5)));
     let slices = bench.until_published(&devices(5)).await;
     assert_eq!((slices.len(), generation(&slices)), (1, 3));
-    bench.offers.send_replace(Vec::new());
+    bench.offers.send_replace(Offer::default());
     let slices = bench.until_published(&[]).await;
     assert_eq!((slices.len(), generation(&slices)), (1, 3));
     bench.is_quiet().await;
@@ -324,7 +324,7 @@ async fn slices_of_another_driver_or_node_are_never_touched() {
     });
     let bench = Bench::on(server, devices(200));
     until("own slices", || (bench.slices().len() == 4).then_some(())).await;
-    bench.offers.send_replace(Vec::new());
+    bench.offers.send_replace(Offer::default());
     until("empty slice", || (bench.slices().len() == 3).then_some(())).await;
     bench.is_quiet().await;
     for slice in foreign {
@@ -351,7 +351,7 @@ async fn an_agent_that_restarts_writes_nothing() {
 async fn two_agents_beside_each_other_come_to_one_pool() {
     let first = Bench::new(devices(300)).await;
     let controller = Controller::new(first.server.client().unwrap(), DRIVER, NODE);
-    let (_offers, offered) = watch::channel(devices(300));
+    let (_offers, offered) = watch::channel(Offer::new(devices(300)));
     let second = tokio::spawn(controller.run(offered, first.stop.clone()));
     for slice in first.until_published(&devices(300)).await {
         first.server.store().delete::<ResourceSlice>("", slice.metadata.name.as_deref().unwrap());
@@ -370,7 +370,7 @@ async fn an_outage_of_the_server_is_survived_and_what_changed_in_it_is_published
     let Bench { server, offers, published, stop, task } = bench;
     let address = server.address().unwrap();
     let store = server.stop().await;
-    offers.send_replace(devices(200));
+    offers.send_replace(Offer::new(devices(200)));
     published.clone().wait_for(|published| published.last_error.is_some()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!task.is_finished(), "the controller lives on");
@@ -390,7 +390,7 @@ async fn a_conflict_is_tried_again_with_the_newer_slice() {
     let bench = Bench::new(devices(3)).await;
     bench.until_published(&devices(3)).await;
     bench.server.faults().next(2, |request| request.method == "PUT", Fault::Status(409));
-    bench.offers.send_replace(devices(4));
+    bench.offers.send_replace(Offer::new(devices(4)));
     let slices = bench.until_published(&devices(4)).await;
     assert_eq!(generation(&slices), 1);
     let told = bench.until_told(|published| published.in_sync && published.devices == 4).await;
@@ -404,14 +404,14 @@ async fn a_rejected_slice_names_the_field_and_the_others_are_published() {
     let mut offer = devices(200);
     offer[150].attributes.insert("sriov-dra.io/firmware".into(), AttributeValue::Version("22.41".into()));
     offer[1] = device(1, 9000);
-    bench.offers.send_replace(offer);
+    bench.offers.send_replace(Offer::new(offer));
     let told = bench.until_told(|published| published.last_error.is_some()).await;
     let error = told.last_error.unwrap();
     assert!(!told.in_sync);
     assert!(error.contains("spec.devices[22].attributes[sriov-dra.io/firmware].version"), "{error}");
     assert!(error.contains("22.41"), "{error}");
     assert_eq!(mtu(&bench.slices()[0], 1), Some(9000));
-    bench.offers.send_replace(devices(200));
+    bench.offers.send_replace(Offer::new(devices(200)));
     bench.until_published(&devices(200)).await;
     bench.until_told(|published| published.in_sync && published.last_error.is_none()).await;
 }
@@ -426,7 +426,7 @@ async fn a_rewrite_that_failed_midway_is_finished_without_a_further_generation()
     };
     bench.server.faults().next(1, hit, Fault::Status(503));
     bench.server.faults().forget_requests();
-    bench.offers.send_replace((0..300).map(|index| device(index, 1500)).collect());
+    bench.offers.send_replace(Offer::new((0..300).map(|index| device(index, 1500)).collect()));
     bench.until_told(|published| published.in_sync && published.generation == 2).await;
     let slices = bench.until_published(&devices(300)).await;
     assert_eq!((names(&slices), generation(&slices)), (names(&before), 2));
@@ -468,7 +468,7 @@ async fn fields_that_the_server_drops_are_given_up_until_the_offer_changes() {
     bench.server.faults().clear();
     let mut offer = devices(3);
     offer[0] = device(0, 9000);
-    bench.offers.send_replace(offer);
+    bench.offers.send_replace(Offer::new(offer));
     until("field", || {
         let slices = bench.slices();
         let has_it = |d: &k8s_openapi::api::resource::v1::Device| {
@@ -500,11 +500,11 @@ async fn a_node_that_is_missing_is_waited_for_and_one_that_was_recreated_becomes
 async fn an_unchanged_offer_writes_nothing_and_healing_outlives_the_channel() {
     let bench = Bench::new(devices(3)).await;
     bench.until_published(&devices(3)).await;
-    bench.offers.send_replace(devices(3));
+    bench.offers.send_replace(Offer::new(devices(3)));
     bench.is_quiet().await;
     let Bench { server, offers, published, stop, task } = bench;
     drop(offers);
-    let (offers, _) = watch::channel(Vec::new());
+    let (offers, _) = watch::channel(Offer::default());
     let bench = Bench { server, offers, published, stop, task };
     bench.lose(&bench.slices()[0]);
     bench.until_published(&devices(3)).await;

@@ -8,9 +8,9 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::functions::NodeFunctions;
-use crate::controller::Controller;
+use crate::controller::{Controller, Offer};
 use crate::device::{CleanFacts, PciAddress};
-use crate::host::HostError;
+use crate::host::{HostError, memory};
 use crate::policy::{self, OfferedDevice};
 use crate::prepare::ledger::Ledger;
 
@@ -23,7 +23,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub async fn run(
     functions: NodeFunctions,
     ledger: Ledger,
-    offers: watch::Sender<Option<Vec<OfferedDevice>>>,
+    offers: watch::Sender<Option<Offer>>,
     mut news: mpsc::Receiver<()>,
     stop: CancellationToken,
 ) {
@@ -42,14 +42,14 @@ pub async fn run(
                     last_withheld = withheld;
                 }
                 offers.send_if_modified(|now| {
-                    let changed = now.as_ref() != Some(&offered);
+                    let changed = now.as_deref() != Some(&offered);
                     if changed {
                         tracing::info!(
                             devices = offered.len(),
                             withheld = last_withheld.len(),
                             "offering VFs"
                         );
-                        *now = Some(offered);
+                        *now = Some(Offer::new(offered));
                     }
                     changed
                 });
@@ -62,6 +62,8 @@ pub async fn run(
             Ok(Err(_)) => {}
             Err(error) => tracing::error!(%error, "the scan was cut off"),
         }
+        // A scan takes twenty times what it leaves, and so does the round of writes after the one before.
+        memory::give_back();
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
@@ -77,7 +79,7 @@ pub async fn run(
 /// the node's VFs from the scheduler.
 pub async fn publish(
     controller: Controller,
-    mut offers: watch::Receiver<Option<Vec<OfferedDevice>>>,
+    mut offers: watch::Receiver<Option<Offer>>,
     stop: CancellationToken,
 ) {
     let first = tokio::select! {
@@ -120,5 +122,6 @@ fn scan(functions: &NodeFunctions, ledger: &Ledger) -> Result<Scan, String> {
         let reasons: Vec<String> = verdict.withheld.iter().map(ToString::to_string).collect();
         (verdict.device.pci, reasons.join("; "))
     });
-    Ok((policy::offered(&verdicts), withheld.collect()))
+    let withheld = withheld.collect();
+    Ok((policy::offered(&verdicts), withheld))
 }

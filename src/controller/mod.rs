@@ -16,5 +16,5 @@ mod view;
 
 pub use error::Error;
 pub use pace::Settings;
-pub use run::{Controller, Published};
+pub use run::{Controller, Offer, Published};
 pub use split::Limits;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
+use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -36,6 +37,9 @@ pub struct Published {
     pub last_error: Option<String>,
 }
 
+/// What the policy offers, in publishing order; shared, as a node may have a thousand VFs.
+pub type Offer = Arc<Vec<OfferedDevice>>;
+
 /// Publishes one node's pool of one driver.
 #[derive(Debug)]
 pub struct Controller {
@@ -45,8 +49,7 @@ pub struct Controller {
     limits: Limits,
     pool: PoolIdentity,
     view: View,
-    /// What the policy offers, as API objects.
-    offered: Vec<Device>,
+    offered: Offer,
     adopted: Adopted,
     /// Fields whose loss was logged.
     warned: BTreeSet<String>,
@@ -67,7 +70,7 @@ impl Controller {
             limits: Limits::default(),
             pool: PoolIdentity { driver: driver.to_owned(), node: node.to_owned(), node_uid: String::new() },
             view: View::default(),
-            offered: Vec::new(),
+            offered: Offer::default(),
             adopted: Adopted::new(),
             warned: BTreeSet::new(),
             round_error: None,
@@ -89,8 +92,8 @@ impl Controller {
 
     /// Publishes what is offered until `stop`. The slices stay: the kubelet removes them 30 s after the last instance
     /// of the driver is gone. A closed channel means that the last offer stands.
-    pub async fn run(mut self, mut offered: watch::Receiver<Vec<OfferedDevice>>, stop: CancellationToken) {
-        self.offered = devices(&offered.borrow_and_update());
+    pub async fn run(mut self, mut offered: watch::Receiver<Offer>, stop: CancellationToken) {
+        self.offered = offered.borrow_and_update().clone();
         let mut offers_end = false;
         let mut pace = Pace::new(self.settings.clone());
         // The first round is due as soon as the first list is complete.
@@ -120,7 +123,7 @@ impl Controller {
                 },
                 changed = offered.changed(), if !offers_end => match changed {
                     Ok(()) => {
-                        let next = devices(&offered.borrow_and_update());
+                        let next = offered.borrow_and_update().clone();
                         if next != self.offered {
                             self.offered = next;
                             self.adopted.clear();
@@ -213,7 +216,7 @@ impl Controller {
         if fresh {
             self.read_node().await?;
         }
-        let wanted = with_adopted(self.offered.clone(), &self.adopted);
+        let wanted = with_adopted(devices(&self.offered), &self.adopted);
         let mut actions = plan(&self.view.slices(), &wanted, &self.pool, self.limits);
         // Slices may be missing because the Node was re-created: owned by the former one, they would be collected again.
         if !actions.create.is_empty() && !fresh {

@@ -109,11 +109,10 @@ pub fn plan(existing: &[ResourceSlice], desired: &[Device], pool: &PoolIdentity,
     let chunks = split(desired, &places, limits);
     delete.extend(current.split_off(&chunks.len()).values().map(|slice| obsolete(slice)));
 
-    let spec = |chunk: &[Device], generation| slice_spec(pool, chunk, generation, chunks.len());
     let mut changed = 0;
     let mut behind = 0;
     for (index, slice) in &current {
-        let same = same_spec(&spec(&chunks[*index], slice.spec.pool.generation), &slice.spec);
+        let same = is_same(slice, pool, &chunks[*index], slice.spec.pool.generation, chunks.len());
         match slice.spec.pool.generation < highest {
             true => behind += 1,
             false if !same => changed += 1,
@@ -129,11 +128,12 @@ pub fn plan(existing: &[ResourceSlice], desired: &[Device], pool: &PoolIdentity,
     let mut actions =
         Actions { delete, update: Vec::new(), create: Vec::new(), generation, slices: chunks.len() };
     for (index, chunk) in chunks.iter().enumerate() {
-        let spec = spec(chunk, generation);
+        let spec = || slice_spec(pool, chunk, generation, chunks.len());
         match current.get(&index) {
-            None => actions.create.push(new_slice(pool, index, spec)),
-            Some(slice) if same_spec(&spec, &slice.spec) && is_owned(slice, pool) => {}
-            Some(slice) => actions.update.push(rewritten(slice, pool, spec)),
+            None => actions.create.push(new_slice(pool, index, spec())),
+            Some(slice) if is_same(slice, pool, chunk, generation, chunks.len()) && is_owned(slice, pool) => {
+            }
+            Some(slice) => actions.update.push(rewritten(slice, pool, spec())),
         }
     }
     actions
@@ -196,7 +196,7 @@ pub fn index_of(name: &str) -> Option<usize> {
     ours.then(|| usize::from_str_radix(digits, 16).ok()).flatten()
 }
 
-fn slice_spec(pool: &PoolIdentity, chunk: &[Device], generation: i64, count: usize) -> ResourceSliceSpec {
+fn slice_spec(pool: &PoolIdentity, chunk: &[&Device], generation: i64, count: usize) -> ResourceSliceSpec {
     ResourceSliceSpec {
         driver: pool.driver.clone(),
         node_name: Some(pool.node.clone()),
@@ -205,7 +205,7 @@ fn slice_spec(pool: &PoolIdentity, chunk: &[Device], generation: i64, count: usi
             generation,
             resource_slice_count: i64::try_from(count).unwrap_or(i64::MAX),
         },
-        devices: (!chunk.is_empty()).then(|| chunk.to_vec()),
+        devices: (!chunk.is_empty()).then(|| chunk.iter().copied().cloned().collect()),
         ..ResourceSliceSpec::default()
     }
 }
@@ -263,25 +263,47 @@ fn keep_taint_times(device: &mut Device, before: Option<&Device>) {
 }
 
 /// Equal as the API server sees it: it fills in the time of a taint and leaves out what is empty.
-pub fn same_spec(want: &ResourceSliceSpec, have: &ResourceSliceSpec) -> bool {
-    let want_devices = want.devices.as_deref().unwrap_or_default();
-    let have_devices = have.devices.as_deref().unwrap_or_default();
-    let devices = want_devices.len() == have_devices.len()
-        && want_devices.iter().zip(have_devices).all(|(want, have)| same_device(want, have));
-    let rest = |spec: &ResourceSliceSpec| {
-        let mut rest = spec.clone();
-        rest.devices = None;
-        rest.shared_counters = rest.shared_counters.filter(|list| !list.is_empty());
-        rest.skip_node_operations = rest.skip_node_operations.filter(|list| !list.is_empty());
-        rest.all_nodes = rest.all_nodes.filter(|all| *all);
-        rest.per_device_node_selection = rest.per_device_node_selection.filter(|each| *each);
-        rest
-    };
-    devices && rest(want) == rest(have)
+fn is_same(
+    slice: &ResourceSlice,
+    pool: &PoolIdentity,
+    chunk: &[&Device],
+    generation: i64,
+    count: usize,
+) -> bool {
+    let have = slice.spec.devices.as_deref().unwrap_or_default();
+    if chunk.len() != have.len() || !chunk.iter().zip(have).all(|(want, have)| same_device(want, have)) {
+        return false;
+    }
+    let wanted = slice_spec(pool, &[], generation, count);
+    // Every field by its name: one that a new version of the API adds has to be thought of here.
+    let ResourceSliceSpec {
+        driver,
+        node_name,
+        pool: in_pool,
+        devices: _,
+        shared_counters,
+        skip_node_operations,
+        all_nodes,
+        per_device_node_selection,
+        node_selector,
+        partition_type_attribute,
+    } = &slice.spec;
+    *driver == wanted.driver
+        && *node_name == wanted.node_name
+        && *in_pool == wanted.pool
+        && shared_counters.iter().flatten().next().is_none()
+        && skip_node_operations.iter().flatten().next().is_none()
+        && *all_nodes != Some(true)
+        && *per_device_node_selection != Some(true)
+        && node_selector.is_none()
+        && partition_type_attribute.is_none()
 }
 
-/// Equal but for what the server fills in: see [`same_spec`].
+/// Equal but for what the server fills in.
 pub fn same_device(want: &Device, have: &Device) -> bool {
+    if want == have {
+        return true;
+    }
     let mut filled = want.clone();
     keep_taint_times(&mut filled, Some(have));
     let normal = |mut device: Device| {

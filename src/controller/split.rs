@@ -43,23 +43,27 @@ fn is_rich(device: &Device) -> bool {
 /// The devices of each slice, in the order given, at least one slice and never more than needed.
 ///
 /// `places` says in which slice a device is now.
-pub fn split(devices: &[Device], places: &BTreeMap<&str, usize>, limits: Limits) -> Vec<Vec<Device>> {
+pub fn split<'a>(
+    devices: &'a [Device],
+    places: &BTreeMap<&str, usize>,
+    limits: Limits,
+) -> Vec<Vec<&'a Device>> {
     let limit = limits.of(devices);
     let needed = devices.len().div_ceil(limit).max(1);
     if let Some(chunks) = in_place(devices, places, limit, needed) {
         return chunks;
     }
-    let chunks: Vec<Vec<Device>> = devices.chunks(limit).map(<[Device]>::to_vec).collect();
+    let chunks: Vec<Vec<&Device>> = devices.chunks(limit).map(|chunk| chunk.iter().collect()).collect();
     if chunks.is_empty() { vec![Vec::new()] } else { chunks }
 }
 
 /// The split that leaves each device in its slice; `None` where order, room or the number of slices forbid it.
-fn in_place(
-    devices: &[Device],
+fn in_place<'a>(
+    devices: &'a [Device],
     places: &BTreeMap<&str, usize>,
     limit: usize,
     needed: usize,
-) -> Option<Vec<Vec<Device>>> {
+) -> Option<Vec<Vec<&'a Device>>> {
     let mut chunks = vec![Vec::new(); needed];
     let mut at = 0;
     for device in devices {
@@ -67,11 +71,11 @@ fn in_place(
             Some(place) if *place < at => return None,
             Some(place) => at = *place,
             // A new device joins the one before it, or opens the next slice where that one is full.
-            None if chunks.get(at).is_some_and(|chunk: &Vec<Device>| chunk.len() >= limit) => at += 1,
+            None if chunks.get(at).is_some_and(|chunk: &Vec<&Device>| chunk.len() >= limit) => at += 1,
             None => {}
         }
         let chunk = chunks.get_mut(at).filter(|chunk| chunk.len() < limit)?;
-        chunk.push(device.clone());
+        chunk.push(device);
     }
     let full = devices.is_empty() || chunks.iter().all(|chunk| !chunk.is_empty());
     full.then_some(chunks)

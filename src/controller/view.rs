@@ -2,6 +2,9 @@
 //!
 //! A write is known here before the watch tells of it: the next round must not create the same slice twice, nor raise
 //! the generation because of a slice it has just deleted.
+//!
+//! Slices rest here as JSON, a fifth of what they are as objects: an agent looks at them once a change, and waits for
+//! days in between.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,16 +17,24 @@ const UNSEEN: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Debug, Default)]
 pub struct View {
-    live: BTreeMap<String, ResourceSlice>,
+    live: BTreeMap<String, Packed>,
     own: BTreeMap<String, Own>,
     listing: Option<Listing>,
     complete: bool,
 }
 
+/// A slice at rest.
+#[derive(Debug, Clone)]
+struct Packed {
+    uid: Option<String>,
+    version: String,
+    json: Box<[u8]>,
+}
+
 #[derive(Debug)]
 struct Listing {
     since: Instant,
-    found: BTreeMap<String, ResourceSlice>,
+    found: BTreeMap<String, Packed>,
 }
 
 #[derive(Debug)]
@@ -40,7 +51,7 @@ impl View {
 
     /// All slices, in the order of their names.
     pub fn slices(&self) -> Vec<ResourceSlice> {
-        self.live.values().cloned().collect()
+        self.live.values().filter_map(|packed| serde_json::from_slice(&packed.json).ok()).collect()
     }
 
     /// A list begins.
@@ -51,7 +62,7 @@ impl View {
     /// The list holds this slice.
     pub fn listed(&mut self, slice: ResourceSlice) {
         if let Some(listing) = &mut self.listing {
-            listing.found.insert(name(&slice), slice);
+            listing.found.insert(name(&slice), Packed::new(slice));
         }
     }
 
@@ -64,10 +75,10 @@ impl View {
         for (name, own) in &self.own {
             match own {
                 Own::Deleted { uid, .. } => {
-                    found.retain(|listed, slice| listed != name || slice.metadata.uid != *uid);
+                    found.retain(|listed, slice| listed != name || slice.uid != *uid);
                 }
                 Own::Wrote { version, at } => {
-                    let stale = found.get(name).is_none_or(|s| older(&version_of(s), version, *at, now));
+                    let stale = found.get(name).is_none_or(|s| older(&s.version, version, *at, now));
                     if let Some(ours) = self.live.get(name).filter(|_| stale) {
                         found.insert(name.clone(), ours.clone());
                     }
@@ -87,13 +98,13 @@ impl View {
             _ => {}
         }
         self.own.remove(&name);
-        self.live.insert(name, slice);
+        self.live.insert(name, Packed::new(slice));
     }
 
     /// The watch says that the slice is gone.
     pub fn gone(&mut self, slice: &ResourceSlice) {
         let name = name(slice);
-        if self.live.get(&name).is_some_and(|live| live.metadata.uid == slice.metadata.uid) {
+        if self.live.get(&name).is_some_and(|live| live.uid == slice.metadata.uid) {
             self.live.remove(&name);
         }
         self.own.remove(&name);
@@ -103,14 +114,24 @@ impl View {
     pub fn wrote(&mut self, slice: ResourceSlice, now: Instant) {
         let name = name(&slice);
         self.own.insert(name.clone(), Own::Wrote { version: version_of(&slice), at: now });
-        self.live.insert(name, slice);
+        self.live.insert(name, Packed::new(slice));
     }
 
     /// This controller deleted the slice, or the server said that it doesn't exist.
     pub fn deleted(&mut self, name: &str, now: Instant) {
         if let Some(slice) = self.live.remove(name) {
-            self.own.insert(name.to_owned(), Own::Deleted { uid: slice.metadata.uid, at: now });
+            self.own.insert(name.to_owned(), Own::Deleted { uid: slice.uid, at: now });
         }
+    }
+}
+
+impl Packed {
+    fn new(mut slice: ResourceSlice) -> Self {
+        // Longer than the slice, and nothing reads it.
+        slice.metadata.managed_fields = None;
+        // Into memory, with strings for keys: there is nothing that could fail.
+        let json = serde_json::to_vec(&slice).unwrap_or_default().into_boxed_slice();
+        Self { version: version_of(&slice), uid: slice.metadata.uid, json }
     }
 }
 

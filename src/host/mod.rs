@@ -14,6 +14,7 @@ mod find;
 pub mod flock;
 mod link;
 mod linux;
+pub mod memory;
 mod netlink;
 mod netns;
 mod raw;

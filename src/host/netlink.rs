@@ -11,7 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Prop, XdpAttached,
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Prop, XdpAttached,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -278,7 +278,10 @@ fn link_messages(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link
 
 impl Links for Session {
     fn all(&mut self) -> Result<Vec<Link>, HostError> {
-        let answers = self.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let mut message = LinkMessage::default();
+        // Counters are a third of each answer.
+        message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+        let answers = self.dump("list links", RouteNetlinkMessage::GetLink(message))?;
         let mut links: Vec<Link> = link_messages(answers).collect();
         links.iter_mut().for_each(|link| self.add_bus_info(link));
         Ok(links)
