@@ -252,6 +252,68 @@ fn an_agent_killed_between_prepare_and_sandbox_attaches_after_its_restart_and_re
 }
 
 #[test]
+fn the_hook_alone_brings_the_vf_while_no_agent_runs_and_the_next_agent_writes_the_status_and_gives_it_back() {
+    on_a_node(|mut node| async move {
+        let pod = node.pod("worker").await;
+        let asked = config(json!({"name": "fabric", "addresses": ["10.3.0.1/24"]}));
+        let claim = node.claim("c", &pod, &[VF], asked).await;
+        let prepared = node.stage.prepare(&claim).await.unwrap();
+        node.stage.kill().unwrap();
+        let running = node.stage.sandbox(&pod).unwrap();
+        node.stage.run_hooks(&running, &prepared.cdi).await.unwrap();
+        let inside = links(&running.netns());
+        assert!(inside.contains("fabric") && inside.contains("10.3.0.1/24"), "{inside}");
+        // Again for the second container, and when one starts again.
+        node.stage.run_hooks(&running, &prepared.cdi).await.unwrap();
+        assert_eq!(links(&running.netns()), inside);
+
+        node.stage.start_again().await.unwrap();
+        let mut told = Value::Null;
+        for _ in 0..200 {
+            let status = node.stage.claim(&claim).and_then(|claim| claim.status);
+            told = serde_json::to_value(status.and_then(|status| status.devices)).unwrap();
+            if told[0]["networkData"]["interfaceName"] == "fabric" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(told[0]["networkData"]["interfaceName"], "fabric", "{told}");
+        assert_eq!(told[0]["conditions"][0]["status"], "True", "{told}");
+        node.stage.stop(running).await.unwrap();
+        node.stage.unprepare(&claim).await.unwrap();
+        node.assert_nothing_is_left();
+    });
+}
+
+#[test]
+fn a_container_does_not_start_when_the_hook_can_not_bring_its_vf_and_the_sentence_says_why() {
+    on_a_node(|mut node| async move {
+        let pod = node.pod("worker").await;
+        let claim = node.claim("c", &pod, &[VF], Value::Null).await;
+        let prepared = node.stage.prepare(&claim).await.unwrap();
+        node.stage.kill().unwrap();
+        let running = node.stage.sandbox(&pod).unwrap();
+        // The CNI plugin has taken the name that the container was told.
+        let made = Command::new("nsenter")
+            .arg(format!("--net={}", running.netns().display()))
+            .args(["ip", "link", "add", "net1", "type", "veth", "peer", "name", "other"])
+            .status();
+        assert!(made.unwrap().success());
+        let refusal = node.stage.run_hooks(&running, &prepared.cdi).await.unwrap_err().to_string();
+        assert!(refusal.contains("pod default/worker must not start without its VFs"), "{refusal}");
+        assert!(refusal.contains("interface name net1 for VF 0000:3b:00.2 is taken"), "{refusal}");
+
+        let thief = node.stage.sandbox(&node.pod("thief").await).unwrap();
+        node.stage.run_hooks(&thief, &prepared.cdi).await.unwrap();
+        assert!(links(&thief.netns()).contains("net1"), "nobody lives where the claim was: it may be handed over");
+        node.stage.start_again().await.unwrap();
+        node.stage.stop(thief).await.unwrap();
+        node.stage.unprepare(&claim).await.unwrap();
+        node.assert_nothing_is_left();
+    });
+}
+
+#[test]
 fn an_api_server_that_is_away_for_a_moment_delays_a_claim_and_ends_nothing() {
     on_a_node(|node| async move {
         let pod = node.pod("worker").await;

@@ -62,13 +62,13 @@ const PURE: &[(&str, &[&str])] = &[
     ("controller/pace.rs", &[]),
     ("controller/slices.rs", &["k8s_openapi"]),
     ("controller/split.rs", &["k8s_openapi"]),
-    ("controller/view.rs", &["k8s_openapi"]),
+    ("controller/view.rs", &["k8s_openapi", "serde_json"]),
     ("prepare/cdi.rs", &[]),
     ("prepare/cdi_spec.rs", &["serde", "serde_json", "thiserror"]),
     ("prepare/plan.rs", &["ipnet", "thiserror"]),
     // Imports `host::NetnsId`: two numbers that name a namespace. Data, though its room is not.
     ("prepare/records.rs", &["ipnet", "serde"]),
-    ("attach/report.rs", &["ipnet"]),
+    ("attach/report.rs", &["ipnet", "serde"]),
     ("attach/status_body.rs", &["jiff", "serde_json"]),
 ];
 

@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use sriov_dra::attach::nri::Sandbox;
-use sriov_dra::attach::{Attacher, Report};
+use sriov_dra::attach::{Attacher, Outbox};
 use sriov_dra::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use sriov_dra::device::{IfName, PciAddress};
 use sriov_dra::host::Linux;
+use sriov_dra::prepare::cdi::HookCommand;
 use sriov_dra::prepare::engine::Engine;
 use sriov_dra::prepare::fake::FakeFunctions;
 use sriov_dra::prepare::ledger::Ledger;
 use sriov_dra::prepare::locks::Locks;
-use tokio::sync::mpsc;
+use sriov_dra::prepare::site::Site;
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(3)
@@ -88,7 +89,6 @@ impl Drop for Pod {
 struct Host {
     engine: Engine,
     attacher: Attacher,
-    _reports: mpsc::Receiver<Report>,
     _dir: tempfile::TempDir,
 }
 
@@ -107,27 +107,20 @@ impl Host {
             functions.add(pci(n));
         }
         let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
-        let engine = Engine {
+        let site = Site {
             kernel: Arc::new(Linux::new(dir.path().join("sys")).unwrap()),
             functions: Arc::new(functions),
             locks: Locks::at(ledger.lock_folder()),
             ledger,
             driver: "sriov-dra.io".into(),
             cdi_dir: dir.path().join("cdi"),
+            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
             boot_id: sriov_dra::host::boot::boot_id().unwrap(),
         };
-        let (reports, receiver) = mpsc::channel(16);
-        let attacher = Attacher {
-            kernel: engine.kernel.clone(),
-            functions: engine.functions.clone(),
-            ledger: engine.ledger.clone(),
-            locks: engine.locks.clone(),
-            driver: engine.driver.clone(),
-            cdi_dir: engine.cdi_dir.clone(),
-            boot_id: engine.boot_id.clone(),
-            reports,
-        };
-        Self { engine, attacher, _reports: receiver, _dir: dir }
+        let (outbox, _) = Outbox::at(site.ledger.outbox_folder());
+        let engine = Engine { site: site.clone() };
+        let attacher = Attacher { site, outbox };
+        Self { engine, attacher, _dir: dir }
     }
 
     fn prepare(&self, results: Vec<ResultSpec>) -> ClaimSpec {

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use ipnet::IpNet;
 use sriov_dra::attach::nri::Sandbox;
-use sriov_dra::attach::{Attacher, Report};
+use sriov_dra::attach::{Attacher, Outbox};
 use sriov_dra::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use sriov_dra::demo::pod::Process;
 use sriov_dra::device::{IfName, PciAddress};
 use sriov_dra::host::wire::{self, End};
 use sriov_dra::host::{Kernel, Linux};
+use sriov_dra::prepare::cdi::HookCommand;
 use sriov_dra::prepare::engine::Engine;
 use sriov_dra::prepare::fake::FakeFunctions;
 use sriov_dra::prepare::ledger::Ledger;
 use sriov_dra::prepare::locks::Locks;
-use tokio::sync::mpsc;
+use sriov_dra::prepare::site::Site;
 
 use crate::bare::{self, Extent};
 use crate::cni::HostDevice;
@@ -103,7 +104,6 @@ struct Host {
     engine: Engine,
     attacher: Attacher,
     devices: Vec<Device>,
-    _reports: mpsc::Receiver<Report>,
     _folder: tempfile::TempDir,
 }
 
@@ -134,27 +134,20 @@ impl Host {
         }
         let kernel: Arc<dyn Kernel> = Arc::new(Linux::new(folder.path().join("sys"))?);
         let ledger = Ledger::open(folder.path().join("durable"), folder.path().join("run"))?;
-        let engine = Engine {
+        let site = Site {
             kernel: kernel.clone(),
             functions: Arc::new(functions),
             locks: Locks::at(ledger.lock_folder()),
             ledger,
             driver: sriov_dra::DEFAULT_DRIVER_NAME.to_owned(),
             cdi_dir: folder.path().join("cdi"),
+            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
             boot_id: sriov_dra::host::boot::boot_id()?,
         };
-        let (reports, _reports) = mpsc::channel(1);
-        let attacher = Attacher {
-            kernel: kernel.clone(),
-            functions: engine.functions.clone(),
-            ledger: engine.ledger.clone(),
-            locks: engine.locks.clone(),
-            driver: engine.driver.clone(),
-            cdi_dir: engine.cdi_dir.clone(),
-            boot_id: engine.boot_id.clone(),
-            reports,
-        };
-        let host = Self { kernel, engine, attacher, devices, _reports, _folder: folder };
+        let (outbox, _) = Outbox::at(site.ledger.outbox_folder());
+        let engine = Engine { site: site.clone() };
+        let attacher = Attacher { site, outbox };
+        let host = Self { kernel, engine, attacher, devices, _folder: folder };
         host.reset()?;
         Ok(host)
     }

@@ -20,7 +20,7 @@ pub struct Findings {
 }
 
 /// Looks at the process and its mounts.
-pub fn check(sysfs: &Path, nri_socket: &Path) -> Findings {
+pub fn check(sysfs: &Path, nri_socket: Option<&Path>) -> Findings {
     let mut findings = Findings::default();
     match fs::read_to_string("/proc/self/status") {
         Ok(status) => findings.faults.extend(missing_capabilities(&status)),
@@ -52,11 +52,11 @@ pub fn check(sysfs: &Path, nri_socket: &Path) -> Findings {
     if let (true, Ok(mounts)) = (foreign_mounts, fs::read_to_string("/proc/self/mountinfo")) {
         findings.warnings.extend(no_propagation(&mounts, "/run/netns"));
     }
-    if !nri_socket.exists() {
+    if let Some(socket) = nri_socket.filter(|socket| !socket.exists()) {
         findings.warnings.push(format!(
-            "the runtime's NRI socket {} does not exist: until it does, pods start WITHOUT their VFs (is NRI enabled in \
-             the runtime, is its folder mounted, is --nri-socket right?)",
-            nri_socket.display()
+            "the runtime's NRI socket {} does not exist: until it does, pods get their VFs from the hook (is NRI enabled in \
+             the runtime, is its folder mounted, is --nri-socket right? Without NRI, say so with --attach=hook)",
+            socket.display()
         ));
     }
     findings

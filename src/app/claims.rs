@@ -33,8 +33,8 @@ pub const PREPARES: usize = 16;
 /// Prepares and unprepares claims.
 #[derive(Clone)]
 pub struct Claims {
-    /// Whether the runtime calls when a pod starts.
-    pub runtime: watch::Receiver<Connection>,
+    /// Whether the runtime calls when a pod starts; none where it never does.
+    pub runtime: Option<watch::Receiver<Connection>>,
     /// [`PREPARES`]
     pub prepares: Arc<Semaphore>,
     /// The API server.
@@ -115,17 +115,20 @@ impl Claims {
         let object = self.fetch(claim).await?;
         let held_by = {
             let (engine, uid) = (self.engine.clone(), claim.uid.clone());
-            let entry = spawn_blocking(move || engine.ledger.entry(&uid)).await;
+            let entry = spawn_blocking(move || engine.site.ledger.entry(&uid)).await;
             let entry = entry.map_err(|error| error.to_string())?.map_err(|error| error.sentence())?;
             entry.and_then(|entry| entry.pod)
         };
         let held_uid = held_by.as_ref().map(|pod| pod.uid.as_str());
-        let spec = claim::compile(&object, &self.engine.driver, &self.node, &claim.uid, held_uid)
+        let spec = claim::compile(&object, &self.engine.site.driver, &self.node, &claim.uid, held_uid)
             .map_err(|error| error.to_string())?;
-        if !matches!(&*self.runtime.borrow(), Connection::Connected { .. }) {
-            tracing::error!(
+        let connected = |runtime: &watch::Receiver<Connection>| {
+            matches!(&*runtime.borrow(), Connection::Connected { .. })
+        };
+        if self.runtime.as_ref().is_some_and(|runtime| !connected(runtime)) {
+            tracing::warn!(
                 claim = %format!("{}/{}", claim.namespace, claim.name),
-                "the container runtime is not connected over NRI: if that lasts, the pod gets no VF"
+                "the container runtime is not connected over NRI: the pod gets its VFs from the hook, before its first container"
             );
         }
         let _turn = self.prepares.acquire().await.map_err(|error| error.to_string())?;
@@ -143,7 +146,7 @@ impl Claims {
             done => done,
         };
         let entry = entry.map_err(PrepareFailure::sentence)?;
-        Ok(devices(&self.engine.driver, &entry))
+        Ok(devices(&self.engine.site.driver, &entry))
     }
 
     async fn on_thread(

@@ -9,10 +9,12 @@ mod claims;
 mod client;
 mod explain;
 mod functions;
+mod hook;
 mod inventory;
 mod node;
 mod pods;
 
 pub use explain::{Supply, read_cluster, read_machine};
+pub use hook::{Places, run_hook};
 pub use inventory::take_inventory;
 pub use node::{NodeConfig, run_node};

@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claims, PREPARES};
 use super::functions::NodeFunctions;
-use super::{advertise, checks, client, pods::Pods};
-use crate::attach::{Attacher, nri, status};
+use super::hook::Places;
+use super::{advertise, checks, client, hook, pods::Pods};
+use crate::attach::{Attacher, Outbox, nri, status};
 use crate::controller::Controller;
 use crate::host::boot::boot_id;
 use crate::host::sysfs::Sysfs;
@@ -23,31 +24,20 @@ use crate::policy::Rules;
 use crate::prepare::engine::Engine;
 use crate::prepare::ledger::Ledger;
 use crate::prepare::locks::Locks;
+use crate::prepare::site::Site;
 
 /// How long parts get to end after the kubelet has let go.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Reports of claims that wait for the API server at most.
-const REPORTS: usize = 1024;
 
 /// The agent's whole configuration.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     /// Name of the Node object; the pool is called the same.
     pub node_name: String,
-    /// Driver name.
-    pub driver_name: String,
-    /// The kubelet's root directory.
-    pub kubelet_dir: PathBuf,
-    /// Boot-scoped state.
-    pub run_dir: PathBuf,
-    /// CDI specs.
-    pub cdi_dir: PathBuf,
-    /// The runtime's NRI socket.
-    pub nri_socket: PathBuf,
-    /// Place among the runtime's NRI plugins.
-    pub nri_index: String,
-    /// sysfs, or a tree of its shape.
-    pub sysfs_root: PathBuf,
+    /// Names and folders.
+    pub places: Places,
+    /// The runtime's NRI socket and the place among its plugins; none where the hook alone attaches.
+    pub nri: Option<(PathBuf, String)>,
     /// None: in-cluster.
     pub kubeconfig: Option<PathBuf>,
     /// UID of the agent's own pod, where several instances may live beside each other.
@@ -61,26 +51,16 @@ pub struct NodeConfig {
 /// # Errors
 /// When something is missing that nothing can work without.
 pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
-    let NodeConfig {
-        node_name,
-        driver_name,
-        kubelet_dir,
-        run_dir,
-        cdi_dir,
-        nri_socket,
-        nri_index,
-        sysfs_root,
-        kubeconfig,
-        pod_uid,
-        rules,
-    } = config;
+    let NodeConfig { node_name, places, nri, kubeconfig, pod_uid, rules } = config;
+    let Places { driver_name, kubelet_dir, run_dir, cdi_dir, sysfs_root } = places.clone();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), node = %node_name, driver = %driver_name,
         kubelet_dir = %kubelet_dir.display(), run_dir = %run_dir.display(), cdi_dir = %cdi_dir.display(),
-        nri_socket = %nri_socket.display(), sysfs_root = %sysfs_root.display(), "starting"
+        nri_socket = ?nri.as_ref().map(|(socket, _)| socket), sysfs_root = %sysfs_root.display(), "starting"
     );
-    let runtime = nri::Plugin::new(nri::Config::new(nri_socket.clone(), driver_name.clone(), nri_index))?;
-    let findings = checks::check(&sysfs_root, &nri_socket);
+    let findings = checks::check(&sysfs_root, nri.as_ref().map(|(socket, _)| socket.as_path()));
+    let config = |(socket, index)| nri::Config::new(socket, driver_name.clone(), index);
+    let runtime = nri.map(config).map(nri::Plugin::new).transpose()?;
     for warning in &findings.warnings {
         tracing::warn!("{warning}");
     }
@@ -91,7 +71,7 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     // What everything stands on: the kernel, the memory, the API server.
     let kernel: Arc<dyn Kernel> =
         Arc::new(Linux::new(&sysfs_root).context("the host's network namespace can't be opened")?);
-    let ledger = Ledger::open(kubelet_dir.join("plugins").join(&driver_name), &run_dir)?;
+    let ledger = Ledger::open(places.plugin_dir(), &run_dir)?;
     let boot_id = boot_id()?;
     let survey = ledger.survey(&boot_id)?;
     tracing::info!(
@@ -105,36 +85,30 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     let client = client::client(kubeconfig.as_deref()).await?;
     let functions = NodeFunctions::new(Sysfs::at(&sysfs_root), kernel.clone(), rules, Some(ledger.clone()));
 
-    let locks = Locks::at(ledger.lock_folder());
-    let (reports, report_queue) = mpsc::channel(REPORTS);
-    let engine = Arc::new(Engine {
-        kernel: kernel.clone(),
+    let (outbox, woken) = Outbox::at(ledger.outbox_folder());
+    let site = Site {
+        kernel,
         functions: Arc::new(functions.clone()),
+        locks: Locks::at(ledger.lock_folder()),
         ledger: ledger.clone(),
-        locks: locks.clone(),
         driver: driver_name.clone(),
         cdi_dir: cdi_dir.clone(),
-        boot_id: boot_id.clone(),
-    });
-    let attacher = Arc::new(Attacher {
-        kernel,
-        functions: engine.functions.clone(),
-        ledger: ledger.clone(),
-        locks,
-        driver: driver_name.clone(),
-        cdi_dir,
+        hook: hook::install(&places)?,
         boot_id,
-        reports,
-    });
+    };
+    let engine = Arc::new(Engine { site: site.clone() });
+    let attacher = Arc::new(Attacher { site, outbox: outbox.clone() });
 
     let stop = CancellationToken::new();
     let mut parts = tokio::task::JoinSet::new();
 
     // Serve: runtime events first, then the kubelet, which may call at once.
     let pods = Arc::new(Pods { client: client.clone(), attacher: attacher.clone() });
-    let connection = runtime.connection();
-    parts.spawn(named("NRI plugin", runtime.run(pods, stop.clone())));
-    let writer = status::run(client.clone(), driver_name.clone(), report_queue, stop.clone());
+    let connection = runtime.as_ref().map(nri::Plugin::connection);
+    if let Some(runtime) = runtime {
+        parts.spawn(named("NRI plugin", runtime.run(pods, stop.clone())));
+    }
+    let writer = status::run(client.clone(), driver_name.clone(), outbox, woken, stop.clone());
     parts.spawn(named("status writer", writer));
     let service = Arc::new(Claims {
         runtime: connection,

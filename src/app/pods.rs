@@ -34,7 +34,7 @@ impl std::fmt::Debug for Pods {
 impl Pods {
     /// A look at two files, on the spot: most pods have no VF, and must not wait for a thread behind those that do.
     fn has_claims(&self, sandbox: &Sandbox) -> bool {
-        let ledger = &self.attacher.ledger;
+        let ledger = &self.attacher.site.ledger;
         let claims = ledger.claims_of_pod(&sandbox.pod_uid).map_or(true, |claims| !claims.is_empty());
         claims || ledger.current_sandbox(&sandbox.pod_uid).map_or(true, |note| note.is_some())
     }

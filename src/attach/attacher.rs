@@ -1,26 +1,20 @@
 //! Attach as a function of ledger entries and sandboxes. The way back is in `detach`.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use super::link_in::{complete, move_in};
 use super::nri::{Adjustment, Container, Sandbox};
+use super::outbox::Outbox;
 use super::report::{DeviceReport, Reason, Report};
 use super::{AttachError, PodSandbox};
 use crate::claim::{ClaimId, PodRef};
 use crate::device::{CleanFacts, IfName, PciAddress};
-use crate::host::{HostError, Kernel, Link, Links, Netns, VfHandle, find_vf, find_vf_on_host};
+use crate::host::{HostError, Link, Links, Netns, VfHandle, find_vf, find_vf_on_host};
 use crate::prepare::cdi;
-use crate::prepare::cdi_file;
-use crate::prepare::functions::Functions;
-use crate::prepare::ledger::Ledger;
-use crate::prepare::locks::Locks;
 use crate::prepare::records::{Attachment, CurrentSandbox, Entry, VfEntry};
+use crate::prepare::site::Site;
 
 /// How long an attach waits for a VF that is on its way back from a namespace that ended: well within what a runtime
 /// waits for its plugins. The kubelet tries again.
@@ -33,22 +27,10 @@ const SYNC_BUDGET: Duration = Duration::from_secs(3);
 /// Moves VFs. Every method blocks; callers give a deadline.
 #[derive(Debug, Clone)]
 pub struct Attacher {
-    /// The kernel.
-    pub kernel: Arc<dyn Kernel>,
-    /// PCI functions.
-    pub functions: Arc<dyn Functions>,
-    /// The memory.
-    pub ledger: Ledger,
-    /// The locks.
-    pub locks: Locks,
-    /// Driver name.
-    pub driver: String,
-    /// Where CDI files are: a name that had to give way is written there.
-    pub cdi_dir: PathBuf,
-    /// The boot this process lives in.
-    pub boot_id: String,
-    /// What became of claims, for their status. Dropped when nobody keeps up.
-    pub reports: mpsc::Sender<Report>,
+    /// What it works on.
+    pub site: Site,
+    /// What became of claims, for their status.
+    pub outbox: Outbox,
 }
 
 /// A claim that a container names but that belongs to another pod.
@@ -58,6 +40,15 @@ pub struct ForeignClaim {
     pub claim: ClaimId,
     /// Pod that has it.
     pub holder: PodRef,
+}
+
+/// What is done about a VF that is in the pod already, from an attach that was completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Present {
+    /// It is the pod's affair: a running pod may have renamed it or set it down.
+    Leave,
+    /// A container that is about to start finds it under its name and up.
+    PutRight,
 }
 
 /// What one call did to one claim, for its undo.
@@ -75,8 +66,9 @@ struct Target<'a> {
     netns: &'a Netns,
     /// Names that other VFs of the pod will want.
     planned: &'a BTreeSet<String>,
-    /// Everything was attached before: only what is missing is brought, what is there is the pod's affair.
+    /// Everything was attached before: only what is missing is brought.
     resumed: bool,
+    present: Present,
     deadline: Instant,
 }
 
@@ -86,13 +78,13 @@ impl Attacher {
     /// # Errors
     /// When a VF can't be attached; then the VFs that this call moved are back on the host.
     pub fn run(&self, sandbox: &Sandbox, deadline: Instant) -> Result<(), AttachError> {
-        let claims = self.ledger.claims_of_pod(&sandbox.pod_uid)?;
+        let claims = self.site.ledger.claims_of_pod(&sandbox.pod_uid)?;
         if claims.is_empty() {
             return Ok(());
         }
-        let pod = PodSandbox::open(self.kernel.as_ref(), sandbox)?;
+        let pod = PodSandbox::open(self.site.kernel.as_ref(), sandbox)?;
         let epoch = self.make_current(&pod, deadline)?;
-        self.attach_claims(&claims, &pod, epoch, deadline)
+        self.attach_claims(&claims, &pod, epoch, Present::Leave, deadline)
     }
 
     pub(super) fn attach_claims(
@@ -100,18 +92,19 @@ impl Attacher {
         claims: &[String],
         pod: &PodSandbox,
         epoch: u64,
+        present: Present,
         deadline: Instant,
     ) -> Result<(), AttachError> {
-        let _pod = self.locks.pod(&pod.pod_uid, deadline)?;
+        let _pod = self.site.locks.pod(&pod.pod_uid, deadline)?;
         let mut planned = BTreeSet::new();
-        for uid in self.ledger.claims_of_pod(&pod.pod_uid)? {
-            if let Ok(Some(entry)) = self.ledger.entry(&uid) {
+        for uid in self.site.ledger.claims_of_pod(&pod.pod_uid)? {
+            if let Ok(Some(entry)) = self.site.ledger.entry(&uid) {
                 planned.extend(entry.vfs.iter().filter(|vf| !vf.admin_access).map(|vf| vf.name.to_string()));
             }
         }
         let mut attached: Vec<Moved> = Vec::new();
         for uid in claims {
-            match self.attach_claim(uid, pod, epoch, &planned, deadline) {
+            match self.attach_claim(uid, pod, epoch, &planned, present, deadline) {
                 Ok(moved) => attached.extend(moved),
                 Err(first) => {
                     let undone = attached.iter().rev().map(|moved| self.undo(moved, pod, deadline));
@@ -125,11 +118,11 @@ impl Attacher {
 
     /// Takes back what this call moved, and only that: other VFs of the claim may have been inside before, in use.
     fn undo(&self, moved: &Moved, pod: &PodSandbox, deadline: Instant) -> Result<(), AttachError> {
-        let _claim = self.locks.claim(&moved.uid, deadline)?;
+        let _claim = self.site.locks.claim(&moved.uid, deadline)?;
         let Some((_, netns)) = &pod.netns else { return Ok(()) };
         self.detach_vfs(&moved.uid, &moved.vfs, Some(netns), false, deadline)?;
         if moved.fresh {
-            self.ledger.remove_attachment(&moved.uid)?;
+            self.site.ledger.remove_attachment(&moved.uid)?;
         }
         Ok(())
     }
@@ -137,8 +130,8 @@ impl Attacher {
     /// Notes the sandbox as the pod's current one and returns its epoch. A second agent that is told of the same
     /// sandbox gets the same epoch; a task that comes after the sandbox stopped gets none.
     pub(super) fn make_current(&self, pod: &PodSandbox, deadline: Instant) -> Result<u64, AttachError> {
-        let _record = self.locks.sandbox_record(&pod.pod_uid, deadline)?;
-        let current = self.ledger.current_sandbox(&pod.pod_uid)?.unwrap_or_default();
+        let _record = self.site.locks.sandbox_record(&pod.pod_uid, deadline)?;
+        let current = self.site.ledger.current_sandbox(&pod.pod_uid)?.unwrap_or_default();
         if current.retired.contains(&pod.id) {
             return Err(AttachError::Superseded { sandbox: pod.id.clone(), pod: pod.pod.clone() });
         }
@@ -147,13 +140,13 @@ impl Attacher {
         }
         let epoch = current.epoch + 1;
         let record = CurrentSandbox { sandbox: pod.id.clone(), epoch, retired: current.retired };
-        self.ledger.put_current_sandbox(&pod.pod_uid, &record)?;
+        self.site.ledger.put_current_sandbox(&pod.pod_uid, &record)?;
         Ok(epoch)
     }
 
     /// A task for a sandbox that stopped or was replaced meanwhile must do nothing more.
     fn still_current(&self, pod: &PodSandbox, epoch: u64) -> Result<(), AttachError> {
-        let current = self.ledger.current_sandbox(&pod.pod_uid)?;
+        let current = self.site.ledger.current_sandbox(&pod.pod_uid)?;
         if current.is_some_and(|current| current.sandbox == pod.id && current.epoch == epoch) {
             return Ok(());
         }
@@ -167,11 +160,12 @@ impl Attacher {
         pod: &PodSandbox,
         epoch: u64,
         planned: &BTreeSet<String>,
+        present: Present,
         deadline: Instant,
     ) -> Result<Option<Moved>, AttachError> {
-        let _claim = self.locks.claim(uid, deadline)?;
+        let _claim = self.site.locks.claim(uid, deadline)?;
         // A list that names a claim without entry is older than its Unprepare.
-        let Some(mut entry) = self.ledger.entry(uid)? else { return Ok(None) };
+        let Some(mut entry) = self.site.ledger.entry(uid)? else { return Ok(None) };
         if entry.pod.as_ref().is_none_or(|owner| owner.uid != pod.pod_uid) {
             return Ok(None);
         }
@@ -185,7 +179,7 @@ impl Attacher {
             netns: netns.id(),
             complete: false,
         };
-        let before = self.ledger.attachment(uid)?;
+        let before = self.site.ledger.attachment(uid)?;
         if let Some(other) =
             before.as_ref().filter(|record| record.netns != netns.id() || record.sandbox != pod.id)
         {
@@ -194,21 +188,21 @@ impl Attacher {
         let before = before.filter(|record| record.netns == netns.id() && record.sandbox == pod.id);
         let resumed = before.as_ref().is_some_and(|record| record.complete);
         if !resumed {
-            self.ledger.put_attachment(uid, &attachment)?;
+            self.site.ledger.put_attachment(uid, &attachment)?;
         }
         let entry_before = entry.clone();
         let mut moved = Moved { uid: uid.to_owned(), vfs: Vec::new(), fresh: before.is_none() };
-        let target = Target { pod, epoch, netns, planned, resumed, deadline };
+        let target = Target { pod, epoch, netns, planned, resumed, present, deadline };
         match self.attach_vfs(&mut entry, &target, &mut moved.vfs) {
             Ok(devices) => {
                 if entry != entry_before {
-                    self.ledger.put_entry_quickly(&entry)?;
-                    cdi_file::write(&self.cdi_dir, &self.driver, uid, &cdi::spec_of(&self.driver, &entry))?;
+                    self.site.ledger.put_entry_quickly(&entry)?;
+                    self.site.write_cdi(&entry)?;
                 }
                 if resumed && moved.vfs.is_empty() {
                     return Ok(None);
                 }
-                self.ledger.put_attachment(uid, &Attachment { complete: true, ..attachment })?;
+                self.site.ledger.put_attachment(uid, &Attachment { complete: true, ..attachment })?;
                 let vfs: Vec<String> = entry.vfs.iter().map(|vf| format!("{}={}", vf.pci, vf.name)).collect();
                 tracing::info!(claim = %uid, pod = %pod.pod, sandbox = %pod.id, vfs = %vfs.join(","), "attached");
                 self.report(Report { claim: entry.claim, devices });
@@ -218,7 +212,7 @@ impl Attacher {
                 self.report(failure(&entry, &first));
                 let undone = self.detach_vfs(uid, &moved.vfs, Some(netns), false, deadline);
                 if undone.is_ok() && moved.fresh {
-                    self.ledger.remove_attachment(uid)?;
+                    self.site.ledger.remove_attachment(uid)?;
                 }
                 AttachError::all([Some(first), undone.err()].into_iter().flatten().collect())
                     .map_or(Ok(None), Err)
@@ -232,8 +226,8 @@ impl Attacher {
         target: &Target<'_>,
         moved: &mut Vec<PciAddress>,
     ) -> Result<Vec<DeviceReport>, AttachError> {
-        let mut host = self.kernel.enter(self.kernel.host())?;
-        let mut inside = self.kernel.enter(target.netns)?;
+        let mut host = self.site.kernel.enter(self.site.kernel.host())?;
+        let mut inside = self.site.kernel.enter(target.netns)?;
         let mut devices = Vec::new();
         for vf in &mut entry.vfs {
             if vf.admin_access {
@@ -253,16 +247,25 @@ impl Attacher {
                 }
                 if let Some(link) = self.find_on_host(host.as_mut(), &handle).map_err(failed)? {
                     moved.push(pci);
-                    move_in((host.as_mut(), &link), (target.netns, inside.as_mut()), vf, target.planned)?;
+                    // When the hook runs, the container's environment is fixed.
+                    let may_give_way = target.present == Present::Leave;
+                    move_in(
+                        (host.as_mut(), &link),
+                        (target.netns, inside.as_mut()),
+                        vf,
+                        target.planned,
+                        may_give_way,
+                    )?;
                     let arrived = inside.by_name(vf.name.as_str()).map_err(failed)?;
                     break (arrived.ok_or_else(|| lost(pci, started))?, true);
                 }
-                if self.functions.life(pci).is_none() || Instant::now() >= until {
+                if self.site.functions.life(pci).is_none() || Instant::now() >= until {
                     return Err(lost(pci, started));
                 }
                 thread::sleep(POLL);
             };
-            if fresh || !target.resumed {
+            let usable = link.up && link.name == vf.name.as_str();
+            if fresh || !target.resumed || (target.present == Present::PutRight && !usable) {
                 complete(inside.as_mut(), &link, vf).map_err(failed)?;
             }
             devices.push(device(vf, Some(&link)));
@@ -271,17 +274,17 @@ impl Attacher {
     }
 
     fn find_on_host(&self, host: &mut dyn Links, handle: &VfHandle<'_>) -> Result<Option<Link>, HostError> {
-        let names = self.kernel.netdev_names(handle.pci);
+        let names = self.site.kernel.netdev_names(handle.pci);
         find_vf(host, handle, &names.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     pub(super) fn handle<'a>(&self, pci: PciAddress, clean: Option<&'a CleanFacts>) -> VfHandle<'a> {
         let hw_addr = clean.and_then(|clean| clean.hw_addr.as_ref());
-        VfHandle { pci, hw_addr, stand_in: self.kernel.has_stand_ins() }
+        VfHandle { pci, hw_addr, stand_in: self.site.kernel.has_stand_ins() }
     }
 
     pub(super) fn clean(&self, claim_uid: &str, vf: PciAddress) -> Result<CleanFacts, AttachError> {
-        match self.ledger.ownership(vf)?.filter(|owner| owner.claim.uid == claim_uid) {
+        match self.site.ledger.ownership(vf)?.filter(|owner| owner.claim.uid == claim_uid) {
             Some(owner) => Ok(owner.clean),
             None => Err(AttachError::NotPrepared { uid: claim_uid.to_owned() }),
         }
@@ -313,7 +316,7 @@ impl Attacher {
 
     fn on_host(&self, vf: &VfEntry) -> Option<(IfName, Link)> {
         let (_, link) =
-            find_vf_on_host(self.kernel.as_ref(), &self.handle(vf.pci, vf.clean.as_ref())).ok()??;
+            find_vf_on_host(self.site.kernel.as_ref(), &self.handle(vf.pci, vf.clean.as_ref())).ok()??;
         Some((IfName::new(link.name.clone()).ok()?, link))
     }
 
@@ -329,7 +332,7 @@ impl Attacher {
     ) -> Result<Vec<ForeignClaim>, AttachError> {
         let mut foreign = Vec::new();
         for uid in claims_named(container) {
-            if let Some(entry) = self.ledger.entry(&uid)?
+            if let Some(entry) = self.site.ledger.entry(&uid)?
                 && let Some(holder) = entry.pod.filter(|holder| holder.uid != sandbox.pod_uid)
             {
                 foreign.push(ForeignClaim { claim: entry.claim, holder });
@@ -353,11 +356,11 @@ impl Attacher {
         if named.is_empty() {
             return Ok(Adjustment::default());
         }
-        let pod = PodSandbox::open(self.kernel.as_ref(), sandbox)?;
+        let pod = PodSandbox::open(self.site.kernel.as_ref(), sandbox)?;
         let epoch = self.make_current(&pod, deadline)?;
         for uid in &named {
             let entry =
-                self.ledger.entry(uid)?.ok_or_else(|| AttachError::NotPrepared { uid: uid.clone() })?;
+                self.site.ledger.entry(uid)?.ok_or_else(|| AttachError::NotPrepared { uid: uid.clone() })?;
             if let Some(holder) = entry.pod.filter(|holder| holder.uid != sandbox.pod_uid) {
                 return Err(AttachError::NotReserved {
                     claim: format!("{}/{}", entry.claim.namespace, entry.claim.name),
@@ -366,10 +369,10 @@ impl Attacher {
                 });
             }
         }
-        self.attach_claims(&named, &pod, epoch, deadline)?;
+        self.attach_claims(&named, &pod, epoch, Present::Leave, deadline)?;
         let mut adjustment = Adjustment::default();
         for uid in &named {
-            if let Some(entry) = self.ledger.entry(uid)? {
+            if let Some(entry) = self.site.ledger.entry(uid)? {
                 adjustment.env.extend(self.variables_to_correct(&entry, &pod, container));
             }
         }
@@ -402,14 +405,14 @@ impl Attacher {
     pub fn synchronize(&self, sandboxes: &[Sandbox], deadline: Instant) {
         let mut live = Vec::new();
         for sandbox in sandboxes {
-            let Ok(claims) = self.ledger.claims_of_pod(&sandbox.pod_uid) else { continue };
+            let Ok(claims) = self.site.ledger.claims_of_pod(&sandbox.pod_uid) else { continue };
             if claims.is_empty() {
                 continue;
             }
             // The runtime lists stopped sandboxes too, some of them with the UID of a pod that lives. A sandbox
             // without process may be one that never had any (CRI-O without infra container): its path is there.
-            let lives =
-                sandbox.pid != 0 || sandbox.netns.as_ref().is_some_and(|path| self.kernel.open(path).is_ok());
+            let lives = sandbox.pid != 0
+                || sandbox.netns.as_ref().is_some_and(|path| self.site.kernel.open(path).is_ok());
             if !lives {
                 continue;
             }
@@ -424,8 +427,9 @@ impl Attacher {
     }
 
     fn report(&self, report: Report) {
-        if self.reports.try_send(report).is_err() {
-            tracing::warn!("claim status is not written: too many are waiting");
+        let claim = format!("{}/{}", report.claim.namespace, report.claim.name);
+        if let Err(error) = self.outbox.put(report) {
+            tracing::warn!(%claim, %error, "claim status will not be written: the report can't be kept");
         }
     }
 }

@@ -23,17 +23,17 @@ impl Attacher {
     /// # Errors
     /// Every VF that did not come back as it was.
     pub fn stop(&self, sandbox: &Sandbox, deadline: Instant) -> Result<(), AttachError> {
-        let claims = self.ledger.claims_of_pod(&sandbox.pod_uid)?;
+        let claims = self.site.ledger.claims_of_pod(&sandbox.pod_uid)?;
         if claims.is_empty() {
             // A pod that named a claim and was refused it has nothing but this note.
-            let current = self.ledger.current_sandbox(&sandbox.pod_uid)?;
+            let current = self.site.ledger.current_sandbox(&sandbox.pod_uid)?;
             return match current.filter(|current| current.sandbox == sandbox.id) {
-                Some(_) => Ok(self.ledger.forget_sandbox(&sandbox.pod_uid)?),
+                Some(_) => Ok(self.site.ledger.forget_sandbox(&sandbox.pod_uid)?),
                 None => Ok(()),
             };
         }
         self.retire(&sandbox.pod_uid, &sandbox.id, deadline)?;
-        let _pod = self.locks.pod(&sandbox.pod_uid, deadline)?;
+        let _pod = self.site.locks.pod(&sandbox.pod_uid, deadline)?;
         let errors =
             claims.iter().filter_map(|uid| self.detach_from(uid, &sandbox.id, deadline).err()).collect();
         AttachError::all(errors).map_or(Ok(()), Err)
@@ -41,14 +41,14 @@ impl Attacher {
 
     /// Ends the sandbox's time, so that a late task for it finds itself superseded.
     fn retire(&self, pod_uid: &str, sandbox: &str, deadline: Instant) -> Result<(), AttachError> {
-        let _record = self.locks.sandbox_record(pod_uid, deadline)?;
-        let current = self.ledger.current_sandbox(pod_uid)?.unwrap_or_default();
-        Ok(self.ledger.put_current_sandbox(pod_uid, &current.retire(sandbox))?)
+        let _record = self.site.locks.sandbox_record(pod_uid, deadline)?;
+        let current = self.site.ledger.current_sandbox(pod_uid)?.unwrap_or_default();
+        Ok(self.site.ledger.put_current_sandbox(pod_uid, &current.retire(sandbox))?)
     }
 
     fn detach_from(&self, uid: &str, sandbox: &str, deadline: Instant) -> Result<(), AttachError> {
-        let _claim = self.locks.claim(uid, deadline)?;
-        match self.ledger.attachment(uid)?.filter(|record| record.sandbox == sandbox) {
+        let _claim = self.site.locks.claim(uid, deadline)?;
+        match self.site.ledger.attachment(uid)?.filter(|record| record.sandbox == sandbox) {
             Some(record) => self.detach(uid, &record, deadline),
             None => Ok(()),
         }
@@ -60,23 +60,23 @@ impl Attacher {
     /// # Errors
     /// A VF that does not come back.
     pub fn release(&self, claim_uid: &str, deadline: Instant) -> Result<(), AttachError> {
-        let _held = hold_claim(&self.ledger, &self.locks, claim_uid, deadline)?;
+        let _held = hold_claim(&self.site.ledger, &self.site.locks, claim_uid, deadline)?;
         let vfs = self.vfs_of(claim_uid)?;
-        let netns = self.ledger.attachment(claim_uid)?.and_then(|record| self.namespace_of(&record));
+        let netns = self.site.ledger.attachment(claim_uid)?.and_then(|record| self.namespace_of(&record));
         self.detach_vfs(claim_uid, &vfs, netns.as_ref(), true, deadline)?;
-        Ok(self.ledger.remove_attachment(claim_uid)?)
+        Ok(self.site.ledger.remove_attachment(claim_uid)?)
     }
 
     /// The files of ownership say which VFs a claim has; they are there when its entry was lost.
     fn vfs_of(&self, claim_uid: &str) -> Result<Vec<PciAddress>, AttachError> {
         let mut vfs = Vec::new();
-        if let Some(entry) = self.ledger.entry(claim_uid)? {
+        if let Some(entry) = self.site.ledger.entry(claim_uid)? {
             for vf in entry.vfs.iter().filter(|vf| !vf.admin_access) {
                 // Reading it brings a damaged file back from the entry.
-                vfs.extend(self.ledger.ownership(vf.pci)?.map(|_| vf.pci));
+                vfs.extend(self.site.ledger.ownership(vf.pci)?.map(|_| vf.pci));
             }
         }
-        let owned = self.ledger.owned()?.into_iter().filter(|(_, owner)| owner.claim.uid == claim_uid);
+        let owned = self.site.ledger.owned()?.into_iter().filter(|(_, owner)| owner.claim.uid == claim_uid);
         vfs.extend(owned.map(|(vf, _)| vf));
         vfs.sort();
         vfs.dedup();
@@ -86,7 +86,7 @@ impl Attacher {
     fn detach(&self, uid: &str, record: &Attachment, deadline: Instant) -> Result<(), AttachError> {
         let vfs = self.vfs_of(uid)?;
         self.detach_vfs(uid, &vfs, self.namespace_of(record).as_ref(), false, deadline)?;
-        self.ledger.remove_attachment(uid)?;
+        self.site.ledger.remove_attachment(uid)?;
         tracing::info!(claim = %uid, sandbox = %record.sandbox, "returned to the host");
         Ok(())
     }
@@ -100,12 +100,12 @@ impl Attacher {
         last: bool,
         deadline: Instant,
     ) -> Result<(), AttachError> {
-        let mut inside = netns.and_then(|netns| self.kernel.enter(netns).ok());
+        let mut inside = netns.and_then(|netns| self.site.kernel.enter(netns).ok());
         let mut errors = Vec::new();
         for vf in vfs {
-            let owner = self.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid == claim_uid);
+            let owner = self.site.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid == claim_uid);
             // Facts of another boot say nothing about the VF of this one.
-            let Some(owner) = owner.filter(|owner| owner.boot_id == self.boot_id) else { continue };
+            let Some(owner) = owner.filter(|owner| owner.boot_id == self.site.boot_id) else { continue };
             if let Err(error) = self.detach_vf(*vf, &owner.clean, inside.as_deref_mut(), last, deadline) {
                 errors.push(error);
             }
@@ -115,7 +115,7 @@ impl Attacher {
 
     /// Removed, or made anew: then there is nothing of ours left on it. Looked at twice, for sysfs may be in between.
     fn is_another(&self, vf: PciAddress, clean: &CleanFacts) -> bool {
-        let same = || self.functions.life(vf).is_some_and(|life| life.incarnation == clean.incarnation);
+        let same = || self.site.functions.life(vf).is_some_and(|life| life.incarnation == clean.incarnation);
         !same() && {
             thread::sleep(POLL.0);
             !same()
@@ -138,20 +138,20 @@ impl Attacher {
         if let Some(inside) = inside
             && let Some(link) = find_vf(inside, &handle, &[]).map_err(failed)?
         {
-            move_out(self.kernel.as_ref(), inside, &link, clean).map_err(failed)?;
+            move_out(self.site.kernel.as_ref(), inside, &link, clean).map_err(failed)?;
         }
         let started = Instant::now();
         let mut pause = POLL.0;
         let mut searched = !last;
         loop {
-            match restore(self.kernel.as_ref(), &handle, clean) {
+            match restore(self.site.kernel.as_ref(), &handle, clean) {
                 Err(AttachError::Lost { .. }) => {}
                 Err(error) if last => return self.give_up(vf, clean, &error),
-                Ok(()) => return Ok(self.ledger.mark_clean(vf)?),
+                Ok(()) => return Ok(self.site.ledger.mark_clean(vf)?),
                 other => return other,
             }
             // On another driver, or on none, it has no netdev to wait for; Unprepare gives it its driver back.
-            let other_driver = self.functions.life(vf).is_none_or(|life| life.driver != clean.driver);
+            let other_driver = self.site.functions.life(vf).is_none_or(|life| life.driver != clean.driver);
             if self.is_another(vf, clean) || (last && other_driver) {
                 return Ok(());
             }
@@ -170,13 +170,13 @@ impl Attacher {
 
     /// The record of where it was moved is lost, or somebody moved it on: it is in one of the node's namespaces.
     fn bring_from_anywhere(&self, vf: PciAddress, clean: &CleanFacts) -> Result<(), AttachError> {
-        for netns in self.kernel.namespaces() {
-            let Ok(mut links) = self.kernel.enter(&netns) else { continue };
+        for netns in self.site.kernel.namespaces() {
+            let Ok(mut links) = self.site.kernel.enter(&netns) else { continue };
             let Ok(Some(link)) = find_vf(links.as_mut(), &self.handle(vf, Some(clean)), &[]) else {
                 continue;
             };
             tracing::warn!(%vf, netns = %netns.id(), "a VF was found in a namespace that nothing says it should be in");
-            return move_out(self.kernel.as_ref(), links.as_mut(), &link, clean)
+            return move_out(self.site.kernel.as_ref(), links.as_mut(), &link, clean)
                 .map_err(|source| AttachError::Vf { vf, source });
         }
         Ok(())
@@ -185,17 +185,18 @@ impl Attacher {
     fn give_up(&self, vf: PciAddress, clean: &CleanFacts, error: &AttachError) -> Result<(), AttachError> {
         let reason = error.sentence();
         tracing::error!(%vf, error = %reason, "a VF came back and could not be made what it was; it is withheld");
-        let unclean = Unclean { boot_id: self.boot_id.clone(), incarnation: clean.incarnation, reason };
-        Ok(self.ledger.mark_unclean(vf, &unclean)?)
+        let unclean = Unclean { boot_id: self.site.boot_id.clone(), incarnation: clean.incarnation, reason };
+        Ok(self.site.ledger.mark_unclean(vf, &unclean)?)
     }
 
     /// Opens a recorded namespace again; `None` when it is gone. The path alone proves nothing: runtimes use names
     /// again, and the kernel inodes.
     fn namespace_of(&self, record: &Attachment) -> Option<Netns> {
-        let by_path = self.kernel.open(&record.netns_path).ok().filter(|netns| netns.id() == record.netns);
+        let by_path =
+            self.site.kernel.open(&record.netns_path).ok().filter(|netns| netns.id() == record.netns);
         by_path
-            .or_else(|| self.kernel.find(record.netns))
-            .filter(|netns| netns.id() != self.kernel.host().id())
+            .or_else(|| self.site.kernel.find(record.netns))
+            .filter(|netns| netns.id() != self.site.kernel.host().id())
     }
 
     /// The claim's VFs are in an earlier sandbox. They are taken back only when nobody lives there any more.
@@ -206,7 +207,7 @@ impl Attacher {
         deadline: Instant,
     ) -> Result<(), AttachError> {
         if let Some(netns) = self.namespace_of(record) {
-            let user = self.kernel.user_of(netns.id())?;
+            let user = self.site.kernel.user_of(netns.id())?;
             if let Some(pid) = user
                 && let Some(vf) = self.vf_inside(entry, &netns)?
             {
@@ -227,7 +228,7 @@ impl Attacher {
     }
 
     fn vf_inside(&self, entry: &Entry, netns: &Netns) -> Result<Option<PciAddress>, AttachError> {
-        let mut links = self.kernel.enter(netns)?;
+        let mut links = self.site.kernel.enter(netns)?;
         for vf in entry.vfs.iter().filter(|vf| !vf.admin_access) {
             let clean = self.clean(&entry.claim.uid, vf.pci)?;
             if find_vf(links.as_mut(), &self.handle(vf.pci, Some(&clean)), &[vf.name.as_str()])?.is_some() {
@@ -243,26 +244,30 @@ impl Attacher {
     /// # Errors
     /// When the pod that has it still lives.
     pub fn hand_over(&self, claim_uid: &str, to: &PodRef, deadline: Instant) -> Result<(), AttachError> {
-        let Some(before) = self.ledger.entry(claim_uid)? else { return Ok(()) };
+        let Some(before) = self.site.ledger.entry(claim_uid)? else { return Ok(()) };
         let Some(holder) = before.pod.filter(|holder| holder.uid != to.uid) else { return Ok(()) };
         // Two pods: in the order of their UIDs, so that two hand-overs never wait for each other.
         let mut pods = [&holder.uid, &to.uid];
         pods.sort();
-        let _pods = pods.iter().map(|uid| self.locks.pod(uid, deadline)).collect::<Result<Vec<_>, _>>()?;
-        let _claim = self.locks.claim(claim_uid, deadline)?;
-        let Some(mut entry) = self.ledger.entry(claim_uid)? else { return Ok(()) };
+        let _pods =
+            pods.iter().map(|uid| self.site.locks.pod(uid, deadline)).collect::<Result<Vec<_>, _>>()?;
+        let _claim = self.site.locks.claim(claim_uid, deadline)?;
+        let Some(mut entry) = self.site.ledger.entry(claim_uid)? else { return Ok(()) };
         if entry.pod.as_ref().is_none_or(|now| now.uid != holder.uid) {
             return Ok(());
         }
-        if let Some(record) = self.ledger.attachment(claim_uid)? {
+        if let Some(record) = self.site.ledger.attachment(claim_uid)? {
             // A sandbox may live without any process in it: between two starts of its only container, on runtimes that
             // have no pause process. It is over when it was stopped, or its namespace is gone.
-            let current =
-                self.ledger.current_sandbox(&holder.uid)?.is_some_and(|now| now.sandbox == record.sandbox);
+            let current = self
+                .site
+                .ledger
+                .current_sandbox(&holder.uid)?
+                .is_some_and(|now| now.sandbox == record.sandbox);
             if let (true, Some(netns)) = (current, self.namespace_of(&record))
                 && let Some(vf) = self.vf_inside(&entry, &netns)?
             {
-                let lives = match self.kernel.user_of(netns.id())? {
+                let lives = match self.site.kernel.user_of(netns.id())? {
                     Some(pid) => format!("where process {pid} runs"),
                     None => "which has not been stopped".to_owned(),
                 };
@@ -272,23 +277,23 @@ impl Attacher {
         }
         tracing::info!(claim = %claim_uid, from = %holder.name, to = %to.name, "claim handed over to another pod");
         entry.pod = Some(to.clone());
-        self.ledger.put_entry_quickly(&entry)?;
-        self.ledger.unindex(&holder.uid, claim_uid)?;
-        if self.ledger.claims_of_pod(&holder.uid)?.is_empty() {
+        self.site.ledger.put_entry_quickly(&entry)?;
+        self.site.ledger.unindex(&holder.uid, claim_uid)?;
+        if self.site.ledger.claims_of_pod(&holder.uid)?.is_empty() {
             // No Unprepare will come by for a pod that has no claim any more.
-            self.ledger.forget_sandbox(&holder.uid)?;
+            self.site.ledger.forget_sandbox(&holder.uid)?;
         }
         Ok(())
     }
 
     /// After a reconnect: what is attached to sandboxes that are not among the living, and where nobody lives.
     pub(super) fn return_from_dead(&self, live: &[String], deadline: Instant) {
-        for (uid, record) in self.ledger.attachments().unwrap_or_default() {
+        for (uid, record) in self.site.ledger.attachments().unwrap_or_default() {
             if live.contains(&record.sandbox) {
                 continue;
             }
             let user = match self.namespace_of(&record) {
-                Some(netns) => self.kernel.user_of(netns.id()),
+                Some(netns) => self.site.kernel.user_of(netns.id()),
                 None => Ok(None),
             };
             if matches!(user, Ok(None))

@@ -11,12 +11,14 @@ use crate::prepare::records::VfEntry;
 
 use super::AttachError;
 
-/// Moves a VF that is on the host. The entry's name is replaced where a default name has to give way.
+/// Moves a VF that is on the host. The entry's name is replaced where a default name has to give way and `may_give_way`:
+/// the container can still be told.
 pub(super) fn move_in(
     on_host: (&mut dyn Links, &Link),
     target: (&Netns, &mut dyn Links),
     vf: &mut VfEntry,
     planned: &BTreeSet<String>,
+    may_give_way: bool,
 ) -> Result<(), AttachError> {
     let (host, link) = on_host;
     let (netns, pod) = target;
@@ -29,7 +31,7 @@ pub(super) fn move_in(
         // Kernels before 6.2 refuse to rename a link that is up.
         host.set_up(link, false).map_err(failed)?;
     }
-    vf.name = free_name(pod, vf, planned)?;
+    vf.name = free_name(pod, vf, planned, may_give_way)?;
     host.move_to(link, netns, &vf.name).map_err(|source| AttachError::Vf { vf: vf.pci, source })
 }
 
@@ -37,6 +39,7 @@ fn free_name(
     pod: &mut dyn Links,
     vf: &mut VfEntry,
     planned: &BTreeSet<String>,
+    may_give_way: bool,
 ) -> Result<IfName, AttachError> {
     let taken: Vec<String> = pod
         .all()
@@ -49,7 +52,8 @@ fn free_name(
         return Ok(vf.name.clone());
     }
     let refuse = || AttachError::NameTaken { vf: vf.pci, name: vf.name.clone() };
-    let template = vf.template.clone().map(NameSpec::Template).filter(NameSpec::counts).ok_or_else(refuse)?;
+    let template = vf.template.clone().filter(|_| may_give_way).map(NameSpec::Template);
+    let template = template.filter(NameSpec::counts).ok_or_else(refuse)?;
     let next = (vf.index..=999).find_map(|index| {
         let facts = NameFacts { n: index.into(), ..NameFacts::default() };
         template

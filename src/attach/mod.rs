@@ -9,9 +9,11 @@
 mod attacher;
 mod detach;
 mod error;
+pub mod hook;
 mod link_in;
 mod link_out;
 pub mod nri;
+mod outbox;
 mod report;
 mod sandbox;
 pub mod status;
@@ -21,5 +23,6 @@ mod tests;
 
 pub use attacher::{Attacher, ForeignClaim, names_a_claim};
 pub use error::AttachError;
+pub use outbox::{Letter, Outbox};
 pub use report::{DeviceReport, Reason, Report};
 pub use sandbox::PodSandbox;

@@ -1,12 +1,13 @@
 //! What became of a claim's VFs, for the claim's status.
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::claim::ClaimId;
 use crate::device::HwAddr;
 
 /// One claim's devices after an attach.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Which claim.
     pub claim: ClaimId,
@@ -15,7 +16,7 @@ pub struct Report {
 }
 
 /// One device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceReport {
     /// Pool of the result.
     pub pool: String,
@@ -36,7 +37,7 @@ pub struct DeviceReport {
 }
 
 /// `reason` of the `Ready` condition; says its `status` too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     /// In the pod, named, addressed and up.
     Attached,

@@ -1,6 +1,7 @@
 //! Writes claim status: one server-side apply with all our entries of a claim, off everybody's path.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,80 +11,80 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::outbox::Outbox;
 use super::report::Report;
 use super::status_body::status_body;
 
 /// One write.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Tries of one report before it is given up; a newer report of the claim replaces it anyway.
-const TRIES: u32 = 8;
-
-/// At the end: nobody reports any more when there is nothing for this long.
+/// How often the outbox is looked at without news: the hook and another agent put reports in, too.
+const EVERY: Duration = Duration::from_secs(10);
+/// Between two tries of what could not be written, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Tries of one report after which its failure is told aloud.
+const TOLD_AFTER: u32 = 8;
+/// At the end: an attach in flight still reports within this.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Applies reports until `stop`, then those that are left. A status that can't be written is logged and forgotten: the pod does not wait for it.
+/// Writes what is in the outbox until `stop`, and once more then. What can't be written stays there, for the next try or
+/// the next agent; a pod never waits for it.
 pub async fn run(
     client: Client,
     driver: String,
-    mut reports: mpsc::Receiver<Report>,
+    outbox: Outbox,
+    mut woken: mpsc::Receiver<()>,
     stop: CancellationToken,
 ) {
-    // Latest report of each claim, and how often it was tried.
-    let mut pending: BTreeMap<String, (Report, Timestamp, u32)> = BTreeMap::new();
+    let mut tries: BTreeMap<PathBuf, u32> = BTreeMap::new();
     let mut pause = Duration::ZERO;
-    loop {
+    while !stop.is_cancelled() {
+        let failed = write_all(&client, &driver, &outbox, &mut tries).await;
+        pause = if failed { (pause * 2).clamp(RETRY.0, RETRY.1) } else { Duration::ZERO };
         tokio::select! {
             () = stop.cancelled() => break,
-            report = reports.recv() => match report {
-                Some(report) => {
-                    pending.insert(report.claim.uid.clone(), (report, Timestamp::now(), 0));
-                }
-                None => break,
-            },
-            () = tokio::time::sleep(pause), if !pending.is_empty() => {}
+            Some(()) = woken.recv() => {}
+            () = tokio::time::sleep(if failed { pause } else { EVERY }) => {}
         }
-        while let Ok(report) = reports.try_recv() {
-            pending.insert(report.claim.uid.clone(), (report, Timestamp::now(), 0));
-        }
-        let mut failed = false;
-        for uid in pending.keys().cloned().collect::<Vec<_>>() {
-            if stop.is_cancelled() {
-                return;
+    }
+    tokio::time::sleep(QUIET).await;
+    write_all(&client, &driver, &outbox, &mut tries).await;
+}
+
+/// `true` when something has to be tried again.
+async fn write_all(
+    client: &Client,
+    driver: &str,
+    outbox: &Outbox,
+    tries: &mut BTreeMap<PathBuf, u32>,
+) -> bool {
+    let letters = outbox.waiting();
+    tries.retain(|file, _| letters.iter().any(|(waiting, _)| waiting == file));
+    let mut failed = false;
+    for (file, letter) in letters {
+        let claim = format!("{}/{}", letter.report.claim.namespace, letter.report.claim.name);
+        match apply(client, driver, &letter.report, letter.since).await {
+            Ok(()) => {
+                tracing::debug!(%claim, "claim status written");
+                outbox.done(&file);
             }
-            let Some((report, since, tries)) = pending.remove(&uid) else { continue };
-            let claim = format!("{}/{}", report.claim.namespace, report.claim.name);
-            match apply(&client, &driver, &report, since).await {
-                Ok(()) => tracing::debug!(%claim, "claim status written"),
-                Err(Failure::Final(reason)) => tracing::warn!(%claim, reason, "claim status not written"),
-                Err(Failure::Again(reason)) if tries + 1 >= TRIES => {
-                    tracing::warn!(%claim, reason, tries = TRIES, "claim status given up");
-                }
-                Err(Failure::Again(reason)) => {
-                    tracing::debug!(%claim, reason, "claim status is tried again");
-                    failed = true;
-                    pending.insert(uid, (report, since, tries + 1));
+            Err(Failure::Final(reason)) => {
+                tracing::warn!(%claim, reason, "claim status not written");
+                outbox.done(&file);
+            }
+            Err(Failure::Again(reason)) => {
+                failed = true;
+                let tried = tries.entry(file).or_default();
+                *tried += 1;
+                match *tried == TOLD_AFTER {
+                    true => {
+                        tracing::warn!(%claim, reason, tries = *tried, "claim status can't be written; trying on")
+                    }
+                    false => tracing::debug!(%claim, reason, tries = *tried, "claim status is tried again"),
                 }
             }
         }
-        pause = if failed {
-            (pause * 2).clamp(Duration::from_millis(500), Duration::from_secs(30))
-        } else {
-            Duration::ZERO
-        };
     }
-    // The next agent finds these pods complete and has nothing to report: what is known now is written now, with what
-    // an attach in flight still reports.
-    while let Ok(Some(report)) = tokio::time::timeout(QUIET, reports.recv()).await {
-        pending.insert(report.claim.uid.clone(), (report, Timestamp::now(), 0));
-    }
-    for (report, since, _) in pending.into_values() {
-        let claim = format!("{}/{}", report.claim.namespace, report.claim.name);
-        if let Err(Failure::Final(reason) | Failure::Again(reason)) =
-            apply(&client, &driver, &report, since).await
-        {
-            tracing::warn!(%claim, reason, "claim status not written before the end");
-        }
-    }
+    failed
 }
 
 enum Failure {

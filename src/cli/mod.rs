@@ -5,6 +5,7 @@
 
 pub mod demo;
 pub mod explain;
+pub mod hook;
 pub mod image;
 pub mod inventory;
 pub mod node;
@@ -35,6 +36,8 @@ pub enum Command {
     /// A pod of the demonstration: waits in a network namespace of its own
     #[command(name = crate::demo::pod::PAUSE, hide = true)]
     Pause,
+    /// Let a container start with the VFs of its claim, or not at all; container runtimes call it (OCI createRuntime hook)
+    Hook(hook::HookArgs),
     /// Say which devices a claim would get, or why it gets none (exit status 0 or 1; 2 when the input is wrong)
     Explain(explain::ExplainArgs),
     /// Write the container image as an archive (OCI layout and Docker archive in one)
@@ -52,6 +55,7 @@ impl Cli {
             Command::Inventory(args) => inventory::run(&args)?,
             Command::Demo(args) => return demo::run(&args),
             Command::Pause => crate::demo::pod::pause()?,
+            Command::Hook(args) => hook::run(args)?,
             Command::Explain(args) => return Ok(explain::run(&args)),
             Command::Image(args) => image::run(&args)?,
         }

@@ -5,10 +5,30 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use crate::app::{NodeConfig, run_node};
+use crate::app::{NodeConfig, Places, run_node};
 use crate::observe::{self, LogFormat};
 use crate::policy::Rules;
 use crate::policy::cel::Selector;
+
+/// How VFs get into pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Attach {
+    /// When the runtime tells of the pod's sandbox (NRI), and in a hook before each container should that fail
+    #[default]
+    Nri,
+    /// In the hook alone, for runtimes without NRI: a VF comes with the first container that uses its claim, and a
+    /// default interface name that is taken in the pod is an error
+    Hook,
+}
+
+impl Attach {
+    fn attribute(self) -> &'static str {
+        match self {
+            Self::Nri => "nri",
+            Self::Hook => "hook",
+        }
+    }
+}
 
 /// What is offered, and from where: shared by every command that looks at the node.
 #[derive(Debug, Clone, clap::Args)]
@@ -26,6 +46,9 @@ pub struct SourceArgs {
     /// 'device.attributes["sriov-dra.io"].pfName == "ens1f0"'
     #[arg(long, env = "DEVICES", value_name = "CEL")]
     pub devices: Option<String>,
+    /// How VFs get into pods on this node; published as the attribute attach
+    #[arg(long, env = "ATTACH", value_enum, default_value_t)]
+    pub attach: Attach,
 }
 
 impl SourceArgs {
@@ -50,7 +73,7 @@ impl SourceArgs {
         let devices =
             self.devices.as_deref().filter(|text| !text.trim().is_empty()).map(Selector::compile).transpose();
         let devices = devices.context("--devices is not a CEL expression")?;
-        Ok(Rules { driver_name: name.clone(), devices, attach: Some("nri".to_owned()) })
+        Ok(Rules { driver_name: name.clone(), devices, attach: Some(self.attach.attribute().to_owned()) })
     }
 }
 
@@ -111,16 +134,18 @@ pub fn run(args: NodeArgs) -> anyhow::Result<()> {
         bail!("--node-name (NODE_NAME) is empty: it has to be the name of this node's Node object");
     }
     let rules = Arc::new(source.rules()?);
-    let SourceArgs { driver_name, kubelet_dir, sysfs_root, devices: _ } = source;
-    let config = NodeConfig {
-        node_name,
+    let SourceArgs { driver_name, kubelet_dir, sysfs_root, devices: _, attach } = source;
+    let places = Places {
         run_dir: run_dir.unwrap_or_else(|| PathBuf::from("/run").join(&driver_name)),
         driver_name,
         kubelet_dir,
         cdi_dir,
-        nri_socket,
-        nri_index,
         sysfs_root,
+    };
+    let config = NodeConfig {
+        node_name,
+        places,
+        nri: (attach == Attach::Nri).then_some((nri_socket, nri_index)),
         kubeconfig: kubeconfig.filter(|path| !path.as_os_str().is_empty()),
         pod_uid: pod_uid.filter(|uid| !uid.is_empty()),
         rules,

@@ -2,6 +2,7 @@
 //! calls in the order those make them, over the real sockets.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -124,8 +125,25 @@ impl Stage {
     /// # Errors
     /// When it does not come up again.
     pub async fn crash(&mut self) -> anyhow::Result<()> {
+        self.kill()?;
+        self.start_again().await
+    }
+
+    /// Kills the agent as a crash would; no other one starts.
+    ///
+    /// # Errors
+    /// When it can't be killed.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
         self.agent.0.kill()?;
         self.agent.0.wait()?;
+        Ok(())
+    }
+
+    /// Starts an agent in place of one that was killed.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
         (self.agent, self.driver, self.runtime, self.registered_in) =
             start_agent(&self.executable, &self.folder, &self.sysfs, &self.listener).await?;
         Ok(())
@@ -243,6 +261,18 @@ impl Stage {
     /// # Errors
     /// The agent's sentence.
     pub async fn run(&self, pod: &Pod) -> anyhow::Result<Running> {
+        let mut running = self.sandbox(pod)?;
+        let started = Instant::now();
+        self.runtime.run_pod_sandbox(&running.sandbox).await.map_err(refusal)?;
+        running.took = started.elapsed();
+        Ok(running)
+    }
+
+    /// A sandbox that the agent is not told of: the runtime has no NRI, or has dropped the plugin.
+    ///
+    /// # Errors
+    /// When the process can't be started.
+    pub fn sandbox(&self, pod: &Pod) -> anyhow::Result<Running> {
         let process = Process::start(&self.executable)?;
         let netns = process.netns();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -261,9 +291,7 @@ impl Stage {
             pid: process.pid(),
             ..Default::default()
         };
-        let started = Instant::now();
-        self.runtime.run_pod_sandbox(&sandbox).await.map_err(refusal)?;
-        Ok(Running { sandbox, process, took: started.elapsed() })
+        Ok(Running { sandbox, process, took: Duration::ZERO })
     }
 
     /// CreateContainer with the CDI devices injected, as the runtime does before it asks; the container's environment.
@@ -294,8 +322,54 @@ impl Stage {
             env.retain(|line| line.split('=').next() != Some(key.as_str()));
             env.push(format!("{key}={value}"));
         }
+        for claim in prepared {
+            self.run_hooks(pod, &claim.cdi).await?;
+        }
         env.sort();
         Ok(env)
+    }
+
+    /// The createRuntime hooks of a CDI file, as the OCI runtime runs them: the state on standard input, no environment
+    /// but the file's.
+    ///
+    /// # Errors
+    /// What the runtime makes of a hook that fails.
+    pub async fn run_hooks(&self, pod: &Running, cdi: &cdi::Spec) -> anyhow::Result<()> {
+        let sandbox = &pod.sandbox;
+        let state = serde_json::json!({
+            "ociVersion": "1.2.1", "id": format!("{}-main", sandbox.id), "status": "creating", "pid": pod.process.pid(),
+            "bundle": self.folder,
+            "annotations": {
+                "io.kubernetes.cri.container-type": "container",
+                "io.kubernetes.cri.sandbox-id": sandbox.id,
+                "io.kubernetes.cri.sandbox-uid": sandbox.uid,
+                "io.kubernetes.cri.sandbox-name": sandbox.name,
+                "io.kubernetes.cri.sandbox-namespace": sandbox.namespace,
+            },
+        })
+        .to_string();
+        for hook in cdi.container_edits.hooks.iter().filter(|hook| hook.hook_name == "createRuntime") {
+            let (hook, state) = (hook.clone(), state.clone());
+            let done = tokio::task::spawn_blocking(move || {
+                let mut process = Command::new(&hook.path)
+                    .args(hook.args.iter().skip(1))
+                    .env_clear()
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()?;
+                if let Some(mut input) = process.stdin.take() {
+                    input.write_all(state.as_bytes())?;
+                }
+                process.wait_with_output()
+            });
+            let output = done.await??;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                bail!("error running createRuntime hook: {}, stderr: {}", output.status, said.trim());
+            }
+        }
+        Ok(())
     }
 
     /// StopPodSandbox, then the end of its process, then RemovePodSandbox.

@@ -165,7 +165,11 @@ impl Kernel for FakeKernel {
     }
 
     fn open(&self, path: &Path) -> Result<Netns, HostError> {
-        self.open_id(|_, namespace| namespace.path.as_deref() == Some(path)).ok_or_else(|| HostError::Netns {
+        let is = |namespace: &Namespace| {
+            let of_process = |pid: &i32| path == Path::new(&format!("/proc/{pid}/ns/net"));
+            namespace.path.as_deref() == Some(path) || namespace.users.iter().any(of_process)
+        };
+        self.open_id(|_, namespace| is(namespace)).ok_or_else(|| HostError::Netns {
             name: path.display().to_string(),
             source: Errno::ENOENT.into(),
         })

@@ -4,12 +4,13 @@
 //! valid stands in `cdi_spec`. Pure; files are written by [`cdi_file`](super::cdi_file).
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 pub use super::cdi_spec::{
     CdiError, ContainerEdits, Device, DeviceNode, Hook, Mount, NetDevice, Spec, VERSIONS, lowest_version,
     parse,
 };
-use super::records::Entry;
+use super::records::{Entry, VfEntry};
 use crate::claim::ClaimId;
 use crate::device::{IfName, PciAddress};
 
@@ -29,13 +30,63 @@ pub struct RequestEnv {
 
 const MARKER: &str = "SRIOV_DRA_CLAIM_";
 
-/// The spec for one claim: one device per top-level request with its environment, and for all of them the marker by
-/// which the NRI plugin knows the claim again.
+/// What the runtime runs on the host before a container of a claim starts, and without which it does not start
+/// (OCI runtime specification, config.md, `createRuntime`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookCommand {
+    /// Absolute, on the host; the same for all versions of this driver.
+    pub path: PathBuf,
+    /// Arguments after the command's name; the claim's UID follows.
+    pub args: Vec<String>,
+    /// After this the runtime gives the container up, in seconds.
+    pub timeout_s: i64,
+}
+
+impl HookCommand {
+    fn of(&self, claim_uid: &str) -> Hook {
+        let mut args = vec!["sriov-dra".to_owned(), "hook".to_owned()];
+        args.extend(self.args.iter().cloned());
+        args.push(format!("--claim-uid={claim_uid}"));
+        Hook {
+            hook_name: "createRuntime".to_owned(),
+            path: self.path.display().to_string(),
+            args,
+            env: Vec::new(),
+            timeout: Some(self.timeout_s),
+        }
+    }
+}
+
+/// The spec for one claim: one device per top-level request with its environment, and for all of them the hook, and the
+/// marker by which the NRI plugin knows the claim again.
 ///
 /// Keys are `SRIOV_DRA_<CLAIM>_<REQUEST>_PCI_ADDRESSES` and `…_INTERFACES` (left out without interfaces), where the
 /// claim is called as the pod calls it; values are comma-separated. Claim and request are joined by the sign that
 /// stands for their dashes too, so claim `a-b` with request `c` and claim `a` with request `b-c` share a key in one pod.
-pub fn spec_for(claim: &ClaimId, pod_claim_name: &str, driver: &str, requests: &[RequestEnv]) -> Spec {
+pub fn spec_for(
+    claim: &ClaimId,
+    pod_claim_name: &str,
+    driver: &str,
+    requests: &[RequestEnv],
+    hook: &HookCommand,
+) -> Spec {
+    let marker = format!("{MARKER}{}={}/{}", env_key(&claim.uid), claim.namespace, claim.name);
+    let mut spec = Spec {
+        cdi_version: String::new(),
+        kind: format!("{driver}/{CLASS}"),
+        annotations: BTreeMap::new(),
+        devices: devices(claim, pod_claim_name, requests),
+        container_edits: ContainerEdits {
+            env: vec![marker],
+            hooks: vec![hook.of(&claim.uid)],
+            ..Default::default()
+        },
+    };
+    spec.cdi_version = lowest_version(&spec).to_owned();
+    spec
+}
+
+fn devices(claim: &ClaimId, pod_claim_name: &str, requests: &[RequestEnv]) -> Vec<Device> {
     let mut joined: Vec<(&str, Vec<String>, Vec<String>)> = Vec::new();
     for RequestEnv { request, pci_addresses, interfaces } in requests {
         let pci = pci_addresses.iter().map(ToString::to_string);
@@ -60,32 +111,27 @@ pub fn spec_for(claim: &ClaimId, pod_claim_name: &str, driver: &str, requests: &
             container_edits: ContainerEdits { env, ..Default::default() },
         }
     });
-    let marker = format!("{MARKER}{}={}/{}", env_key(&claim.uid), claim.namespace, claim.name);
-    let mut spec = Spec {
-        cdi_version: String::new(),
-        kind: format!("{driver}/{CLASS}"),
-        annotations: BTreeMap::new(),
-        devices: devices.collect(),
-        container_edits: ContainerEdits { env: vec![marker], ..Default::default() },
-    };
-    spec.cdi_version = lowest_version(&spec).to_owned();
-    spec
+    devices.collect()
 }
 
 /// The spec for a claim as the ledger holds it.
-pub fn spec_of(driver: &str, entry: &Entry) -> Spec {
-    let requests = entry.vfs.iter().map(|vf| RequestEnv {
+pub fn spec_of(driver: &str, entry: &Entry, hook: &HookCommand) -> Spec {
+    spec_for(&entry.claim, &entry.pod_claim_name, driver, &requests(entry), hook)
+}
+
+fn requests(entry: &Entry) -> Vec<RequestEnv> {
+    let of = |vf: &VfEntry| RequestEnv {
         request: vf.top_level_request().to_owned(),
         pci_addresses: vec![vf.pci],
         interfaces: if vf.admin_access { Vec::new() } else { vec![vf.name.clone()] },
-    });
-    spec_for(&entry.claim, &entry.pod_claim_name, driver, &requests.collect::<Vec<_>>())
+    };
+    entry.vfs.iter().map(of).collect()
 }
 
-/// Every variable of [`spec_of`] as key and value.
+/// Every variable of the devices of [`spec_of`] as key and value.
 pub fn variables_of(entry: &Entry) -> Vec<(String, String)> {
-    let spec = spec_of("v", entry);
-    let lines = spec.devices.into_iter().flat_map(|device| device.container_edits.env);
+    let devices = devices(&entry.claim, &entry.pod_claim_name, &requests(entry));
+    let lines = devices.into_iter().flat_map(|device| device.container_edits.env);
     lines
         .filter_map(|line| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
         .collect()
@@ -149,9 +195,17 @@ mod tests {
         }
     }
 
+    fn hook() -> HookCommand {
+        HookCommand {
+            path: "/var/lib/kubelet/plugins/sriov-dra.io/bin/hook".into(),
+            args: vec!["--driver-name=sriov-dra.io".into()],
+            timeout_s: 15,
+        }
+    }
+
     fn spec(uid: &str, requests: &[RequestEnv]) -> Spec {
         let claim = ClaimId { uid: uid.into(), namespace: "team-a".into(), name: "worker-0-vf-x7".into() };
-        spec_for(&claim, "my.vf", DRIVER, requests)
+        spec_for(&claim, "my.vf", DRIVER, requests, &hook())
     }
 
     #[test]
@@ -190,6 +244,19 @@ mod tests {
           "containerEdits": {
             "env": [
               "SRIOV_DRA_CLAIM_6F3C2F1E_0A57_4F5B_9D61_0D7AD5A3C0AA=team-a/worker-0-vf-x7"
+            ],
+            "hooks": [
+              {
+                "hookName": "createRuntime",
+                "path": "/var/lib/kubelet/plugins/sriov-dra.io/bin/hook",
+                "args": [
+                  "sriov-dra",
+                  "hook",
+                  "--driver-name=sriov-dra.io",
+                  "--claim-uid=6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa"
+                ],
+                "timeout": 15
+              }
             ]
           }
         }

@@ -73,7 +73,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CdiErr
 mod tests {
     use super::*;
     use crate::claim::ClaimId;
-    use crate::prepare::cdi::{RequestEnv, spec_for};
+    use crate::prepare::cdi::{HookCommand, RequestEnv, spec_for};
 
     const DRIVER: &str = "sriov-dra.io";
     const UID: &str = "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa";
@@ -81,7 +81,8 @@ mod tests {
     fn spec(driver: &str) -> Spec {
         let claim = ClaimId { uid: UID.into(), namespace: "team-a".into(), name: "worker-vf".into() };
         let request = RequestEnv { request: "main".into(), pci_addresses: vec![], interfaces: vec![] };
-        spec_for(&claim, "vf", driver, &[request])
+        let hook = HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 };
+        spec_for(&claim, "vf", driver, &[request], &hook)
     }
 
     #[test]

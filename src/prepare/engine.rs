@@ -1,21 +1,20 @@
 //! Executes plans and takes them back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::PrepareError;
-use super::functions::{Facts, Functions};
+use super::functions::Facts;
 use super::ledger::Ledger;
 use super::locks::Locks;
 use super::plan::{Driver, Plan, Situation, Step, plan};
 use super::records::{Entry, Ownership, Progress};
+use super::site::Site;
 use crate::claim::{ClaimId, ClaimSpec};
 use crate::device::{CleanFacts, IfName, PciAddress, Place};
 use crate::host::flock::HeldLock;
-use crate::host::{Kernel, VfHandle, find_vf_on_host};
+use crate::host::{VfHandle, find_vf_on_host};
 
 /// How long a VF that nobody owns may be on its way back.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -25,20 +24,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// Prepare and Unprepare. Every method blocks; callers give a deadline.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    /// The kernel.
-    pub kernel: Arc<dyn Kernel>,
-    /// PCI functions.
-    pub functions: Arc<dyn Functions>,
-    /// The memory.
-    pub ledger: Ledger,
-    /// The locks.
-    pub locks: Locks,
-    /// Driver name, the vendor of CDI names.
-    pub driver: String,
-    /// Where CDI files go.
-    pub cdi_dir: PathBuf,
-    /// The boot this process lives in.
-    pub boot_id: String,
+    /// What it works on.
+    pub site: Site,
 }
 
 impl Engine {
@@ -51,14 +38,14 @@ impl Engine {
             spec.results.iter().filter(|result| !result.admin_access).map(|result| result.pci).collect();
         // Without a lock: the pod's other claims need not wait for this one's VFs.
         self.wait_until_free(&spec.id, &wanted, deadline)?;
-        let _pod = spec.pod.as_ref().map(|pod| self.locks.pod(&pod.uid, deadline)).transpose()?;
-        let _claim = self.locks.claim(&spec.id.uid, deadline)?;
-        let previous = self.ledger.entry(&spec.id.uid)?;
+        let _pod = spec.pod.as_ref().map(|pod| self.site.locks.pod(&pod.uid, deadline)).transpose()?;
+        let _claim = self.site.locks.claim(&spec.id.uid, deadline)?;
+        let previous = self.site.ledger.entry(&spec.id.uid)?;
 
         let all: BTreeSet<PciAddress> = spec.results.iter().map(|result| result.pci).collect();
         let mut own = BTreeSet::new();
         for vf in &all {
-            if self.ledger.ownership(*vf)?.is_some_and(|owner| owner.claim.uid == spec.id.uid) {
+            if self.site.ledger.ownership(*vf)?.is_some_and(|owner| owner.claim.uid == spec.id.uid) {
                 own.insert(*vf);
             }
         }
@@ -72,7 +59,7 @@ impl Engine {
             own: &own,
             previous: previous.as_ref(),
             siblings: &siblings,
-            boot_id: &self.boot_id,
+            boot_id: &self.site.boot_id,
         };
         let Plan { entry, steps } = plan(spec, &situation)?;
 
@@ -91,14 +78,14 @@ impl Engine {
         mut unowned: BTreeSet<PciAddress>,
     ) -> Result<BTreeMap<PciAddress, Facts>, PrepareError> {
         let until = Instant::now() + SETTLE;
-        let mut facts = self.functions.facts(all)?;
+        let mut facts = self.site.functions.facts(all)?;
         loop {
             unowned.retain(|vf| facts.get(vf).is_some_and(|found| found.vf.place == Place::Elsewhere));
             if unowned.is_empty() || Instant::now() >= until {
                 return Ok(facts);
             }
             thread::sleep(POLL);
-            let again = self.functions.facts(&unowned)?;
+            let again = self.site.functions.facts(&unowned)?;
             facts.retain(|vf, _| !unowned.contains(vf) || again.contains_key(vf));
             facts.extend(again);
         }
@@ -106,10 +93,10 @@ impl Engine {
 
     fn siblings(&self, pod_uid: &str, but: &str) -> Result<Vec<Entry>, PrepareError> {
         let mut siblings = Vec::new();
-        for uid in self.ledger.claims_of_pod(pod_uid)? {
+        for uid in self.site.ledger.claims_of_pod(pod_uid)? {
             // The list may be older than a hand-over.
             if uid != but
-                && let Some(entry) = self.ledger.entry(&uid)?
+                && let Some(entry) = self.site.ledger.entry(&uid)?
                 && entry.pod.as_ref().is_some_and(|pod| pod.uid == pod_uid)
             {
                 siblings.push(entry);
@@ -127,7 +114,9 @@ impl Engine {
     ) -> Result<(), PrepareError> {
         let started = Instant::now();
         for vf in wanted {
-            while let Some(owner) = self.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid != claim.uid) {
+            while let Some(owner) =
+                self.site.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid != claim.uid)
+            {
                 if self.release_orphan(*vf, &owner.claim)? {
                     continue;
                 }
@@ -143,12 +132,12 @@ impl Engine {
     /// A file of ownership whose claim has neither entry nor attachment, and nobody at work on it, is left from a
     /// process that was killed or a removal that a power loss undid. The VF was not changed then.
     fn release_orphan(&self, vf: PciAddress, holder: &ClaimId) -> Result<bool, PrepareError> {
-        let Ok(lock) = self.locks.claim(&holder.uid, Instant::now()) else { return Ok(false) };
-        let orphan =
-            self.ledger.entry(&holder.uid)?.is_none() && self.ledger.attachment(&holder.uid)?.is_none();
+        let Ok(lock) = self.site.locks.claim(&holder.uid, Instant::now()) else { return Ok(false) };
+        let orphan = self.site.ledger.entry(&holder.uid)?.is_none()
+            && self.site.ledger.attachment(&holder.uid)?.is_none();
         if orphan {
             tracing::warn!(%vf, claim = %format!("{}/{}", holder.namespace, holder.name), "a VF held for a claim nobody knows is let go");
-            self.ledger.release(vf)?;
+            self.site.ledger.release(vf)?;
             lock.remove_file();
         }
         Ok(orphan)
@@ -170,12 +159,12 @@ impl Engine {
         }
         let mut planned = planned.clone();
         for vf in planned.vfs.iter_mut().filter(|vf| !vf.admin_access) {
-            vf.clean = self.ledger.ownership(vf.pci)?.map(|owner| owner.clean);
+            vf.clean = self.site.ledger.ownership(vf.pci)?.map(|owner| owner.clean);
         }
         let prepared = Entry { progress: Progress::Prepared, ..planned.clone() };
         if previous != Some(&prepared) {
             // Each write waits for the disk: what changes nothing on the node needs one only.
-            self.ledger.put_entry(if steps.is_empty() { &prepared } else { &planned })?;
+            self.site.ledger.put_entry(if steps.is_empty() { &prepared } else { &planned })?;
             done.entry = true;
         }
         let pfs: BTreeSet<PciAddress> = steps
@@ -183,7 +172,8 @@ impl Engine {
             .map(|step| facts.get(&step.vf()).and_then(|f| f.vf.pf).unwrap_or(step.vf()))
             .collect();
         {
-            let _pfs = pfs.iter().map(|pf| self.locks.pf(*pf, deadline)).collect::<Result<Vec<_>, _>>()?;
+            let _pfs =
+                pfs.iter().map(|pf| self.site.locks.pf(*pf, deadline)).collect::<Result<Vec<_>, _>>()?;
             for step in steps {
                 // Counted before it is done: a step that fails half-way is undone too.
                 done.steps.push(step.clone());
@@ -191,14 +181,9 @@ impl Engine {
             }
         }
         done.cdi = true;
-        super::cdi_file::write(
-            &self.cdi_dir,
-            &self.driver,
-            &planned.claim.uid,
-            &super::cdi::spec_of(&self.driver, &planned),
-        )?;
+        self.site.write_cdi(&planned)?;
         if done.entry && !steps.is_empty() {
-            self.ledger.put_entry(&prepared)?;
+            self.site.ledger.put_entry(&prepared)?;
         }
         Ok(prepared)
     }
@@ -213,22 +198,21 @@ impl Engine {
         deadline: Instant,
     ) -> Result<(), PrepareError> {
         let vf = facts.vf.pci;
-        if let Some(owner) = self.ledger.ownership(vf)? {
+        if let Some(owner) = self.site.ledger.ownership(vf)? {
             if owner.claim.uid != claim.uid {
                 return Err(held(vf, &owner.claim, Instant::now()));
             }
-            if owner.boot_id == self.boot_id && owner.clean.incarnation == facts.vf.incarnation {
+            if owner.boot_id == self.site.boot_id && owner.clean.incarnation == facts.vf.incarnation {
                 return Ok(());
             }
             let clean = self.clean_facts(facts, deadline)?;
-            return self
-                .ledger
-                .refresh(vf, &Ownership { claim: claim.clone(), boot_id: self.boot_id.clone(), clean });
+            let ownership = Ownership { claim: claim.clone(), boot_id: self.site.boot_id.clone(), clean };
+            return self.site.ledger.refresh(vf, &ownership);
         }
         let clean = self.clean_facts(facts, deadline)?;
-        let ownership = Ownership { claim: claim.clone(), boot_id: self.boot_id.clone(), clean };
-        if !self.ledger.take(vf, &ownership)? {
-            let holder = self.ledger.ownership(vf)?.map_or_else(|| claim.clone(), |owner| owner.claim);
+        let ownership = Ownership { claim: claim.clone(), boot_id: self.site.boot_id.clone(), clean };
+        if !self.site.ledger.take(vf, &ownership)? {
+            let holder = self.site.ledger.ownership(vf)?.map_or_else(|| claim.clone(), |owner| owner.claim);
             return Err(held(vf, &holder, Instant::now()));
         }
         done.owned.push(vf);
@@ -273,8 +257,8 @@ impl Engine {
     ) -> Result<crate::host::Link, PrepareError> {
         let started = Instant::now();
         loop {
-            let handle = VfHandle { pci: vf, hw_addr, stand_in: self.kernel.has_stand_ins() };
-            let found = find_vf_on_host(self.kernel.as_ref(), &handle)
+            let handle = VfHandle { pci: vf, hw_addr, stand_in: self.site.kernel.has_stand_ins() };
+            let found = find_vf_on_host(self.site.kernel.as_ref(), &handle)
                 .map_err(|source| PrepareError::Vf { vf, source })?;
             if let Some((_, link)) = found {
                 return Ok(link);
@@ -292,9 +276,9 @@ impl Engine {
         match step {
             Step::Bind { vf, to, .. } => {
                 let bound = match to {
-                    Driver::Unbound => self.functions.unbind(*vf),
-                    Driver::Network => self.functions.bind(*vf, None),
-                    Driver::Named(driver) => self.functions.bind(*vf, Some(driver)),
+                    Driver::Unbound => self.site.functions.unbind(*vf),
+                    Driver::Network => self.site.functions.bind(*vf, None),
+                    Driver::Named(driver) => self.site.functions.bind(*vf, Some(driver)),
                 };
                 bound.map_err(|source| PrepareError::Vf { vf: *vf, source })?;
                 if *to == Driver::Network {
@@ -316,7 +300,7 @@ impl Engine {
         let deadline = Instant::now() + Duration::from_secs(5);
         if done.cdi && !had_entry {
             note(
-                super::cdi_file::remove(&self.cdi_dir, &self.driver, &entry.claim.uid)
+                super::cdi_file::remove(&self.site.cdi_dir, &self.site.driver, &entry.claim.uid)
                     .map(drop)
                     .map_err(PrepareError::from),
             );
@@ -331,10 +315,14 @@ impl Engine {
             note(undone);
         }
         if done.entry && !had_entry && stuck.is_empty() {
-            note(self.ledger.remove_entry(&entry.claim.uid, entry.pod.as_ref().map(|pod| pod.uid.as_str())));
+            note(
+                self.site
+                    .ledger
+                    .remove_entry(&entry.claim.uid, entry.pod.as_ref().map(|pod| pod.uid.as_str())),
+            );
         }
         for vf in done.owned.iter().rev().filter(|vf| !stuck.contains(vf)) {
-            note(self.ledger.release(*vf));
+            note(self.site.ledger.release(*vf));
         }
         if others.is_empty() { first } else { PrepareError::UndoFailed { first: Box::new(first), others } }
     }
@@ -346,21 +334,21 @@ impl Engine {
     /// Everything that could not be undone; what could be is, and the next call goes on from there.
     pub fn unprepare(&self, claim: &ClaimId, deadline: Instant) -> Result<(), PrepareError> {
         let HeldClaim { pod: pod_lock, claim: claim_lock, entry } =
-            hold_claim(&self.ledger, &self.locks, &claim.uid, deadline)?;
+            hold_claim(&self.site.ledger, &self.site.locks, &claim.uid, deadline)?;
         let pod_uid = entry.as_ref().and_then(|entry| entry.pod.as_ref()).map(|pod| pod.uid.clone());
-        if self.ledger.attachment(&claim.uid)?.is_some() {
+        if self.site.ledger.attachment(&claim.uid)?.is_some() {
             return Err(PrepareError::StillAttached { claim: format!("{}/{}", claim.namespace, claim.name) });
         }
         // The files of ownership say it too: they are there when the entry was lost.
         let owned: Vec<(PciAddress, Ownership)> =
-            self.ledger.owned()?.into_iter().filter(|(_, owner)| owner.claim.uid == claim.uid).collect();
+            self.site.ledger.owned()?.into_iter().filter(|(_, owner)| owner.claim.uid == claim.uid).collect();
         let mut errors = Vec::new();
         for (vf, ownership) in &owned {
             if let Err(error) = self.give_back(*vf, ownership, deadline) {
                 errors.push(error);
             }
         }
-        super::cdi_file::remove(&self.cdi_dir, &self.driver, &claim.uid)?;
+        super::cdi_file::remove(&self.site.cdi_dir, &self.site.driver, &claim.uid)?;
         if let Some(first) = errors.pop() {
             let others: Vec<String> = errors.iter().map(PrepareError::sentence).collect();
             return Err(match others.is_empty() {
@@ -368,13 +356,13 @@ impl Engine {
                 false => PrepareError::UndoFailed { first: Box::new(first), others },
             });
         }
-        self.ledger.remove_entry(&claim.uid, pod_uid.as_deref())?;
+        self.site.ledger.remove_entry(&claim.uid, pod_uid.as_deref())?;
         claim_lock.remove_file();
         if let (Some(lock), Some(uid)) = (pod_lock, pod_uid)
-            && self.ledger.claims_of_pod(&uid)?.is_empty()
+            && self.site.ledger.claims_of_pod(&uid)?.is_empty()
         {
-            let record = self.locks.sandbox_record(&uid, deadline)?;
-            self.ledger.forget_sandbox(&uid)?;
+            let record = self.site.locks.sandbox_record(&uid, deadline)?;
+            self.site.ledger.forget_sandbox(&uid)?;
             record.remove_file();
             lock.remove_file();
         }
@@ -387,19 +375,19 @@ impl Engine {
         ownership: &Ownership,
         deadline: Instant,
     ) -> Result<(), PrepareError> {
-        if let Some(life) = self.functions.life(vf) {
+        if let Some(life) = self.site.functions.life(vf) {
             let same_life =
-                ownership.boot_id == self.boot_id && life.incarnation == ownership.clean.incarnation;
+                ownership.boot_id == self.site.boot_id && life.incarnation == ownership.clean.incarnation;
             if same_life && life.driver != ownership.clean.driver {
-                let facts = self.functions.facts(&BTreeSet::from([vf]))?;
+                let facts = self.site.functions.facts(&BTreeSet::from([vf]))?;
                 let pf = facts.get(&vf).and_then(|facts| facts.vf.pf);
-                let _pf = self.locks.pf(pf.unwrap_or(vf), deadline)?;
+                let _pf = self.site.locks.pf(pf.unwrap_or(vf), deadline)?;
                 let to = ownership.clean.driver.clone().map_or(Driver::Unbound, Driver::Named);
                 let from = life.driver.map_or(Driver::Unbound, Driver::Named);
                 self.apply(&Step::Bind { vf, from, to }, deadline)?;
             }
         }
-        self.ledger.release(vf)
+        self.site.ledger.release(vf)
     }
 }
 

@@ -6,7 +6,7 @@
 //! <durable>/pods/<pod uid>/<claim uid>     empty: which claims a pod has
 //! <durable>/unclean/<pci>.json             Unclean
 //! <durable>/quarantine/…                   entries that can't be read, kept for people
-//! <boot>/lock/  <boot>/pods/  <boot>/attach/
+//! <boot>/lock/  <boot>/pods/  <boot>/attach/  <boot>/status/
 //! ```
 
 use std::fs;
@@ -92,6 +92,11 @@ impl Ledger {
     /// The folder of the lock files.
     pub fn lock_folder(&self) -> PathBuf {
         self.boot.join("lock")
+    }
+
+    /// The folder of reports that wait to become claim status.
+    pub fn outbox_folder(&self) -> PathBuf {
+        self.boot.join("status")
     }
 
     fn entry_path(&self, claim_uid: &str) -> PathBuf {

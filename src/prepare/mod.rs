@@ -20,6 +20,7 @@ pub mod locks;
 pub mod plan;
 pub mod records;
 mod sealed;
+pub mod site;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::PrepareError;
+use super::cdi::HookCommand;
 use super::engine::Engine;
 use super::fake::FakeFunctions;
 use super::functions::Facts;
@@ -11,6 +12,7 @@ use super::ledger::Ledger;
 use super::locks::Locks;
 use super::plan::{Driver, Step};
 use super::records::Progress;
+use super::site::Site;
 use crate::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use crate::device::{IfName, LinkType, Netdev, PciAddress, Pf, Place};
 use crate::host::fake::FakeKernel;
@@ -97,7 +99,7 @@ fn explicit(n: u8, name: &str) -> ResultSpec {
 
 impl Lab {
     fn facts(&self, n: u8) -> Facts {
-        self.engine.functions.facts(&[pci(n)].into()).unwrap().remove(&pci(n)).unwrap()
+        self.engine.site.functions.facts(&[pci(n)].into()).unwrap().remove(&pci(n)).unwrap()
     }
 
     fn new(vfs: u8) -> Self {
@@ -112,25 +114,27 @@ impl Lab {
             });
         }
         let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
-        let engine = Engine {
+        let site = Site {
             kernel: Arc::new(kernel.clone()),
             functions: Arc::new(functions.clone()),
             locks: Locks::at(ledger.lock_folder()),
             ledger,
             driver: "sriov-dra.io".into(),
             cdi_dir: dir.path().join("cdi"),
+            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
             boot_id: "boot-1".into(),
         };
+        let engine = Engine { site };
         Self { kernel, functions, engine, dir }
     }
 
     fn refusal(&self, spec: &ClaimSpec) -> String {
         let error = self.engine.prepare(spec, soon()).unwrap_err().sentence();
         assert!(
-            self.engine.ledger.owned().unwrap().iter().all(|(_, owner)| owner.claim.uid != spec.id.uid),
+            self.engine.site.ledger.owned().unwrap().iter().all(|(_, owner)| owner.claim.uid != spec.id.uid),
             "{error}"
         );
-        assert_eq!(self.engine.ledger.entry(&spec.id.uid).unwrap(), None, "{error}");
+        assert_eq!(self.engine.site.ledger.entry(&spec.id.uid).unwrap(), None, "{error}");
         assert!(
             !self.dir.path().join(format!("cdi/sriov-dra.io-vf_{}.json", spec.id.uid)).exists(),
             "{error}"
@@ -214,8 +218,8 @@ fn a_failure_after_the_bind_gives_the_vf_its_old_driver_back() {
     let error = lab.engine.prepare(&spec, soon()).unwrap_err().sentence();
     assert!(error.contains("cdi"), "{error}");
     assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("vfio-pci"));
-    assert_eq!(lab.engine.ledger.entry("c1").unwrap(), None);
-    assert!(lab.engine.ledger.owned().unwrap().is_empty());
+    assert_eq!(lab.engine.site.ledger.entry("c1").unwrap(), None);
+    assert!(lab.engine.site.ledger.owned().unwrap().is_empty());
 }
 
 #[test]
@@ -233,14 +237,14 @@ fn a_claim_prepared_again_rewrites_its_cdi_file_and_forgets_nothing() {
     let lab = Lab::new(1);
     let spec = claim("c1", "p1", vec![wants(1)]);
     let first = lab.engine.prepare(&spec, soon()).unwrap();
-    let clean = lab.engine.ledger.ownership(pci(1)).unwrap().unwrap().clean;
+    let clean = lab.engine.site.ledger.ownership(pci(1)).unwrap().unwrap().clean;
     let cdi = lab.dir.path().join("cdi/sriov-dra.io-vf_c1.json");
     std::fs::remove_file(&cdi).unwrap();
     // Changed by now, as an attach would: the note of what it was must not be taken anew.
     lab.kernel.meddle(pci(1), |link| link.mtu = 4000);
     assert_eq!(lab.engine.prepare(&spec, soon()).unwrap(), first);
     assert!(cdi.exists());
-    assert_eq!(lab.engine.ledger.ownership(pci(1)).unwrap().unwrap().clean, clean);
+    assert_eq!(lab.engine.site.ledger.ownership(pci(1)).unwrap().unwrap().clean, clean);
 }
 
 #[test]
@@ -249,14 +253,14 @@ fn after_a_reboot_or_a_re_creation_the_vf_is_noted_anew() {
     let spec = claim("c1", "p1", vec![wants(1)]);
     lab.engine.prepare(&spec, soon()).unwrap();
     lab.kernel.meddle(pci(1), |link| link.mtu = 2000);
-    lab.engine.boot_id = "boot-2".into();
+    lab.engine.site.boot_id = "boot-2".into();
     let again = lab.engine.prepare(&spec, soon()).unwrap();
     assert_eq!((again.boot_id.as_str(), again.progress), ("boot-2", Progress::Prepared));
-    assert_eq!(lab.engine.ledger.ownership(pci(1)).unwrap().unwrap().clean.mtu, Some(2000));
+    assert_eq!(lab.engine.site.ledger.ownership(pci(1)).unwrap().unwrap().clean.mtu, Some(2000));
     lab.functions.change(pci(1), |facts| facts.vf.incarnation.0 += 1);
     lab.kernel.meddle(pci(1), |link| link.mtu = 3000);
     lab.engine.prepare(&spec, soon()).unwrap();
-    assert_eq!(lab.engine.ledger.ownership(pci(1)).unwrap().unwrap().clean.mtu, Some(3000));
+    assert_eq!(lab.engine.site.ledger.ownership(pci(1)).unwrap().unwrap().clean.mtu, Some(3000));
 }
 
 #[test]
@@ -271,12 +275,12 @@ fn an_entry_of_a_newer_agent_is_left_alone_and_the_rest_is_served() {
     lab.engine.unprepare(&claim("c1", "p1", vec![]).id, soon()).unwrap_err();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     lab.engine.prepare(&claim("c2", "p2", vec![wants(2)]), soon()).unwrap();
-    assert_eq!(lab.engine.ledger.survey("boot-1").unwrap().newer.len(), 1);
+    assert_eq!(lab.engine.site.ledger.survey("boot-1").unwrap().newer.len(), 1);
 }
 
 #[test]
 fn an_unprepare_of_a_claim_nobody_knows_is_a_success() {
     let lab = Lab::new(1);
     lab.engine.unprepare(&claim("never", "p1", vec![]).id, soon()).unwrap();
-    assert_eq!(std::fs::read_dir(lab.engine.ledger.lock_folder()).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(lab.engine.site.ledger.lock_folder()).unwrap().count(), 0);
 }

@@ -68,7 +68,7 @@ fn an_ownership_file_that_a_power_loss_brought_back_does_not_hold_the_vf_for_eve
     let bytes = std::fs::read(&path).unwrap();
     lab.unprepare(&old).unwrap();
     std::fs::write(&path, bytes).unwrap(); // the unlink was never synced
-    let rebooted = Engine { boot_id: "boot-2".into(), ..lab.engine.clone() };
+    let rebooted = Engine { site: Site { boot_id: "boot-2".into(), ..lab.engine.site.clone() } };
     rebooted.prepare(&claim("c1", "p1", vec![wants(1)]), soon()).unwrap();
 }
 
@@ -139,7 +139,7 @@ fn a_sibling_is_only_who_belongs_to_the_same_pod() {
     lab.attacher.hand_over("c1", &to, soon()).unwrap();
     std::fs::create_dir_all(index.parent().unwrap()).unwrap();
     std::fs::write(&index, b"").unwrap(); // killed before unindex
-    lab.engine.ledger.survey("boot-1").unwrap();
+    lab.engine.site.ledger.survey("boot-1").unwrap();
     let same = ResultSpec { addresses: wants(1).addresses, ..wants(2) };
     lab.engine.prepare(&claim("c2", "p1", vec![same]), soon()).unwrap();
     let _ = a;
@@ -151,7 +151,7 @@ fn one_unreadable_file_does_not_stop_the_agent_or_other_claims() {
     let spec = claim("c1", "p1", vec![wants(1)]);
     lab.engine.prepare(&spec, soon()).unwrap();
     std::fs::create_dir(lab.dir.path().join("durable/vf/0000:81:00.7.json")).unwrap();
-    let survey = lab.engine.ledger.survey("boot-1").map(drop).map_err(|e| e.sentence());
+    let survey = lab.engine.site.ledger.survey("boot-1").map(drop).map_err(|e| e.sentence());
     let unprepared = lab.unprepare(&spec);
     assert_eq!((survey, unprepared), (Ok(()), Ok(())));
 }

@@ -5,29 +5,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use tokio::sync::mpsc;
 
+use super::attacher::Present;
 use super::nri::{Container, Sandbox};
-use super::{AttachError, Attacher, Reason, Report};
+use super::{AttachError, Attacher, Letter, Outbox, Reason};
 use crate::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use crate::device::{IfName, PciAddress};
 use crate::host::Kernel;
 use crate::host::NetnsId;
 use crate::host::fake::FakeKernel;
 use crate::prepare::PrepareError;
+use crate::prepare::cdi::HookCommand;
 use crate::prepare::engine::Engine;
 use crate::prepare::fake::FakeFunctions;
 use crate::prepare::ledger::Ledger;
 use crate::prepare::locks::Locks;
+use crate::prepare::site::Site;
 
 mod faults;
+mod hook;
 
 struct Lab {
     kernel: FakeKernel,
     functions: FakeFunctions,
     engine: Engine,
     attacher: Attacher,
-    reports: mpsc::Receiver<Report>,
     dir: tempfile::TempDir,
 }
 
@@ -101,27 +103,20 @@ impl Lab {
         }
         let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
         let locks = Locks::at(ledger.lock_folder());
-        let engine = Engine {
+        let (outbox, _) = Outbox::at(ledger.outbox_folder());
+        let site = Site {
             kernel: Arc::new(kernel.clone()),
             functions: Arc::new(functions.clone()),
-            ledger: ledger.clone(),
-            locks: locks.clone(),
-            driver: "sriov-dra.io".into(),
-            cdi_dir: dir.path().join("cdi"),
-            boot_id: "boot-1".into(),
-        };
-        let (sender, reports) = mpsc::channel(100);
-        let attacher = Attacher {
-            kernel: engine.kernel.clone(),
-            functions: engine.functions.clone(),
             ledger,
             locks,
-            driver: engine.driver.clone(),
-            cdi_dir: engine.cdi_dir.clone(),
-            boot_id: engine.boot_id.clone(),
-            reports: sender,
+            driver: "sriov-dra.io".into(),
+            cdi_dir: dir.path().join("cdi"),
+            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
+            boot_id: "boot-1".into(),
         };
-        Self { kernel, functions, engine, attacher, reports, dir }
+        let engine = Engine { site: site.clone() };
+        let attacher = Attacher { site, outbox };
+        Self { kernel, functions, engine, attacher, dir }
     }
 
     fn host(&self) -> NetnsId {
@@ -163,7 +158,7 @@ impl Lab {
 
 #[test]
 fn two_vfs_go_into_the_pod_named_addressed_and_up_and_come_back_as_they_were() {
-    let mut lab = Lab::new(2);
+    let lab = Lab::new(2);
     let spec = claim("c1", "p1", vec![wants(1), wants(2)]);
     let ns = lab.kernel.add_netns("/run/netns/a", 7);
     lab.kernel.add_other(ns.id(), "eth0");
@@ -176,7 +171,7 @@ fn two_vfs_go_into_the_pod_named_addressed_and_up_and_come_back_as_they_were() {
         assert_eq!((link.mtu, link.up), (9000, true));
         assert_eq!(addresses, &[format!("10.1.0.{n}/24").parse().unwrap()]);
     }
-    let report = lab.reports.try_recv().unwrap();
+    let (_, Letter { report, .. }) = lab.attacher.outbox.waiting().remove(0);
     assert!(report.devices.iter().all(|device| device.reason == Reason::Attached));
     assert_eq!(report.devices[0].interface.as_deref(), Some("net1"));
 
@@ -250,7 +245,7 @@ fn a_late_task_of_a_stopped_sandbox_does_nothing() {
     let pod = super::PodSandbox::open(&lab.kernel, &sandbox("A", "p1", "/run/netns/a")).unwrap();
     let epoch = lab.attacher.make_current(&pod, soon()).unwrap();
     lab.attacher.stop(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
-    let late = lab.attacher.attach_claims(&["c1".into()], &pod, epoch, soon());
+    let late = lab.attacher.attach_claims(&["c1".into()], &pod, epoch, Present::Leave, soon());
     assert!(matches!(late, Err(AttachError::Superseded { .. })), "{late:?}");
     assert!(lab.kernel.links_of(a.id()).is_empty());
     lab.assert_pristine(1);
@@ -380,7 +375,7 @@ fn a_container_is_refused_while_its_vf_can_not_be_brought_and_another_pods_claim
     assert!(live.contains("in use by pod pod-p1"), "{live}");
     lab.attacher.stop(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
     lab.attacher.hand_over("c1", &to, soon()).unwrap();
-    let note = |pod: &str| lab.engine.ledger.current_sandbox(pod).unwrap();
+    let note = |pod: &str| lab.engine.site.ledger.current_sandbox(pod).unwrap();
     assert_eq!(note("p1"), None, "no Unprepare comes by for the pod that handed its last claim over");
     lab.attacher
         .create_container(&sandbox("B", "p2", "/run/netns/b"), &container("B", "c1"), soon())
@@ -419,7 +414,7 @@ fn admin_access_owns_and_moves_nothing() {
     lab.engine.prepare(&claim("c1", "p1", vec![admin]), soon()).unwrap();
     lab.attacher.run(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
     assert!(lab.kernel.links_of(a.id()).is_empty());
-    assert!(lab.engine.ledger.owned().unwrap().is_empty());
+    assert!(lab.engine.site.ledger.owned().unwrap().is_empty());
     // And the VF is free for whoever uses it.
     lab.engine.prepare(&claim("c2", "p2", vec![wants(1)]), soon()).unwrap();
 }
@@ -453,7 +448,7 @@ fn a_truncated_ledger_entry_is_set_aside_and_its_vf_still_comes_back() {
     let path = lab.dir.path().join("durable/claims/c1.json");
     let text = std::fs::read(&path).unwrap();
     std::fs::write(&path, &text[..text.len() / 2]).unwrap();
-    let survey = lab.engine.ledger.survey("boot-1").unwrap();
+    let survey = lab.engine.site.ledger.survey("boot-1").unwrap();
     assert_eq!((survey.entries, survey.quarantined.len()), (1, 1), "{survey:?}");
     lab.engine.prepare(&two, soon()).unwrap();
     lab.unprepare(&one).unwrap();
@@ -466,7 +461,7 @@ impl Lab {
     fn assert_forgotten_but_quarantine(&self) {
         let kept = std::fs::read_dir(self.dir.path().join("durable/quarantine")).unwrap().count();
         assert_eq!(kept, 1);
-        let owned = self.engine.ledger.owned().unwrap();
+        let owned = self.engine.site.ledger.owned().unwrap();
         assert!(owned.is_empty(), "{owned:?}");
     }
 }

@@ -1,0 +1,145 @@
+//! Reports that wait to become claim status, as files: the agent may be killed after an attach and before the write,
+//! the API server may be away for hours, and the hook that attached is gone when anybody could write.
+//!
+//! `<boot>/status/<claim uid>.<nanoseconds>.json`, whole or not there. The newest of a claim counts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::Report;
+
+/// Where reports are put and found.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    folder: PathBuf,
+    wake: mpsc::Sender<()>,
+}
+
+/// One report that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Letter {
+    /// When the claim became as the report says.
+    pub since: Timestamp,
+    /// What to write.
+    pub report: Report,
+}
+
+impl Outbox {
+    /// The outbox in a folder, and what hears of each report put into it by this process. Others' are found by looking.
+    pub fn at(folder: PathBuf) -> (Self, mpsc::Receiver<()>) {
+        let (wake, woken) = mpsc::channel(1);
+        (Self { folder, wake }, woken)
+    }
+
+    /// Puts a report in.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put(&self, report: Report) -> io::Result<()> {
+        let letter = Letter { since: Timestamp::now(), report };
+        let name = format!("{}.{:020}.json", letter.report.claim.uid, letter.since.as_nanosecond());
+        let temporary = self.folder.join(format!(".{name}.{}", std::process::id()));
+        fs::create_dir_all(&self.folder)?;
+        fs::write(&temporary, serde_json::to_vec(&letter)?)?;
+        fs::rename(&temporary, self.folder.join(name))?;
+        // Full: somebody is about to look anyway.
+        let _ = self.wake.try_send(());
+        Ok(())
+    }
+
+    /// The newest report of each claim, by file; older ones, and files that are no report, are removed.
+    pub fn waiting(&self) -> Vec<(PathBuf, Letter)> {
+        let mut newest: BTreeMap<String, PathBuf> = BTreeMap::new();
+        let mut names: Vec<String> = fs::read_dir(&self.folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.'))
+            .collect();
+        names.sort();
+        for name in names {
+            let claim = name.strip_suffix(".json").and_then(|stem| stem.rsplit_once('.'));
+            let path = self.folder.join(&name);
+            match claim {
+                Some((claim, _)) => {
+                    if let Some(older) = newest.insert(claim.to_owned(), path) {
+                        self.done(&older);
+                    }
+                }
+                None => self.done(&path),
+            }
+        }
+        let mut letters = Vec::new();
+        for path in newest.into_values() {
+            match fs::read(&path).map(|text| serde_json::from_slice(&text)) {
+                Ok(Ok(letter)) => letters.push((path, letter)),
+                Ok(Err(error)) => {
+                    tracing::warn!(file = %path.display(), %error, "a report of a claim can't be read; it is removed");
+                    self.done(&path);
+                }
+                // Another agent wrote it to the claim.
+                Err(_) => {}
+            }
+        }
+        letters
+    }
+
+    /// The report is written, or never will be.
+    pub fn done(&self, file: &Path) {
+        // Another agent may have been faster.
+        let _ = fs::remove_file(file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::ClaimId;
+
+    fn report(claim: &str, name: &str) -> Report {
+        let claim = ClaimId { uid: claim.into(), namespace: "ns".into(), name: name.into() };
+        Report { claim, devices: Vec::new() }
+    }
+
+    #[test]
+    fn the_newest_report_of_each_claim_waits_until_it_is_done_also_for_the_next_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outbox, mut woken) = Outbox::at(dir.path().join("status"));
+        for (claim, name) in [("c1", "first"), ("c2", "other"), ("c1", "second")] {
+            outbox.put(report(claim, name)).unwrap();
+        }
+        assert!(woken.try_recv().is_ok());
+        let (next, _) = Outbox::at(dir.path().join("status"));
+        let names = |outbox: &Outbox| -> Vec<String> {
+            outbox.waiting().into_iter().map(|(_, letter)| letter.report.claim.name).collect()
+        };
+        assert_eq!(names(&next), ["second", "other"]);
+        assert_eq!(fs::read_dir(dir.path().join("status")).unwrap().count(), 2, "the older one is gone");
+        let (file, _) = next.waiting().remove(0);
+        outbox.put(report("c1", "third")).unwrap();
+        next.done(&file);
+        assert_eq!(
+            names(&outbox),
+            ["third", "other"],
+            "a report put meanwhile is not taken for the one written"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_report_is_removed_and_half_a_report_is_never_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outbox, _woken) = Outbox::at(dir.path().to_owned());
+        fs::write(dir.path().join("c1.00000000000000000001.json"), "{").unwrap();
+        fs::write(dir.path().join("stray"), "x").unwrap();
+        fs::write(dir.path().join(".c2.00000000000000000001.json.7"), "{").unwrap();
+        assert_eq!(outbox.waiting(), []);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
