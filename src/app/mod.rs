@@ -14,5 +14,5 @@ mod node;
 mod pods;
 
 pub use explain::{Supply, read_cluster, read_machine};
-pub use inventory::take_inventory;
+pub use inventory::{Looked, take_inventory};
 pub use node::{NodeConfig, run_node};

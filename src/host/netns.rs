@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ use super::HostError;
 
 /// `NSFS_MAGIC`, include/uapi/linux/magic.h.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// The network namespace of the thread that opens it.
+pub(super) const CURRENT: &str = "/proc/thread-self/ns/net";
 
 /// What makes two handles the same namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,6 +79,7 @@ impl Netns {
     }
 
     /// Runs `work` on a thread of its own inside the namespace; the thread ends with it, so nothing has to be restored.
+    /// Whoever is there already needs no privilege for it.
     pub(super) fn run<T: Send>(
         &self,
         work: impl FnOnce() -> Result<T, HostError> + Send,
@@ -84,7 +89,10 @@ impl Netns {
         let fail = |source| HostError::Netns { name: name.clone(), source };
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
-                setns(fd, CloneFlags::CLONE_NEWNET).map_err(|errno| fail(errno.into()))?;
+                match setns(fd, CloneFlags::CLONE_NEWNET) {
+                    Err(Errno::EPERM) if Self::open(Path::new(CURRENT))?.id == self.id => {}
+                    entered => entered.map_err(|errno| fail(errno.into()))?,
+                }
                 work()
             });
             let joined = thread.map_err(fail)?.join();

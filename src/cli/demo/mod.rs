@@ -1,5 +1,6 @@
 //! `sriov-dra demo`: the whole story on any Linux machine, without cluster and without hardware.
 
+mod pods;
 mod show;
 mod story;
 

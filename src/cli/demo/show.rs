@@ -57,6 +57,8 @@ pub struct Run {
     pub file: String,
     /// All its pods did as they should.
     pub ok: bool,
+    /// What else should be known, a sentence each.
+    pub notes: Vec<String>,
     /// What was allocated and why, and why other devices were not.
     pub explained: Vec<Subject>,
     /// One a pod.

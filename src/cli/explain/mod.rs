@@ -1,11 +1,13 @@
 //! `sriov-dra explain`: which devices a claim would get and why, or why it gets none.
 //!
 //! The claim comes from a file; devices from a cluster, a file of slices, or this machine. `documents` reads files,
-//! `plan` puts claims, templates and pods together, `render` prints.
+//! `names` what their objects are called, `pods` which claims a pod has; `plan` asks the allocator, `render` prints.
 
 mod decode;
 mod documents;
+mod names;
 mod plan;
+mod pods;
 mod render;
 
 use std::io::{IsTerminal, Write};
@@ -18,6 +20,7 @@ use super::node::SourceArgs;
 use crate::app::{Supply, read_cluster, read_machine};
 pub use documents::Documents;
 pub use plan::{Answer, Given, Origin, Subject, answer};
+pub use pods::{PodClaim, Source, claims_of, pod_name};
 pub use render::{render_json, render_text};
 
 /// Shape of the output.
@@ -86,6 +89,13 @@ fn question(args: &ExplainArgs) -> anyhow::Result<(Given, String)> {
                 bail!("{}", there.faults.join("\n"));
             }
             let Documents { slices, classes, claims, templates, .. } = there;
+            if slices.is_empty() {
+                bail!(
+                    "{} has no ResourceSlice in it, so there is no device; --slices takes a file as kubectl get \
+                     resourceslices -o yaml writes it where a driver publishes some",
+                    file.display()
+                );
+            }
             (Supply { slices, classes, claims, templates, ..Supply::default() }, Origin::File(file.clone()))
         }
         (None, Some(kubeconfig)) => {
