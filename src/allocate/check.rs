@@ -184,7 +184,11 @@ impl Faults {
                 None => self.add(path, "is missing; a selector is a CEL expression"),
                 Some(cel) => {
                     if let Err(error) = Selector::compile(&cel.expression) {
-                        self.add(format!("{path}.expression"), error.to_string());
+                        let refused = match error.is_refused_by_kubernetes() {
+                            true => "; the API server refuses it",
+                            false => "",
+                        };
+                        self.add(format!("{path}.expression"), format!("{error}{refused}"));
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use ::cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
 /// Identifiers that are no variables: types (CEL specification, "Standard Definitions") and namespaces of functions.
-const NOT_VARIABLES: [&str; 16] = [
+pub(super) const NOT_VARIABLES: [&str; 16] = [
     "bool",
     "int",
     "uint",
