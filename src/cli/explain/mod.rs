@@ -10,7 +10,7 @@ mod plan;
 mod pods;
 mod render;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,6 +18,7 @@ use anyhow::{Context, bail};
 
 use super::node::SourceArgs;
 use crate::app::{Supply, read_cluster, read_machine};
+use crate::observe::wants_colour;
 pub use documents::Documents;
 pub use plan::{Answer, Given, Origin, Subject, answer};
 pub use pods::{PodClaim, Source, claims_of, pod_name};
@@ -122,7 +123,7 @@ fn question(args: &ExplainArgs) -> anyhow::Result<(Given, String)> {
 fn print(answer: &Answer, format: Format) -> anyhow::Result<bool> {
     let mut out = std::io::stdout();
     let text = match format {
-        Format::Text => render_text(answer, out.is_terminal()),
+        Format::Text => render_text(answer, wants_colour(&out)),
         Format::Json => render_json(answer)?,
     };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

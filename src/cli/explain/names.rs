@@ -28,7 +28,7 @@ impl Names {
         }
         let Some(name) = metadata.name.as_deref().filter(|name| !name.is_empty()) else {
             let also = match &metadata.generate_name {
-                Some(_) => "; generateName is for objects that nothing else in the file has to name",
+                Some(_) => " (generateName is not enough here)",
                 None => "",
             };
             fault(
