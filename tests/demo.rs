@@ -310,7 +310,7 @@ fn looking_takes_no_privilege_and_what_only_root_may_see_is_named() {
 
     let ledger = kubelet.path().join("plugins/sriov-dra.io/vf");
     std::fs::create_dir_all(&ledger).unwrap();
-    std::fs::set_permissions(&ledger, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&ledger, std::fs::Permissions::from_mode(0o000)).unwrap();
     let (again, notes) = inventory(&unprivileged);
     assert_eq!(again, seen);
     assert!(notes.contains("which VFs are in claims only root can see"), "{notes}");
