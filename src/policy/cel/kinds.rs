@@ -24,6 +24,13 @@ const COMPARISONS: [(&str, &str); 6] = [
     (operators::GREATER, ">"),
     (operators::GREATER_EQUALS, ">="),
 ];
+const ARITHMETIC: [(&str, &str); 5] = [
+    (operators::ADD, "+"),
+    (operators::SUBSTRACT, "-"),
+    (operators::MULTIPLY, "*"),
+    (operators::DIVIDE, "/"),
+    (operators::MODULO, "%"),
+];
 const LOGIC: [(&str, &str); 3] =
     [(operators::LOGICAL_AND, "&&"), (operators::LOGICAL_OR, "||"), (operators::LOGICAL_NOT, "!")];
 
@@ -31,7 +38,9 @@ const LOGIC: [(&str, &str); 3] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Bool,
-    Number,
+    Int,
+    Uint,
+    Double,
     String,
     Bytes,
     List,
@@ -45,7 +54,9 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bool => "true or false",
-            Self::Number => "a number",
+            Self::Int => "a whole number",
+            Self::Uint => "an unsigned number",
+            Self::Double => "a floating-point number",
             Self::String => "a string",
             Self::Bytes => "bytes",
             Self::List => "a list",
@@ -60,6 +71,10 @@ impl Kind {
     /// Certainly another one.
     fn is_not(self, other: Self) -> bool {
         self != other && self != Self::Open && other != Self::Open
+    }
+
+    fn is_number(self) -> bool {
+        matches!(self, Self::Int | Self::Uint | Self::Double)
     }
 }
 
@@ -91,9 +106,18 @@ fn here(expression: &IdedExpr) -> Option<String> {
     let name = call.func_name.as_str();
     let kinds: Vec<Kind> = call.target.iter().map(AsRef::as_ref).chain(&call.args).map(kind).collect();
     if let ([one, other], Some(sign)) = (kinds.as_slice(), sign(&COMPARISONS, name)) {
-        return one
-            .is_not(*other)
-            .then(|| format!("compares {one} with {other} ({sign}), which is never possible"));
+        // Numbers of two kinds have an order, but are never tested for being equal.
+        let ordered = !matches!(name, operators::EQUALS | operators::NOT_EQUALS);
+        let possible = !one.is_not(*other) || ordered && one.is_number() && other.is_number();
+        return (!possible).then(|| {
+            format!("compares {one} with {other} ({sign}), which CEL never does; they must be alike")
+        });
+    }
+    if let ([one, other], Some(sign)) = (kinds.as_slice(), sign(&ARITHMETIC, name)) {
+        return one.is_not(*other).then(|| format!("has {one} and {other} at {sign}; they must be alike"));
+    }
+    if let (operators::CONDITIONAL, [_, one, other]) = (name, kinds.as_slice()) {
+        return one.is_not(*other).then(|| format!("has {one} and {other} after its ?; they must be alike"));
     }
     if let Some(sign) = sign(&LOGIC, name) {
         let wrong = kinds.iter().find(|kind| kind.is_not(Kind::Bool))?;
@@ -116,7 +140,9 @@ fn kind(expression: &IdedExpr) -> Kind {
     match &expression.expr {
         Expr::Literal(literal) => match literal {
             LiteralValue::Boolean(_) => Kind::Bool,
-            LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_) => Kind::Number,
+            LiteralValue::Int(_) => Kind::Int,
+            LiteralValue::UInt(_) => Kind::Uint,
+            LiteralValue::Double(_) => Kind::Double,
             LiteralValue::String(_) => Kind::String,
             LiteralValue::Bytes(_) => Kind::Bytes,
             LiteralValue::Null => Kind::Null,
@@ -131,18 +157,26 @@ fn kind(expression: &IdedExpr) -> Kind {
         Expr::Call(call) => match (call.func_name.as_str(), call.args.as_slice()) {
             (name, _) if sign(&COMPARISONS, name).or(sign(&LOGIC, name)).is_some() => Kind::Bool,
             (operators::IN, _) => Kind::Bool,
-            // Each part is looked at once: expressions nest.
-            (operators::CONDITIONAL, [_, one, other]) | (operators::ADD, [one, other]) => {
-                let one = kind(one);
-                if one == kind(other) { one } else { Kind::Open }
+            (operators::CONDITIONAL, [_, one, other]) => alike(one, other),
+            (name, [one, other]) if sign(&ARITHMETIC, name).is_some() => {
+                // Of the rest there are times and lengths of time, which mix.
+                Some(alike(one, other))
+                    .filter(|of| of.is_number() || *of == Kind::String)
+                    .unwrap_or(Kind::Open)
             }
             (name, _) if call.target.is_some() && OF_STRINGS.contains(&name) => Kind::Bool,
-            ("size", _) => Kind::Number,
+            ("size", _) => Kind::Int,
             ("string", _) => Kind::String,
             _ => Kind::Open,
         },
         _ => Kind::Open,
     }
+}
+
+/// Each part is looked at once: expressions nest.
+fn alike(one: &IdedExpr, other: &IdedExpr) -> Kind {
+    let one = kind(one);
+    if one == kind(other) { one } else { Kind::Open }
 }
 
 fn is_device(expression: &IdedExpr) -> bool {

@@ -3,7 +3,7 @@
 //! `device.driver` is the driver name, `device.attributes["domain"].name` an attribute, `device.capacity` the same for
 //! quantities. As in Kubernetes (k8s.io/dynamic-resource-allocation/cel) a domain the device has nothing of is an empty
 //! map, an attribute it lacks is an error, and the result must be a bool. Of the extension libraries of Kubernetes
-//! those for strings, lists, math, semantic versions and quantities are there, and `cel.bind`.
+//! those for strings, lists, semantic versions and quantities are there, and `cel.bind`.
 //!
 //! `device` holds the object, `library` what Kubernetes adds to CEL, `names` which names an expression uses,
 //! `functions` and `kinds` what an API server would refuse it for, `parts` cuts it at its `&&`.
@@ -148,7 +148,7 @@ impl Selector {
     /// device.
     pub fn compile(expression: &str) -> Result<Self, CelError> {
         let mut environment = Env::stdlib();
-        for extension in [extensions::strings, extensions::lists, extensions::math, library::extension] {
+        for extension in [extensions::strings, extensions::lists, library::extension] {
             environment.add_extension(extension).map_err(|e| CelError::Failed(e.to_string()))?;
         }
         // An overflow of the stack is no error that could be handled, so it must not come to one.
@@ -294,6 +294,7 @@ mod tests {
             (r#"has(device.capacity["sriov-dra.io"].bandwidth)"#, false),
             (r#"device.attributes["sriov-dra.io"].pfName.matches("^ens1f[01]$")"#, true),
             ("device.allowMultipleAllocations", false),
+            ("1 < 1.5 && 1u < 2", true),
         ] {
             assert_eq!(run(expression), Ok(answer), "{expression}");
         }
@@ -356,7 +357,8 @@ mod tests {
                 "calls startWith(), and CEL has no such",
             ),
             ("nosuch(1) == 2", "calls nosuch(), and CEL has no such function"),
-            ("math.nosuch(1) == 2", "calls math.nosuch()"),
+            ("strings.nosuch(1) == 2", "calls strings.nosuch()"),
+            ("math.greatest(1, 2) == 2", "refers to \"math\""),
             (r#"["a"].exists(x, x.nosuch())"#, "calls nosuch()"),
             (
                 "device.nosuch == 1",
@@ -365,11 +367,14 @@ mod tests {
             ("has(device.drivr)", "reads device.drivr"),
             (r#""abc""#, "is a string; it must be true or false"),
             ("device.driver", "is a string; it must be true or false"),
-            (r#"1 == "a""#, "compares a number with a string (==)"),
-            ("device.driver > 3", "compares a string with a number (>)"),
-            ("device.driver.startsWith(3)", "gives a number to startsWith(), which is for strings"),
+            (r#"1 == "a""#, "compares a whole number with a string (==)"),
+            ("device.driver > 3", "compares a string with a whole number (>)"),
+            ("device.driver.startsWith(3)", "gives a whole number to startsWith(), which is for strings"),
             ("device.driver && true", "has a string beside &&"),
-            ("device.attributes[3].x == 1", "has a number in device"),
+            ("1 == 1.0", "compares a whole number with a floating-point number (==)"),
+            (r#"device.driver + 1 == "a""#, "has a string and a whole number at +"),
+            (r#"true ? 1 : "a""#, "after its ?; they must be alike"),
+            ("device.attributes[3].x == 1", "has a whole number in device"),
         ] {
             let error = Selector::compile(expression).unwrap_err();
             assert!(error.is_refused_by_kubernetes(), "{expression}: {error}");
