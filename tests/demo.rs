@@ -7,7 +7,7 @@
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use sriov_dra::host::sysfs::tree::{Card, Tree};
+use sriov_dra::host::sysfs::tree::{Card, Tree, VfPlan};
 
 fn demo(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sriov-dra")).arg("demo").args(arguments).output().unwrap()
@@ -320,4 +320,13 @@ fn looking_takes_no_privilege_and_what_only_root_may_see_is_named() {
     assert_eq!(explained.status.code(), Some(0), "{text}");
     assert!(text.contains("note: which VFs are in claims only root can see"), "{text}");
     std::fs::set_permissions(&ledger, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    let node = Tree::new()
+        .card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core").vfs(1, |_, _| VfPlan::vfio()))
+        .build()
+        .unwrap();
+    let sysfs = node.root().display().to_string();
+    let output = unprivileged(&["inventory", "--sysfs-root", &sysfs, "--kubelet-dir", &kubelet_dir]);
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(notes.contains("which VFs on vfio-pci a process has open only root can see"), "{notes}");
 }

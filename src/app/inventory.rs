@@ -76,7 +76,12 @@ pub fn take_inventory(sysfs: &Path, durable: &Path, rules: Rules) -> anyhow::Res
     Ok(Looked { snapshot, verdicts, holders, hidden })
 }
 
-/// Whether the open files of other users' processes can be listed; process 1 is root's.
+/// Whether other users' processes show what they have open; process 1 is root's. To list descriptors takes the user only,
+/// to see behind them takes CAP_SYS_PTRACE.
 fn sees_open_files() -> bool {
-    std::fs::read_dir("/proc/1/fd").is_ok()
+    let is_hidden = |path: std::path::PathBuf| {
+        std::fs::read_link(path).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    std::fs::read_dir("/proc/1/fd")
+        .is_ok_and(|descriptors| !descriptors.flatten().any(|descriptor| is_hidden(descriptor.path())))
 }
