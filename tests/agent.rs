@@ -305,7 +305,10 @@ fn a_container_does_not_start_when_the_hook_can_not_bring_its_vf_and_the_sentenc
 
         let thief = node.stage.sandbox(&node.pod("thief").await).unwrap();
         node.stage.run_hooks(&thief, &prepared.cdi).await.unwrap();
-        assert!(links(&thief.netns()).contains("net1"), "nobody lives where the claim was: it may be handed over");
+        assert!(
+            links(&thief.netns()).contains("net1"),
+            "nobody lives where the claim was: it may be handed over"
+        );
         node.stage.start_again().await.unwrap();
         node.stage.stop(thief).await.unwrap();
         node.stage.unprepare(&claim).await.unwrap();

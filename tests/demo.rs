@@ -1,4 +1,5 @@
-//! The demonstration, as a user runs it: examples, the user's own claims, faulty ones.
+//! The demonstration, as a user runs it: examples, the user's own claims, faulty ones. And what every command owes whoever
+//! runs it: no colour where none is wanted, no privilege where none is needed.
 //!
 //! Needs root, or user namespaces; the command makes its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
@@ -6,6 +7,7 @@
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use sriov_dra::host::sysfs::tree::{Card, Tree, VfPlan};
 
 fn demo(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sriov-dra")).arg("demo").args(arguments).output().unwrap()
@@ -151,4 +153,180 @@ fn a_pod_whose_claims_are_not_there_or_misspelt_is_wrong_input() {
         assert!(error.contains(expected), "{expected:?} is missing in: {error}");
         assert!(output.stdout.is_empty(), "nothing was built");
     }
+}
+
+const REQUEST: &str = "[{name: vf, exactly: {deviceClassName: sriov-vf}}]";
+
+#[test]
+fn wrong_names_and_wrong_selectors_are_told_before_anything_is_built() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = claim(&dir, REQUEST, "{}");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let selector = "selectors: [{cel: {expression: 'device.driver.startWith(\"s\")'}}]";
+    for (text, expected) in [
+        (
+            good.replace("name: mine", "name: My_Claim"),
+            "(ResourceClaim My_Claim): metadata.name: \"My_Claim\" is no name",
+        ),
+        (format!("{good}---\n{good}"), "metadata.name: \"mine\" is the name of "),
+        (
+            good.replace("deviceClassName: sriov-vf", &format!("deviceClassName: sriov-vf, {selector}")),
+            "selectors[0].cel.expression: CEL expression \"device.driver.startWith(\\\"s\\\")\" calls startWith()",
+        ),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let output = demo(&["-f", &file]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(expected), "{expected:?} is missing in: {error}");
+        assert!(!error.contains("ApiError"), "{error}");
+        assert!(output.stdout.is_empty(), "nothing was built");
+    }
+}
+
+#[test]
+fn the_same_names_in_two_files_and_in_made_up_pods_are_no_conflict() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = claim(&dir, REQUEST, "{}");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let template = format!(
+        "apiVersion: resource.k8s.io/v1\nkind: ResourceClaimTemplate\nmetadata: {{name: mine}}\n\
+         spec: {{spec: {{devices: {{requests: {REQUEST}}}}}}}\n"
+    );
+    let config = good.replace("driver: sriov-dra.io", "driver: sriov-dra.oi");
+    std::fs::write(&file, format!("{config}---\n{template}")).unwrap();
+    let output = demo(&["-f", &file, "-f", &file, "-o", "json"]);
+    let tale = told(&output);
+    assert!(output.status.success(), "{tale:#}");
+    for run in tale["runs"].as_array().unwrap() {
+        let pods: Vec<&str> =
+            run["pods"].as_array().unwrap().iter().map(|pod| pod["pod"].as_str().unwrap()).collect();
+        assert_eq!(pods, ["default/demo-mine", "default/demo-mine-2"]);
+        let notes = run["notes"].to_string();
+        assert!(notes.contains("config[0] is for driver sriov-dra.oi, not sriov-dra.io"), "{notes}");
+    }
+}
+
+#[test]
+fn a_claim_of_two_pods_is_refused_to_the_second_with_the_way_out_and_all_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = claim(&dir, REQUEST, "{}");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    for pod in ["a", "b"] {
+        text += &format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}}}\n\
+             spec: {{containers: [], resourceClaims: [{{name: net, resourceClaimName: mine}}]}}\n"
+        );
+    }
+    std::fs::write(&file, text).unwrap();
+    let output = demo(&["-f", &file, "-o", "json"]);
+    let tale = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{tale:#}");
+    let error = tale["runs"][0]["pods"][1]["error"].as_str().unwrap();
+    assert!(error.starts_with("claim default/mine belongs to pod default/a already"), "{error}");
+    assert_eq!(tale["runs"][0]["pods"][0]["error"], Value::Null);
+    assert_eq!(tale["end"]["left"].as_array().unwrap().len(), 0);
+}
+
+/// What a command shows on a terminal.
+fn on_a_terminal(arguments: &str, no_color: Option<&str>) -> String {
+    let mut command = Command::new("script");
+    let run = format!("{} {arguments}", env!("CARGO_BIN_EXE_sriov-dra"));
+    command.args(["-qec", &run, "/dev/null"]).current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("NO_COLOR");
+    if let Some(text) = no_color {
+        command.env("NO_COLOR", text);
+    }
+    let output = command.stdin(std::process::Stdio::null()).output().expect("script (Debian: bsdutils)");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// ECMA-48 "select graphic rendition": `ESC [ … m`. Other sequences move the cursor.
+fn colours(text: &str) -> usize {
+    let is_colour =
+        |rest: &str| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m');
+    text.split("\x1b[").skip(1).filter(|rest| is_colour(rest)).count()
+}
+
+#[test]
+fn terminals_get_colour_unless_no_color_is_set_in_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = claim(&dir, REQUEST, "{}");
+    let log = format!(
+        "node --node-name n --sysfs-root {0}/none --kubelet-dir {0}/kubelet --run-dir {0}/run --cdi-dir {0}/cdi",
+        dir.path().display()
+    );
+    for (arguments, shows) in [
+        (format!("demo -f {file}"), "Ready True"),
+        (format!("explain -f {file} --slices tests/allocator/slices.yaml"), "can be allocated"),
+        (log, "none"),
+    ] {
+        let coloured = on_a_terminal(&arguments, None);
+        assert!(coloured.contains(shows) && colours(&coloured) > 0, "{arguments}: {coloured}");
+        assert!(colours(&on_a_terminal(&arguments, Some(""))) > 0, "an empty NO_COLOR is none: {arguments}");
+        let plain = on_a_terminal(&arguments, Some("1"));
+        assert!(plain.contains(shows) && colours(&plain) == 0, "{arguments}: {plain}");
+    }
+    let inventory = on_a_terminal("inventory", None);
+    assert!(inventory.contains("SR-IOV") || inventory.contains("PF"), "{inventory}");
+    assert_eq!(colours(&inventory), 0, "it has none at all");
+}
+
+/// The command without any capability, whoever runs the tests.
+fn unprivileged(arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_sriov-dra");
+    let mut command = if nix::unistd::geteuid().is_root() {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--bounding-set=-all", "--inh-caps=-all", program]);
+        setpriv
+    } else {
+        Command::new(program)
+    };
+    command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("setpriv (util-linux)")
+}
+
+#[test]
+fn looking_takes_no_privilege_and_what_only_root_may_see_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let node = Tree::new()
+        .card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core").vfs(2, |_, vf| vf))
+        .build()
+        .unwrap();
+    let sysfs = node.root().display().to_string();
+    let kubelet = tempfile::tempdir().unwrap();
+    let kubelet_dir = kubelet.path().display().to_string();
+    let look = ["--sysfs-root", &sysfs, "--kubelet-dir", &kubelet_dir];
+    let inventory = |run: &dyn Fn(&[&str]) -> Output| {
+        let output = run(&[&["inventory", "-o", "json"], &look[..]].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{error}");
+        (serde_json::from_slice::<Value>(&output.stdout).unwrap(), error)
+    };
+    let (seen, notes) = inventory(&unprivileged);
+    assert_eq!(seen["vfs"].as_array().unwrap().len(), 2);
+    assert_eq!(notes, "", "nothing is hidden");
+    let with_all_rights =
+        |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_sriov-dra")).args(arguments).output().unwrap();
+    assert_eq!(inventory(&with_all_rights).0, seen);
+
+    let ledger = kubelet.path().join("plugins/sriov-dra.io/vf");
+    std::fs::create_dir_all(&ledger).unwrap();
+    std::fs::set_permissions(&ledger, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let (again, notes) = inventory(&unprivileged);
+    assert_eq!(again, seen);
+    assert!(notes.contains("which VFs are in claims only root can see"), "{notes}");
+    assert!(notes.contains("Permission denied") && notes.contains("sudo shows them"), "{notes}");
+    let explained = unprivileged(&[&["explain", "-f", "examples/one-vf.yaml"], &look[..]].concat());
+    let text = String::from_utf8(explained.stdout).unwrap();
+    assert_eq!(explained.status.code(), Some(0), "{text}");
+    assert!(text.contains("note: which VFs are in claims only root can see"), "{text}");
+    std::fs::set_permissions(&ledger, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    let node = Tree::new()
+        .card(Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core").vfs(1, |_, _| VfPlan::vfio()))
+        .build()
+        .unwrap();
+    let sysfs = node.root().display().to_string();
+    let output = unprivileged(&["inventory", "--sysfs-root", &sysfs, "--kubelet-dir", &kubelet_dir]);
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(notes.contains("which VFs on vfio-pci a process has open only root can see"), "{notes}");
 }

@@ -199,3 +199,100 @@ fn the_exit_status_is_0_for_allocatable_1_for_not_and_2_for_bad_input() {
     assert_eq!(code, Some(2));
     assert!(says.contains("Cargo.toml is no YAML"), "{says}");
 }
+
+#[test]
+fn names_are_faults_as_an_api_server_would_find_them_and_each_is_there_once() {
+    let named = |name: &str| {
+        claim("{requests: [{name: vf, exactly: {deviceClassName: sriov-vf}}]}").replace("name: mine", name)
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  resourceClaims: [{name: Net, resourceClaimName: a}, {name: x}, {name: x, resourceClaimName: a}]\n";
+    let text = [
+        named("name: My_Claim"),
+        named("name: mine"),
+        named("name: mine"),
+        named("name: mine").replace("namespace: team-a", "namespace: team-b"),
+        named("generateName: mine-"),
+        named("name: ok").replace("namespace: team-a", "namespace: team.a"),
+        pod.to_owned(),
+    ]
+    .join("---\n");
+    insta::assert_snapshot!("names", documents(&text).faults.join("\n"));
+}
+
+#[test]
+fn a_config_for_another_driver_is_noted_where_it_may_have_been_meant_for_this_one() {
+    let with = |drivers: &[&str]| {
+        let configs: Vec<String> = drivers
+            .iter()
+            .map(|driver| match *driver {
+                DRIVER => format!(
+                    "{{opaque: {{driver: {driver}, parameters: {{apiVersion: {driver}/v1alpha1, kind: VfConfig}}}}}}"
+                ),
+                other => format!("{{opaque: {{driver: {other}, parameters: {{anything: 1}}}}}}"),
+            })
+            .collect();
+        let text = claim(&format!(
+            "{{requests: [{{name: vf, exactly: {{deviceClassName: sriov-vf}}}}], config: [{}]}}",
+            configs.join(", ")
+        ));
+        let answer = answer(&given(&text, None), DRIVER).unwrap();
+        assert!(answer.allocatable, "it is legal");
+        answer.notes
+    };
+    let note = |index: usize, other: &str| {
+        format!(
+            "claim.yaml, document 1 (ResourceClaim mine): spec.devices.config[{index}] is for driver {other}, not \
+             {DRIVER}: this driver does not read it"
+        )
+    };
+    assert_eq!(with(&["sriov-dra.oi"]), [note(0, "sriov-dra.oi")]);
+    assert_eq!(with(&[DRIVER, "sriov-dra.oi"]), [note(1, "sriov-dra.oi")]);
+    assert_eq!(with(&["gpu.example.com"]), [note(0, "gpu.example.com")], "none is for this driver");
+    assert_eq!(with(&[DRIVER, "gpu.example.com"]), [""; 0], "two drivers, one claim");
+}
+
+#[test]
+fn a_selector_that_an_api_server_refuses_is_a_fault_and_one_that_fails_when_it_runs_is_not() {
+    let faults = |expression: &str| {
+        let text = claim(&format!(
+            "{{requests: [{{name: vf, exactly: {{deviceClassName: sriov-vf, selectors: [{{cel: {{expression: '{expression}'}}}}]}}}}]}}"
+        ));
+        documents(&text).faults
+    };
+    let place = "claim.yaml, document 1 (ResourceClaim mine): spec.devices.requests[0].exactly.selectors[0].cel.expression: ";
+    for (expression, says) in [
+        (
+            r#"device.attributes["sriov-dra.io"].pfName.startWith("ens")"#,
+            "calls startWith(), and CEL has no such",
+        ),
+        (r#"device.driver == "#, "is wrong at line 1, column"),
+        (r#"device.drivr == "x""#, "reads device.drivr; the fields of a device are driver, attributes"),
+    ] {
+        let faults = faults(expression);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        let fault = &faults[0];
+        assert!(fault.starts_with(&format!("{place}CEL expression {expression:?} {says}")), "{fault}");
+        assert!(fault.ends_with("; the API server refuses it"), "{fault}");
+    }
+    let elsewhere = faults(r#"ip("10.0.0.1").family() == 4"#);
+    assert!(elsewhere[0].contains("which Kubernetes has and this program has not"), "{elsewhere:?}");
+    assert_eq!(
+        faults(r#"device.attributes["sriov-dra.io"].numaNode == 7"#),
+        [""; 0],
+        "the scheduler's affair"
+    );
+}
+
+#[test]
+fn a_file_without_slices_is_bad_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("none.yaml");
+    std::fs::write(&empty, "apiVersion: v1\nkind: List\nitems: []\n").unwrap();
+    for file in ["examples/one-vf.yaml", empty.to_str().unwrap()] {
+        let output = run(&["-f", "examples/one-vf.yaml", "--slices", file]);
+        let says = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{says}");
+        assert!(says.contains(&format!("{file} has no ResourceSlice in it")), "{says}");
+        assert!(says.contains("kubectl get resourceslices -o yaml"), "{says}");
+    }
+}

@@ -8,6 +8,7 @@ use k8s_openapi::api::resource::v1::{
     DeviceClassSpec, DeviceRequest, DeviceSelector, OpaqueDeviceConfiguration, ResourceClaimSpec,
 };
 
+use super::names::is_label;
 use super::search::MOST_RESULTS;
 use crate::policy::cel::Selector;
 
@@ -138,9 +139,7 @@ impl Faults {
     }
 
     fn name(&mut self, path: &str, name: &str) {
-        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        let inner = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if name.len() > 63 || !inner || !edge(name.chars().next()) || !edge(name.chars().last()) {
+        if !is_label(name) {
             let problem = format!(
                 "{name:?} is no name; use at most 63 lower-case letters, digits and inner hyphens, as in rail-0"
             );
@@ -185,7 +184,11 @@ impl Faults {
                 None => self.add(path, "is missing; a selector is a CEL expression"),
                 Some(cel) => {
                     if let Err(error) = Selector::compile(&cel.expression) {
-                        self.add(format!("{path}.expression"), error.to_string());
+                        let refused = match error.is_refused_by_kubernetes() {
+                            true => "; the API server refuses it",
+                            false => "",
+                        };
+                        self.add(format!("{path}.expression"), format!("{error}{refused}"));
                     }
                 }
             }

@@ -8,12 +8,11 @@ use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTe
 use kube::api::{Api, ListParams};
 
 use super::client::client;
-use super::inventory::take_inventory;
+use super::inventory::{Looked, take_inventory};
 use crate::allocate::{DeviceId, Node, Taken};
 use crate::controller::Limits;
 use crate::controller::slices::{PoolIdentity, devices, plan};
 use crate::policy::{Rules, offered};
-use crate::prepare::ledger::Ledger;
 
 /// Slices and what goes with them.
 #[derive(Debug, Default)]
@@ -30,6 +29,8 @@ pub struct Supply {
     pub nodes: Vec<Node>,
     /// Devices held by what is not in `claims`.
     pub taken: Taken,
+    /// What could not be looked at, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Reads a cluster. Nodes are a help only: who may not list them gets pools with a node name.
@@ -57,6 +58,7 @@ pub async fn read_cluster(kubeconfig: &Path) -> anyhow::Result<Supply> {
             })
             .collect(),
         taken: Taken::default(),
+        notes: Vec::new(),
     })
 }
 
@@ -66,19 +68,15 @@ pub async fn read_cluster(kubeconfig: &Path) -> anyhow::Result<Supply> {
 /// When sysfs, netlink or the ledger can't be read.
 pub fn read_machine(sysfs: &Path, durable: &Path, rules: Rules, node: &str) -> anyhow::Result<Supply> {
     let driver = rules.driver_name.clone();
-    let (_, verdicts) = take_inventory(sysfs, durable, rules)?;
+    let Looked { verdicts, holders, hidden, .. } = take_inventory(sysfs, durable, rules)?;
     let pool = PoolIdentity { driver: driver.clone(), node: node.to_owned(), node_uid: String::new() };
     let mut slices = plan(&[], &devices(&offered(&verdicts)), &pool, Limits::default()).create;
     for slice in &mut slices {
         slice.metadata.name = slice.metadata.generate_name.take();
     }
-    let owned = match Ledger::existing(durable) {
-        Some(ledger) => ledger.owned().map_err(|error| anyhow::anyhow!(error.sentence()))?,
-        None => Vec::new(),
-    };
-    let taken = owned.into_iter().map(|(vf, ownership)| {
+    let taken = holders.into_iter().map(|(vf, claim)| {
         let id = DeviceId { driver: driver.clone(), pool: node.to_owned(), device: vf.device_name() };
-        (id, format!("{}/{}", ownership.claim.namespace, ownership.claim.name))
+        (id, claim)
     });
-    Ok(Supply { slices, taken: Taken(taken.collect()), ..Supply::default() })
+    Ok(Supply { slices, taken: Taken(taken.collect()), notes: hidden, ..Supply::default() })
 }

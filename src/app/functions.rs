@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::device::{CleanFacts, EswitchMode, PciAddress, Snapshot};
 use crate::host::boot::boot_id;
@@ -22,13 +23,20 @@ pub struct NodeFunctions {
     rules: Arc<Rules>,
     /// Knows the VFs that could not be cleaned.
     ledger: Option<Ledger>,
+    /// devlink was asked for an eswitch mode and told only root.
+    mode_refused: Arc<AtomicBool>,
 }
 
 impl NodeFunctions {
     /// Reads below `sysfs` and in the kernel's host namespace.
     pub fn new(sysfs: Sysfs, kernel: Arc<dyn Kernel>, rules: Arc<Rules>, ledger: Option<Ledger>) -> Self {
         let devlink = Devlink::open(kernel.host());
-        Self { sysfs, kernel, devlink, rules, ledger }
+        Self { sysfs, kernel, devlink, rules, ledger, mode_refused: Arc::default() }
+    }
+
+    /// The kernel has not told this process the eswitch mode of some PF, and would tell root.
+    pub fn mode_was_refused(&self) -> bool {
+        self.mode_refused.load(Ordering::Relaxed)
     }
 
     fn links(&self) -> Result<HostLinks, HostError> {
@@ -37,6 +45,9 @@ impl NodeFunctions {
 
     fn eswitch(&self, pf: PciAddress) -> Option<EswitchMode> {
         self.devlink.as_ref()?.eswitch_mode(pf).unwrap_or_else(|error| {
+            if matches!(error.errno(), Some(nix::libc::EPERM | nix::libc::EACCES)) {
+                self.mode_refused.store(true, Ordering::Relaxed);
+            }
             tracing::debug!(%pf, error = %error.sentence(), "eswitch mode not known");
             None
         })

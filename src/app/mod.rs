@@ -16,5 +16,5 @@ mod pods;
 
 pub use explain::{Supply, read_cluster, read_machine};
 pub use hook::{Places, run_hook};
-pub use inventory::take_inventory;
+pub use inventory::{Looked, take_inventory};
 pub use node::{NodeConfig, run_node};

@@ -164,8 +164,8 @@ fn unknown(name: &str, fields: &'static [Field]) -> String {
         fields.iter().filter(|field| !matches!(field.shape, Shape::Later)).map(|field| field.name).collect();
     let meant = known
         .iter()
-        .map(|known| (distance(name, known), (*known).to_owned()))
-        .filter(|(distance, known)| *distance <= 2 && *distance < known.len())
+        .map(|known| (edits(name, known), (*known).to_owned()))
+        .filter(|(edits, known)| *edits <= 2 && *edits < known.len())
         .min()
         .map(|(_, known)| known)
         .or_else(|| elsewhere(name, FIELDS, ""));
@@ -183,7 +183,7 @@ fn elsewhere(name: &str, fields: &'static [Field], prefix: &str) -> Option<Strin
 }
 
 /// Edits between two words, letter case aside (Levenshtein, one row at a time).
-fn distance(a: &str, b: &str) -> usize {
+pub fn edits(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().flat_map(char::to_lowercase).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.chars().flat_map(char::to_lowercase).enumerate() {

@@ -22,7 +22,7 @@ mod fields;
 mod name;
 
 pub use compile::compile;
-pub use decode::{API_VERSION, KIND, decode_parameters};
+pub use decode::{API_VERSION, KIND, decode_parameters, edits};
 pub use error::{ClaimError, Fault, Faults};
 pub use fields::{InterfaceConfig, VfConfig};
 pub use name::{DEFAULT_NAME_TEMPLATE, NameError, NameFacts};

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use serde::Serialize;
 
 use super::node::SourceArgs;
-use crate::app::take_inventory;
+use crate::app::{Looked, take_inventory};
 use crate::device::{LinkType, Pf, Place, RdmaNetnsMode, Snapshot, Vf};
 use crate::policy::{AttributeValue, Verdict};
 
@@ -41,7 +41,11 @@ pub struct InventoryArgs {
 pub fn run(args: &InventoryArgs) -> anyhow::Result<()> {
     let InventoryArgs { output, source } = args;
     let durable = source.kubelet_dir.join("plugins").join(&source.driver_name);
-    let (snapshot, verdicts) = take_inventory(&source.sysfs_root, &durable, source.rules()?)?;
+    let Looked { snapshot, verdicts, hidden, .. } =
+        take_inventory(&source.sysfs_root, &durable, source.rules()?)?;
+    for missing in hidden {
+        eprintln!("sriov-dra: note: {missing}");
+    }
     let text = render(&Inventory::new(&snapshot, &verdicts), *output)?;
     // A reader that has seen enough (head, less) is no error.
     match std::io::stdout().write_all(text.as_bytes()) {

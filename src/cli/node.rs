@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
+use crate::allocate::is_subdomain;
 use crate::app::{NodeConfig, Places, run_node};
 use crate::observe::{self, LogFormat};
 use crate::policy::Rules;
@@ -58,14 +59,7 @@ impl SourceArgs {
     /// One sentence that names the flag.
     pub fn rules(&self) -> anyhow::Result<Rules> {
         let name = &self.driver_name;
-        let label = |label: &str| {
-            let inner = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-            !label.is_empty() && inner && !label.starts_with('-') && !label.ends_with('-')
-        };
-        if name.len() > 63
-            || !name.split('.').all(label)
-            || !name.starts_with(|c: char| c.is_ascii_lowercase())
-        {
+        if name.len() > 63 || !is_subdomain(name) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
             bail!(
                 "--driver-name {name:?} is not a driver name: a DNS name such as sriov-dra.io, at most 63 characters, starting with a letter"
             );

@@ -32,7 +32,7 @@ impl Linux {
         // user_namespaces(7): the initial one maps all IDs to themselves.
         let ids = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         let sees_all = ids.split_whitespace().eq(["0", "0", "4294967295"]);
-        let host = Netns::open(Path::new("/proc/thread-self/ns/net"))?;
+        let host = Netns::open(Path::new(super::netns::CURRENT))?;
         Ok(Self { host, sysfs, proc: PathBuf::from("/proc"), stand_ins, sees_all })
     }
 

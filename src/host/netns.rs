@@ -16,6 +16,9 @@ use super::HostError;
 /// `NSFS_MAGIC`, include/uapi/linux/magic.h.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
+/// The network namespace of the thread that opens it.
+pub(super) const CURRENT: &str = "/proc/thread-self/ns/net";
+
 /// What makes two handles the same namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NetnsId {
@@ -68,7 +71,7 @@ impl Netns {
 
     /// Where the calling thread is.
     fn id_of_thread() -> Option<NetnsId> {
-        let meta = std::fs::metadata("/proc/thread-self/ns/net").ok()?;
+        let meta = std::fs::metadata(CURRENT).ok()?;
         Some(NetnsId { dev: meta.dev(), ino: meta.ino() })
     }
 
@@ -80,8 +83,8 @@ impl Netns {
         })
     }
 
-    /// Runs `work` inside the namespace: at once if the calling thread is there, else on a thread of its own, which ends
-    /// with it, so that nothing has to be restored.
+    /// Runs `work` inside the namespace: at once if the calling thread is there, which needs no privilege; else on a
+    /// thread of its own, which ends with it, so that nothing has to be restored.
     pub(super) fn run<T: Send>(
         &self,
         work: impl FnOnce() -> Result<T, HostError> + Send,

@@ -89,6 +89,11 @@ pub enum PrepareError {
 }
 
 impl PrepareError {
+    /// The ledger is there and not for this process to read.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Ledger { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// The whole chain in one line, for the pod's events.
     pub fn sentence(&self) -> String {
         let mut text = self.to_string();

@@ -83,10 +83,28 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// A ledger that an agent keeps on this node, for looking only.
-    pub fn existing(durable: impl Into<PathBuf>) -> Option<Self> {
+    /// A ledger that an agent keeps on this node, for looking only; `None` where there is none.
+    ///
+    /// # Errors
+    /// There may be one, but who has which VF is not for this process to read.
+    pub fn existing(durable: impl Into<PathBuf>) -> Result<Option<Self>, PrepareError> {
         let durable = durable.into();
-        durable.join("vf").is_dir().then(|| Self { boot: durable.clone(), durable, read_only: true })
+        let folder = durable.join("vf");
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed("read", &folder)(error)),
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            match fs::File::open(&path) {
+                // Released between the two looks.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => drop(opened.map_err(failed("read", &path))?),
+            }
+        }
+        Ok(Some(Self { boot: durable.clone(), durable, read_only: true }))
     }
 
     /// The folder of the lock files.

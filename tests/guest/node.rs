@@ -20,7 +20,8 @@ pub const NAME: &str = "guest";
 /// The agent's log; a restarted agent goes on in it.
 pub const LOG: &str = "/rw/agent.log";
 
-const AGENT: &str = "/rw/bin/sriov-dra";
+/// The program as users run it.
+pub const AGENT: &str = "/rw/bin/sriov-dra";
 /// An emulated processor starts the agent in seconds, not in milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(120);
 

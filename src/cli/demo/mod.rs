@@ -1,9 +1,10 @@
 //! `sriov-dra demo`: the whole story on any Linux machine, without cluster and without hardware.
 
+mod pods;
 mod show;
 mod story;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -77,9 +78,14 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    if !*real {
+    match *real {
+        true if !nix::unistd::geteuid().is_root() => bail!(
+            "demo --real moves this machine's own VFs between network namespaces, which takes root: use sudo, or leave \
+             --real out for a simulated node, which takes none"
+        ),
+        true => {}
         // Before any thread is started.
-        enter_private_namespaces()?;
+        false => enter_private_namespaces()?,
     }
     let folder = Folder::make(*keep)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -87,7 +93,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the async runtime can't be started")?;
-    let mut printer = Printer::new(*output == Format::Text, std::io::stdout().is_terminal());
+    let mut printer = Printer::new(*output == Format::Text);
     let told = runtime.block_on(async {
         let stopped = interrupted().context("signals can't be handled")?;
         tokio::select! {
@@ -99,6 +105,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     let tale = told?;
     if *output == Format::Json {
+        printer.clear();
         let mut out = std::io::stdout();
         writeln!(out, "{}", serde_json::to_string_pretty(&tale)?)?;
     }

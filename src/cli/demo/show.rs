@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cli::explain::Subject;
 use crate::demo::pod::SeenLink;
+use crate::observe::wants_colour;
 
 /// The whole demonstration. Fields are added, never renamed.
 #[derive(Debug, Default, Serialize)]
@@ -57,6 +58,8 @@ pub struct Run {
     pub file: String,
     /// All its pods did as they should.
     pub ok: bool,
+    /// What else should be known, a sentence each.
+    pub notes: Vec<String>,
     /// What was allocated and why, and why other devices were not.
     pub explained: Vec<Subject>,
     /// One a pod.
@@ -131,13 +134,8 @@ pub struct Printer {
 
 impl Printer {
     /// `text`: to standard output; otherwise only progress is shown, to standard error.
-    pub fn new(text: bool, terminal: bool) -> Self {
-        Self {
-            text,
-            colour: terminal && std::env::var_os("NO_COLOR").is_none(),
-            number: 0,
-            in_progress: false,
-        }
+    pub fn new(text: bool) -> Self {
+        Self { text, colour: wants_colour(&std::io::stdout()), number: 0, in_progress: false }
     }
 
     /// Whether colours are wanted.
@@ -153,7 +151,8 @@ impl Printer {
         }
     }
 
-    fn clear(&mut self) {
+    /// Takes the line of progress away.
+    pub fn clear(&mut self) {
         if std::mem::take(&mut self.in_progress) {
             eprint!("\r\x1b[2K");
         }
@@ -162,6 +161,10 @@ impl Printer {
     /// A numbered heading.
     pub fn heading(&mut self, title: &str) {
         self.number += 1;
+        if !self.text {
+            self.progress(title);
+            return;
+        }
         let line = format!("{}. {title}", self.number);
         self.line(&match self.colour {
             true => format!("\n\x1b[1m{line}\x1b[0m"),
@@ -193,14 +196,28 @@ impl Printer {
 
     /// Something beside the story.
     pub fn note(&mut self, text: &str) {
-        self.line(text);
+        match self.text {
+            true => self.line(text),
+            // Standard output is for programs then.
+            false => {
+                self.clear();
+                eprintln!("{text}");
+            }
+        }
     }
 
     fn line(&mut self, line: &str) {
-        self.clear();
         if self.text {
+            self.clear();
             // A reader that has seen enough (head, less) does not end the story.
             let _ = writeln!(std::io::stdout(), "{line}");
         }
+    }
+}
+
+impl Drop for Printer {
+    /// Whatever is printed next begins on a line of its own.
+    fn drop(&mut self) {
+        self.clear();
     }
 }

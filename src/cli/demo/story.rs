@@ -5,14 +5,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use k8s_openapi::api::core::v1::{Container, Pod, PodResourceClaim, PodSpec};
-use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim, ResourceClaimSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::pods::with_pods;
 use super::show::{AgentTale, ClaimTale, EndTale, NodeTale, PodTale, Printer, Run, link_line};
 use crate::DEFAULT_DRIVER_NAME;
-use crate::app::{Supply, take_inventory};
-use crate::cli::explain::{Answer, Documents, Given, Origin, answer, render_text};
+use crate::app::{Looked, Supply, take_inventory};
+use crate::cli::explain::{
+    Answer, Documents, Given, Origin, PodClaim, Source, answer, claims_of, pod_name, render_text,
+};
 use crate::cli::inventory::{self, Inventory};
 use crate::demo::pod::{SeenLink, links_in, links_on_host};
 use crate::demo::stage::{NODE, Prepared, Running, Stage};
@@ -22,12 +25,11 @@ use crate::policy::Rules;
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 /// KEP-5304: how a claim made from a template says what its pod calls it.
 const POD_CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
-
 /// What the node has.
 pub fn inventory(sysfs: &Path, printer: &mut Printer) -> anyhow::Result<NodeTale> {
     let rules =
         Rules { driver_name: DEFAULT_DRIVER_NAME.to_owned(), devices: None, attach: Some("nri".to_owned()) };
-    let (snapshot, verdicts) = take_inventory(sysfs, Path::new("/nonexistent"), rules)?;
+    let Looked { snapshot, verdicts, .. } = take_inventory(sysfs, Path::new("/nonexistent"), rules)?;
     let told = Inventory::new(&snapshot, &verdicts);
     printer.heading("The node: what the kernel shows, what is offered");
     printer.block(&inventory::render(&told, inventory::Format::Table)?);
@@ -79,64 +81,24 @@ pub async fn file(
     let given = Given { asked: documents, supply, from: Origin::Machine, node: Some(NODE.to_owned()) };
     let explained = answer(&given, DEFAULT_DRIVER_NAME)?;
     printer.block(&render_text(&explained, printer.colour()));
-    let mut run = Run { file: name.to_owned(), ok: explained.allocatable, ..Run::default() };
+    let mut run = Run {
+        file: name.to_owned(),
+        ok: explained.allocatable,
+        notes: explained.notes.clone(),
+        ..Run::default()
+    };
     let mut running = Vec::new();
     for pod in given.asked.pods.iter().filter(|pod| uses_claims(pod)) {
-        let (told, pod) = start(stage, pod, &given.asked, &explained, printer).await?;
+        let (told, pod) = start(stage, pod, &given, &explained, printer).await?;
         run.ok &= told.error.is_none();
         run.pods.push(told);
         running.push(pod);
     }
     for (told, started) in run.pods.iter_mut().zip(running) {
-        if let Some(started) = started {
-            told.returned = stop(stage, sysfs, started, printer).await?;
-        }
+        told.returned = stop(stage, sysfs, started, printer).await?;
     }
     run.explained = explained.subjects;
     Ok(run)
-}
-
-/// Claims and templates that no pod of the file uses get a pod each.
-fn with_pods(documents: &Documents) -> Documents {
-    let mut documents = documents.clone();
-    let references: Vec<PodResourceClaim> = documents
-        .pods
-        .iter()
-        .flat_map(|pod| pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten()))
-        .cloned()
-        .collect();
-    let mut pods = Vec::new();
-    let mut pod = |metadata: &ObjectMeta, claim: PodResourceClaim| {
-        let name = format!("demo-{}", metadata.name.as_deref().unwrap_or("claim"));
-        let metadata =
-            ObjectMeta { name: Some(name), namespace: metadata.namespace.clone(), ..ObjectMeta::default() };
-        let spec = PodSpec { resource_claims: Some(vec![claim]), ..PodSpec::default() };
-        pods.push(Pod { metadata, spec: Some(spec), ..Pod::default() });
-    };
-    for claim in &documents.claims {
-        let name = claim.metadata.name.clone();
-        if !references.iter().any(|reference| reference.resource_claim_name == name) {
-            let reference = PodResourceClaim {
-                name: "claim".to_owned(),
-                resource_claim_name: name,
-                ..Default::default()
-            };
-            pod(&claim.metadata, reference);
-        }
-    }
-    for template in &documents.templates {
-        let name = template.metadata.name.clone();
-        if !references.iter().any(|reference| reference.resource_claim_template_name == name) {
-            let reference = PodResourceClaim {
-                name: "claim".to_owned(),
-                resource_claim_template_name: name,
-                ..Default::default()
-            };
-            pod(&template.metadata, reference);
-        }
-    }
-    documents.pods.extend(pods);
-    documents
 }
 
 fn uses_claims(pod: &Pod) -> bool {
@@ -147,6 +109,7 @@ fn uses_claims(pod: &Pod) -> bool {
 
 /// A pod that runs, with what it holds.
 struct Started {
+    pod: Pod,
     running: Option<Running>,
     claims: Vec<ResourceClaim>,
 }
@@ -155,12 +118,11 @@ struct Started {
 async fn start(
     stage: &Stage,
     pod: &Pod,
-    documents: &Documents,
+    given: &Given,
     explained: &Answer,
     printer: &mut Printer,
-) -> anyhow::Result<(PodTale, Option<Started>)> {
-    let namespace = pod.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let name = pod.metadata.name.clone().unwrap_or_default();
+) -> anyhow::Result<(PodTale, Started)> {
+    let (namespace, name) = pod_name(pod);
     let mut told = PodTale { pod: format!("{namespace}/{name}"), ..PodTale::default() };
     let subject = explained.subjects.iter().find(|subject| subject.subject == format!("Pod {}", told.pod));
     let allocations: BTreeMap<&str, &AllocationResult> = subject
@@ -169,16 +131,27 @@ async fn start(
         .flat_map(|node| &node.claims)
         .filter_map(|claim| Some((claim.claim.as_str(), claim.allocation.as_ref()?)))
         .collect();
-    let object = stage.create_pod(&bare(pod, &namespace)).await?;
-    let mut started = Started { running: None, claims: Vec::new() };
+    let object = stage.create_pod(&bare(pod, namespace)).await?;
+    let mut started = Started { pod: object.clone(), running: None, claims: Vec::new() };
     let mut prepared: Vec<Prepared> = Vec::new();
-    for (wanted, claim) in claims_of(pod, documents, &namespace, &name)? {
+    for of_pod in claims_of(pod, &given.asked, &given.supply)? {
+        let wanted = of_pod.name.clone();
         let Some(allocation) = allocations.get(wanted.as_str()) else {
-            told.error = Some(format!("claim {wanted} can't be allocated; the reasons stand above"));
+            let other = given.asked.pods.iter().take_while(|other| *other != pod).find(|other| {
+                let claims = claims_of(other, &given.asked, &given.supply).unwrap_or_default();
+                claims.iter().any(|claim| claim.name == wanted)
+            });
+            told.error = Some(match other.map(pod_name) {
+                Some((namespace, other)) => format!(
+                    "claim {wanted} belongs to pod {namespace}/{other} already: a VF can be in one pod only; a \
+                     ResourceClaimTemplate makes a claim for each"
+                ),
+                None => format!("claim {wanted} can't be allocated; the reasons stand above"),
+            });
             printer.event("refused", told.error.as_deref().unwrap_or_default());
-            return Ok((told, None));
+            return Ok((told, started));
         };
-        let claim = stage.create_claim(&claim).await?;
+        let claim = stage.create_claim(&object_of(&of_pod, &object)).await?;
         let claim = stage.allocate(&claim, (*allocation).clone(), &object).await?;
         let devices: Vec<String> = allocation
             .devices
@@ -204,7 +177,7 @@ async fn start(
             Err(error) => {
                 told.error = Some(format!("{error:#}"));
                 printer.event("refused", told.error.as_deref().unwrap_or_default());
-                return Ok((told, Some(started)));
+                return Ok((told, started));
             }
         }
     }
@@ -228,7 +201,7 @@ async fn start(
         told.status.extend(lines);
     }
     printer.event("status", &told.status.join("\n"));
-    Ok((told, Some(started)))
+    Ok((told, started))
 }
 
 async fn enter(
@@ -276,8 +249,12 @@ async fn stop(
             claim.metadata.name.as_deref().unwrap_or_default(),
         );
     }
-    let lines: Vec<String> = returned.iter().map(link_line).collect();
-    printer.event("returned", &format!("to the host:\n{}", lines.join("\n")));
+    let (namespace, name) = pod_name(&started.pod);
+    stage.server.store().delete::<Pod>(namespace, name);
+    if !returned.is_empty() {
+        let lines: Vec<String> = returned.iter().map(link_line).collect();
+        printer.event("returned", &format!("to the host:\n{}", lines.join("\n")));
+    }
     Ok(returned)
 }
 
@@ -308,43 +285,23 @@ pub async fn end(stage: Stage, folder: &Path, printer: &mut Printer) -> anyhow::
     Ok(EndTale { agent_stopped_after_ms: took.as_millis(), left })
 }
 
-/// Each claim of a pod: the name the explanation has for it, and the object to create.
-fn claims_of(
-    pod: &Pod,
-    documents: &Documents,
-    namespace: &str,
-    pod_name: &str,
-) -> anyhow::Result<Vec<(String, ResourceClaim)>> {
-    let mut claims = Vec::new();
-    let here = |metadata: &ObjectMeta, name: &String| {
-        metadata.name.as_ref() == Some(name)
-            && metadata.namespace.as_deref().unwrap_or("default") == namespace
+/// The object that a pod's claim is, as a user or the claim controller creates it.
+fn object_of(of_pod: &PodClaim<'_>, pod: &Pod) -> ResourceClaim {
+    let namespace = pod.metadata.namespace.clone();
+    let metadata = match of_pod.source {
+        Source::Claim(claim) => ObjectMeta { namespace, ..claim.metadata.clone() },
+        Source::Template(_) => ObjectMeta {
+            generate_name: Some(format!(
+                "{}-{}-",
+                pod.metadata.name.as_deref().unwrap_or_default(),
+                of_pod.called
+            )),
+            namespace,
+            annotations: Some(BTreeMap::from([(POD_CLAIM_NAME.to_owned(), of_pod.called.to_owned())])),
+            ..ObjectMeta::default()
+        },
     };
-    for reference in pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten()) {
-        if let Some(name) = &reference.resource_claim_name {
-            let claim = documents.claims.iter().find(|claim| here(&claim.metadata, name));
-            let mut claim =
-                claim.with_context(|| format!("ResourceClaim {name} is not in the file"))?.clone();
-            claim.metadata.namespace = Some(namespace.to_owned());
-            claims.push((format!("{namespace}/{name}"), claim));
-        } else if let Some(name) = &reference.resource_claim_template_name {
-            let template = documents.templates.iter().find(|template| here(&template.metadata, name));
-            let template =
-                template.with_context(|| format!("ResourceClaimTemplate {name} is not in the file"))?;
-            let spec: ResourceClaimSpec =
-                template.spec.clone().and_then(|spec| spec.spec).unwrap_or_default();
-            let called = format!("{pod_name}-{}", reference.name);
-            let metadata = ObjectMeta {
-                generate_name: Some(format!("{called}-")),
-                namespace: Some(namespace.to_owned()),
-                annotations: Some(BTreeMap::from([(POD_CLAIM_NAME.to_owned(), reference.name.clone())])),
-                ..ObjectMeta::default()
-            };
-            let claim = ResourceClaim { metadata, spec: Some(spec), status: None };
-            claims.push((format!("{namespace}/{called}"), claim));
-        }
-    }
-    Ok(claims)
+    ResourceClaim { metadata, spec: Some(of_pod.spec()), status: None }
 }
 
 /// Just enough of a pod for an API server: the images are nobody's business here.

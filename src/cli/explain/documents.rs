@@ -13,8 +13,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::decode::decode;
-use crate::allocate::{Fault, check_claim, check_class};
-use crate::claim::decode_parameters;
+use super::names::Names;
+use crate::allocate::{Fault, check_claim, check_class, is_label};
+use crate::claim::{decode_parameters, edits};
+
+/// Two driver names that are this close are taken for one that is misspelt.
+const MISSPELT: usize = 2;
 
 /// What was read.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +37,9 @@ pub struct Documents {
     pub passed_over: Vec<String>,
     /// A sentence for each fault.
     pub faults: Vec<String>,
+    /// A sentence for each thing that is legal and rarely meant.
+    pub notes: Vec<String>,
+    names: Names,
 }
 
 impl Documents {
@@ -79,14 +86,14 @@ impl Documents {
         Ok(())
     }
 
-    fn document(&mut self, place: &str, value: &Value, driver: &str) {
+    fn document(&mut self, document: &str, value: &Value, driver: &str) {
         let kind = kind_of(value);
         let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
         let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let place = match (kind.is_empty(), name.is_empty()) {
-            (true, _) => place.to_owned(),
-            (false, true) => format!("{place} ({kind})"),
-            (false, false) => format!("{place} ({kind} {name})"),
+            (true, _) => document.to_owned(),
+            (false, true) => format!("{document} ({kind})"),
+            (false, false) => format!("{document} ({kind} {name})"),
         };
         const DRA: [&str; 4] = ["ResourceClaim", "ResourceClaimTemplate", "DeviceClass", "ResourceSlice"];
         if !value.is_object() || kind.is_empty() || version.is_empty() {
@@ -101,12 +108,16 @@ impl Documents {
         match (version, kind) {
             (_, "ResourceClaim") => {
                 if let Some(claim) = self.decoded::<ResourceClaim>(&place, value) {
+                    let names = self.names.add(document, kind, &claim.metadata);
+                    self.add(&place, names);
                     self.claim(&place, claim.spec.as_ref(), "spec", driver);
                     self.claims.push(claim);
                 }
             }
             (_, "ResourceClaimTemplate") => {
                 if let Some(template) = self.decoded::<ResourceClaimTemplate>(&place, value) {
+                    let names = self.names.add(document, kind, &template.metadata);
+                    self.add(&place, names);
                     let spec = template.spec.as_ref().and_then(|spec| spec.spec.as_ref());
                     self.claim(&place, spec, "spec.spec", driver);
                     self.templates.push(template);
@@ -114,25 +125,27 @@ impl Documents {
             }
             (_, "DeviceClass") => {
                 if let Some(class) = self.decoded::<DeviceClass>(&place, value) {
+                    let names = self.names.add(document, kind, &class.metadata);
+                    self.add(&place, names);
                     let spec = class.spec.clone().unwrap_or_default();
                     self.add(&place, check_class(&spec));
-                    for (index, config) in spec.config.iter().flatten().enumerate() {
-                        self.parameters(
-                            &place,
-                            &format!("spec.config[{index}]"),
-                            config.opaque.as_ref(),
-                            driver,
-                        );
-                    }
+                    let configs = spec.config.iter().flatten().map(|config| config.opaque.as_ref());
+                    // Classes of other drivers have their configs rightly.
+                    self.configs(&place, "spec", configs.collect(), driver, true);
                     self.classes.push(class);
                 }
             }
             (_, "ResourceSlice") => {
-                let slice = self.decoded::<ResourceSlice>(&place, value);
-                self.slices.extend(slice);
+                if let Some(slice) = self.decoded::<ResourceSlice>(&place, value) {
+                    let names = self.names.add(document, kind, &slice.metadata);
+                    self.add(&place, names);
+                    self.slices.push(slice);
+                }
             }
             ("v1", "Pod") => {
                 if let Some(pod) = self.decoded::<Pod>(&place, value) {
+                    let names = self.names.add(document, kind, &pod.metadata);
+                    self.add(&place, names);
                     self.pod(&place, &pod);
                     self.pods.push(pod);
                 }
@@ -158,19 +171,58 @@ impl Documents {
         let spec = spec.cloned().unwrap_or_default();
         self.add(place, check_claim(&spec, path));
         let configs = spec.devices.and_then(|devices| devices.config).unwrap_or_default();
-        for (index, config) in configs.iter().enumerate() {
-            self.parameters(
-                place,
-                &format!("{path}.devices.config[{index}]"),
-                config.opaque.as_ref(),
-                driver,
-            );
+        let configs: Vec<_> = configs.iter().map(|config| config.opaque.as_ref()).collect();
+        let has_own = configs.iter().flatten().any(|opaque| opaque.driver == driver);
+        self.configs(place, &format!("{path}.devices"), configs, driver, has_own);
+    }
+
+    /// Configs for this driver are read; of the others a misspelt one is noted, and all where `has_own` is false: then
+    /// one of them may have been meant for it.
+    fn configs(
+        &mut self,
+        place: &str,
+        path: &str,
+        configs: Vec<Option<&OpaqueDeviceConfiguration>>,
+        driver: &str,
+        has_own: bool,
+    ) {
+        for (index, opaque) in configs.into_iter().enumerate() {
+            let Some(opaque) = opaque.filter(|opaque| !opaque.driver.is_empty()) else { continue };
+            let path = format!("{path}.config[{index}]");
+            if opaque.driver == driver {
+                self.parameters(place, &path, opaque);
+            } else if !has_own || edits(&opaque.driver, driver) <= MISSPELT {
+                let other = &opaque.driver;
+                self.notes.push(format!(
+                    "{place}: {path} is for driver {other}, not {driver}: this driver does not read it"
+                ));
+            }
         }
     }
 
     /// What an API server refuses a pod for, as far as claims go.
     fn pod(&mut self, place: &str, pod: &Pod) {
         let Some(spec) = &pod.spec else { return };
+        let mut faults = Vec::new();
+        for (index, reference) in spec.resource_claims.iter().flatten().enumerate() {
+            let path = format!("spec.resourceClaims[{index}]");
+            let name = &reference.name;
+            if !is_label(name) {
+                let problem = format!(
+                    "{name:?} is no name; use at most 63 lower-case letters, digits and inner hyphens, as in net"
+                );
+                faults.push(Fault { field: format!("{path}.name"), problem });
+            }
+            if spec.resource_claims.iter().flatten().take(index).any(|earlier| earlier.name == *name) {
+                let problem = format!("{name:?} is the name of an earlier entry, too");
+                faults.push(Fault { field: format!("{path}.name"), problem });
+            }
+            if reference.resource_claim_name.is_some() == reference.resource_claim_template_name.is_some() {
+                let problem = "must have one of resourceClaimName and resourceClaimTemplateName".to_owned();
+                faults.push(Fault { field: path, problem });
+            }
+        }
+        self.add(place, faults);
         let known: Vec<&str> =
             spec.resource_claims.iter().flatten().map(|reference| reference.name.as_str()).collect();
         let init = spec.init_containers.iter().flatten().map(|container| ("initContainers", container));
@@ -188,18 +240,11 @@ impl Documents {
         }
     }
 
-    /// Parameters for this driver; those of others are theirs.
-    fn parameters(
-        &mut self,
-        place: &str,
-        path: &str,
-        opaque: Option<&OpaqueDeviceConfiguration>,
-        driver: &str,
-    ) {
-        let Some(opaque) = opaque.filter(|opaque| opaque.driver == driver && opaque.parameters.0.is_object())
-        else {
+    /// Parameters for this driver; what is no object is a fault already.
+    fn parameters(&mut self, place: &str, path: &str, opaque: &OpaqueDeviceConfiguration) {
+        if !opaque.parameters.0.is_object() {
             return;
-        };
+        }
         if let Err(faults) = decode_parameters(&opaque.parameters.0) {
             let path = format!("{path}.opaque.parameters");
             let faults = faults.0.into_iter().map(|fault| Fault {

@@ -1,14 +1,16 @@
 //! `sriov-dra explain`: which devices a claim would get and why, or why it gets none.
 //!
 //! The claim comes from a file; devices from a cluster, a file of slices, or this machine. `documents` reads files,
-//! `plan` puts claims, templates and pods together, `render` prints.
+//! `names` what their objects are called, `pods` which claims a pod has; `plan` asks the allocator, `render` prints.
 
 mod decode;
 mod documents;
+mod names;
 mod plan;
+mod pods;
 mod render;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,8 +18,10 @@ use anyhow::{Context, bail};
 
 use super::node::SourceArgs;
 use crate::app::{Supply, read_cluster, read_machine};
+use crate::observe::wants_colour;
 pub use documents::Documents;
 pub use plan::{Answer, Given, Origin, Subject, answer};
+pub use pods::{PodClaim, Source, claims_of, pod_name};
 pub use render::{render_json, render_text};
 
 /// Shape of the output.
@@ -86,6 +90,13 @@ fn question(args: &ExplainArgs) -> anyhow::Result<(Given, String)> {
                 bail!("{}", there.faults.join("\n"));
             }
             let Documents { slices, classes, claims, templates, .. } = there;
+            if slices.is_empty() {
+                bail!(
+                    "{} has no ResourceSlice in it, so there is no device; --slices takes a file as kubectl get \
+                     resourceslices -o yaml writes it where a driver publishes some",
+                    file.display()
+                );
+            }
             (Supply { slices, classes, claims, templates, ..Supply::default() }, Origin::File(file.clone()))
         }
         (None, Some(kubeconfig)) => {
@@ -112,7 +123,7 @@ fn question(args: &ExplainArgs) -> anyhow::Result<(Given, String)> {
 fn print(answer: &Answer, format: Format) -> anyhow::Result<bool> {
     let mut out = std::io::stdout();
     let text = match format {
-        Format::Text => render_text(answer, out.is_terminal()),
+        Format::Text => render_text(answer, wants_colour(&out)),
         Format::Json => render_json(answer)?,
     };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

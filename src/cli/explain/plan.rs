@@ -8,6 +8,7 @@ use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimSp
 use serde::Serialize;
 
 use super::Documents;
+use super::pods::{Source, claims_of, pod_name, template_spec};
 use crate::allocate::{
     Cluster, DeviceId, Explanation, Node, Taken, Wanted, allocate, claim_name, explain, nodes,
 };
@@ -101,6 +102,7 @@ pub fn answer(given: &Given, driver: &str) -> anyhow::Result<Answer> {
         .collect();
     // What is missing may stand in a document of a misspelt kind.
     let passed_over: String = notes.iter().map(|note| format!("\n{note}")).collect();
+    notes.extend(asked.notes.iter().chain(&supply.notes).cloned());
     let questions =
         questions(asked, supply, &mut notes).map_err(|error| anyhow!("{error:#}{passed_over}"))?;
     if questions.is_empty() {
@@ -204,43 +206,26 @@ fn questions(asked: &Documents, supply: &Supply, notes: &mut Vec<String>) -> any
     let mut used_claims = BTreeSet::new();
     let mut used_templates = BTreeSet::new();
     for pod in &asked.pods {
-        let pod_name = pod.metadata.name.as_deref().unwrap_or("(no name)");
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-        let in_namespace = |other: &Option<String>| other.as_deref().unwrap_or("default") == namespace;
+        let (namespace, pod_name) = pod_name(pod);
         let mut claims = Vec::new();
-        for reference in pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten()) {
-            if let Some(name) = &reference.resource_claim_name {
-                let find = |claim: &&ResourceClaim| {
-                    claim.metadata.name.as_ref() == Some(name) && in_namespace(&claim.metadata.namespace)
-                };
-                let claim = supply.claims.iter().find(find).or_else(|| asked.claims.iter().find(find));
-                let claim = claim.with_context(|| {
-                    format!("Pod {namespace}/{pod_name} uses the ResourceClaim {name}, which nothing defines")
-                })?;
-                let first = used_claims.insert(claim_name(claim));
-                match allocated(claim) {
-                    Some(devices) => notes
-                        .push(format!("ResourceClaim {} is allocated already: {devices}", claim_name(claim))),
+        for of_pod in claims_of(pod, asked, supply)? {
+            match of_pod.source {
+                Source::Claim(claim) => {
+                    let first = used_claims.insert(of_pod.name.clone());
+                    if let Some(devices) = allocated(claim) {
+                        notes.push(format!("ResourceClaim {} is allocated already: {devices}", of_pod.name));
+                        continue;
+                    }
                     // A claim of two pods is allocated once, with the first.
-                    None if first => claims.push((claim_name(claim), claim.spec.clone().unwrap_or_default())),
-                    None => {}
+                    if !first {
+                        continue;
+                    }
                 }
-            } else if let Some(name) = &reference.resource_claim_template_name {
-                let mut templates = asked.templates.iter().chain(&supply.templates);
-                let template = templates
-                    .find(|template| {
-                        template.metadata.name.as_ref() == Some(name)
-                            && in_namespace(&template.metadata.namespace)
-                    })
-                    .with_context(|| {
-                        format!(
-                            "Pod {namespace}/{pod_name} uses the ResourceClaimTemplate {name}, which nothing defines"
-                        )
-                    })?;
-                used_templates.insert((namespace, name.as_str()));
-                let spec = template.spec.clone().and_then(|spec| spec.spec).unwrap_or_default();
-                claims.push((format!("{namespace}/{pod_name}-{}", reference.name), spec));
+                Source::Template(template) => {
+                    used_templates.insert((namespace, template.metadata.name.as_deref()));
+                }
             }
+            claims.push((of_pod.name.clone(), of_pod.spec()));
         }
         if !claims.is_empty() {
             questions.push(Question { subject: format!("Pod {namespace}/{pod_name}"), claims });
@@ -257,12 +242,11 @@ fn questions(asked: &Documents, supply: &Supply, notes: &mut Vec<String>) -> any
     }
     for template in &asked.templates {
         let namespace = template.metadata.namespace.as_deref().unwrap_or("default");
-        let name = template.metadata.name.as_deref().unwrap_or("(no name)");
-        if !used_templates.contains(&(namespace, name)) {
-            let spec = template.spec.clone().and_then(|spec| spec.spec).unwrap_or_default();
+        if !used_templates.contains(&(namespace, template.metadata.name.as_deref())) {
+            let name = format!("{namespace}/{}", template.metadata.name.as_deref().unwrap_or_default());
             questions.push(Question {
-                subject: format!("ResourceClaimTemplate {namespace}/{name}"),
-                claims: vec![(format!("{namespace}/{name}"), spec)],
+                subject: format!("ResourceClaimTemplate {name}"),
+                claims: vec![(name, template_spec(template))],
             });
         }
     }

@@ -71,36 +71,49 @@ impl DeviceFacts {
     }
 }
 
-impl Val for DeviceFacts {
-    fn get_type(&self) -> &Type {
-        &MAP_TYPE
-    }
+/// To expressions both are maps; what differs is what can be looked up, and whether `in` can be asked.
+macro_rules! map_like {
+    ($name:ty, $as_container:expr) => {
+        impl Val for $name {
+            fn get_type(&self) -> &Type {
+                &MAP_TYPE
+            }
 
-    fn cel_type() -> &'static Type {
-        &MAP_TYPE
-    }
+            fn cel_type() -> &'static Type {
+                &MAP_TYPE
+            }
 
-    fn as_indexer<'b, 'v>(&'b self) -> Option<&'b (dyn Indexer + 'v)>
-    where
-        Self: 'v,
-    {
-        Some(self)
-    }
+            fn as_indexer<'b, 'v>(&'b self) -> Option<&'b (dyn Indexer + 'v)>
+            where
+                Self: 'v,
+            {
+                Some(self)
+            }
 
-    fn into_indexer<'v>(self: Box<Self>) -> Option<Box<dyn Indexer + 'v>>
-    where
-        Self: 'v,
-    {
-        Some(self)
-    }
+            fn into_indexer<'v>(self: Box<Self>) -> Option<Box<dyn Indexer + 'v>>
+            where
+                Self: 'v,
+            {
+                Some(self)
+            }
 
-    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
-    where
-        Self: 'v,
-    {
-        Box::new(self.clone())
-    }
+            fn as_container(&self) -> Option<&dyn Container> {
+                let as_container: fn(&Self) -> Option<&dyn Container> = $as_container;
+                as_container(self)
+            }
+
+            fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
+            where
+                Self: 'v,
+            {
+                Box::new(self.clone())
+            }
+        }
+    };
 }
+
+map_like!(DeviceFacts, |_| None);
+map_like!(Domains, |domains| Some(domains));
 
 impl Indexer for DeviceFacts {
     fn get<'b, 'v>(&'b self, index: &dyn Val) -> Result<CowVal<'b, 'v>, ExecutionError>
@@ -152,41 +165,6 @@ fn text(index: &dyn Val) -> Result<&str, ExecutionError> {
             let got = index.get_type().name().to_owned();
             Err(ExecutionError::UnexpectedType { got, want: "string".to_owned() })
         }
-    }
-}
-
-impl Val for Domains {
-    fn get_type(&self) -> &Type {
-        &MAP_TYPE
-    }
-
-    fn cel_type() -> &'static Type {
-        &MAP_TYPE
-    }
-
-    fn as_indexer<'b, 'v>(&'b self) -> Option<&'b (dyn Indexer + 'v)>
-    where
-        Self: 'v,
-    {
-        Some(self)
-    }
-
-    fn into_indexer<'v>(self: Box<Self>) -> Option<Box<dyn Indexer + 'v>>
-    where
-        Self: 'v,
-    {
-        Some(self)
-    }
-
-    fn as_container(&self) -> Option<&dyn Container> {
-        Some(self)
-    }
-
-    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
-    where
-        Self: 'v,
-    {
-        Box::new(self.clone())
     }
 }
 

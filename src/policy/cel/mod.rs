@@ -3,12 +3,14 @@
 //! `device.driver` is the driver name, `device.attributes["domain"].name` an attribute, `device.capacity` the same for
 //! quantities. As in Kubernetes (k8s.io/dynamic-resource-allocation/cel) a domain the device has nothing of is an empty
 //! map, an attribute it lacks is an error, and the result must be a bool. Of the extension libraries of Kubernetes
-//! those for strings, lists, math, semantic versions and quantities are there, and `cel.bind`.
+//! those for strings, lists, semantic versions and quantities are there, and `cel.bind`.
 //!
-//! `device` holds the object, `library` what Kubernetes adds to CEL, `names` which names an expression uses, `parts`
-//! cuts it at its `&&`.
+//! `device` holds the object, `library` what Kubernetes adds to CEL, `names` which names an expression uses,
+//! `functions` and `kinds` what an API server would refuse it for, `parts` cuts it at its `&&`.
 
 mod device;
+mod functions;
+mod kinds;
 mod library;
 mod names;
 mod parts;
@@ -67,6 +69,36 @@ pub enum CelError {
         /// A domain for the example.
         domain: &'static str,
     },
+    /// A function that nothing has.
+    #[error(
+        "CEL expression {expression:?} calls {name}(), and CEL has no such function (for strings it has contains, \
+         endsWith, matches, startsWith and others, in just these letters)"
+    )]
+    UnknownFunction {
+        /// The expression.
+        expression: String,
+        /// The name.
+        name: String,
+    },
+    /// A function that Kubernetes has.
+    #[error(
+        "CEL expression {expression:?} calls {name}(), which Kubernetes has and this program has not: what it answers \
+         can't be told here"
+    )]
+    OnlyInKubernetes {
+        /// The expression.
+        expression: String,
+        /// The name.
+        name: String,
+    },
+    /// Wrong for every device.
+    #[error("CEL expression {expression:?} {mistake}")]
+    Mistake {
+        /// The expression.
+        expression: String,
+        /// Goes on after the expression.
+        mistake: String,
+    },
     /// The device lacks an attribute or field.
     #[error("the device has no {0}; guard it with has() or \"in\"")]
     NoSuchKey(String),
@@ -76,6 +108,23 @@ pub enum CelError {
     /// Ran, but to no bool.
     #[error("the result is {0}, it must be true or false")]
     NotBool(String),
+}
+
+impl CelError {
+    /// An API server takes no object with this expression. Not so where only this program is at its limits.
+    pub fn is_refused_by_kubernetes(&self) -> bool {
+        match self {
+            Self::Syntax { .. }
+            | Self::UnknownVariable { .. }
+            | Self::UnknownFunction { .. }
+            | Self::Mistake { .. } => true,
+            Self::TooComplex { .. }
+            | Self::OnlyInKubernetes { .. }
+            | Self::NoSuchKey(_)
+            | Self::Failed(_)
+            | Self::NotBool(_) => false,
+        }
+    }
 }
 
 /// A compiled expression.
@@ -95,10 +144,11 @@ impl Selector {
     /// Compiles an expression.
     ///
     /// # Errors
-    /// It is no CEL, or refers to another variable than `device`.
+    /// It is no CEL, refers to another variable than `device` or to a function nobody has, or can't be right for any
+    /// device.
     pub fn compile(expression: &str) -> Result<Self, CelError> {
         let mut environment = Env::stdlib();
-        for extension in [extensions::strings, extensions::lists, extensions::math, library::extension] {
+        for extension in [extensions::strings, extensions::lists, library::extension] {
             environment.add_extension(extension).map_err(|e| CelError::Failed(e.to_string()))?;
         }
         // An overflow of the stack is no error that could be handled, so it must not come to one.
@@ -122,11 +172,23 @@ impl Selector {
             let broken = |_| CelError::Failed(format!("the CEL parser broke down over {expression:?}"));
             parser.join().map_err(broken)?
         })?;
+        let environment = Arc::new(environment);
+        let own = || expression.to_owned();
+        let missing = functions::missing(program.expression(), &environment);
+        if let Some(functions::Missing { name, elsewhere: true }) = missing {
+            return Err(CelError::OnlyInKubernetes { expression: own(), name });
+        }
         if let Some(name) = names::undeclared(program.expression(), &mut Vec::new()) {
             let domain = crate::DEFAULT_DRIVER_NAME;
-            return Err(CelError::UnknownVariable { expression: expression.to_owned(), name, domain });
+            return Err(CelError::UnknownVariable { expression: own(), name, domain });
         }
-        Ok(Self { program, environment: Arc::new(environment), expression: expression.to_owned() })
+        if let Some(functions::Missing { name, .. }) = missing {
+            return Err(CelError::UnknownFunction { expression: own(), name });
+        }
+        if let Some(mistake) = kinds::mistake(program.expression()) {
+            return Err(CelError::Mistake { expression: own(), mistake });
+        }
+        Ok(Self { program, environment, expression: own() })
     }
 
     /// The expression as it was given.
@@ -232,6 +294,7 @@ mod tests {
             (r#"has(device.capacity["sriov-dra.io"].bandwidth)"#, false),
             (r#"device.attributes["sriov-dra.io"].pfName.matches("^ens1f[01]$")"#, true),
             ("device.allowMultipleAllocations", false),
+            ("1 < 1.5 && 1u < 2", true),
         ] {
             assert_eq!(run(expression), Ok(answer), "{expression}");
         }
@@ -284,6 +347,55 @@ mod tests {
         let error = run("pfName == \"ens1f0\"").unwrap_err();
         assert!(error.contains("refers to \"pfName\"; the only variable is device"), "{error}");
         assert!(run("[1].exists(x, x == y)").unwrap_err().contains("\"y\""), "y is bound nowhere");
+    }
+
+    #[test]
+    fn what_an_api_server_refuses_does_not_compile() {
+        for (expression, says) in [
+            (
+                r#"device.attributes["sriov-dra.io"].pfName.startWith("ens")"#,
+                "calls startWith(), and CEL has no such",
+            ),
+            ("nosuch(1) == 2", "calls nosuch(), and CEL has no such function"),
+            ("strings.nosuch(1) == 2", "calls strings.nosuch()"),
+            ("math.greatest(1, 2) == 2", "refers to \"math\""),
+            (r#"["a"].exists(x, x.nosuch())"#, "calls nosuch()"),
+            (
+                "device.nosuch == 1",
+                "reads device.nosuch; the fields of a device are driver, attributes, capacity",
+            ),
+            ("has(device.drivr)", "reads device.drivr"),
+            (r#""abc""#, "is a string; it must be true or false"),
+            ("device.driver", "is a string; it must be true or false"),
+            (r#"1 == "a""#, "compares a whole number with a string (==)"),
+            ("device.driver > 3", "compares a string with a whole number (>)"),
+            ("device.driver.startsWith(3)", "gives a whole number to startsWith(), which is for strings"),
+            ("device.driver && true", "has a string beside &&"),
+            ("1 == 1.0", "compares a whole number with a floating-point number (==)"),
+            (r#"device.driver + 1 == "a""#, "has a string and a whole number at +"),
+            (r#"true ? 1 : "a""#, "after its ?; they must be alike"),
+            ("device.attributes[3].x == 1", "has a whole number in device"),
+        ] {
+            let error = Selector::compile(expression).unwrap_err();
+            assert!(error.is_refused_by_kubernetes(), "{expression}: {error}");
+            let text = error.to_string();
+            assert!(text.contains(says), "{expression}: {text}");
+            assert!(text.starts_with(&format!("CEL expression {expression:?} ")), "{text}");
+        }
+    }
+
+    #[test]
+    fn functions_of_kubernetes_that_are_not_here_are_not_called_wrong() {
+        for expression in [
+            r#"device.attributes["d"].address.find("[0-9]+") == "1""#,
+            r#"ip("10.0.0.1").family() == 4"#,
+            "sets.contains([1], [1])",
+            "[1, 2].sum() == 3",
+        ] {
+            let error = Selector::compile(expression).unwrap_err();
+            assert!(matches!(error, CelError::OnlyInKubernetes { .. }), "{expression}: {error}");
+            assert!(!error.is_refused_by_kubernetes());
+        }
     }
 
     #[test]
@@ -350,8 +462,6 @@ mod tests {
             (r#"device.attributes["nobody.example"].x == 1"#, "no x"),
             (r#"device.attributes["sriov-dra.io"].pfName"#, "must be true or false"),
             (r#"device.attributes["sriov-dra.io"].pfName > 3"#, "overload"),
-            (r#"device.attributes[3].x == 1"#, "overload"),
-            ("device.nosuch == 1", "no nosuch"),
         ] {
             let error = run(expression).unwrap_err();
             assert!(error.contains(says), "{expression}: {error}");

@@ -3,7 +3,7 @@
 use ::cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
 /// Identifiers that are no variables: types (CEL specification, "Standard Definitions") and namespaces of functions.
-const NOT_VARIABLES: [&str; 16] = [
+pub(super) const NOT_VARIABLES: [&str; 15] = [
     "bool",
     "int",
     "uint",
@@ -15,7 +15,6 @@ const NOT_VARIABLES: [&str; 16] = [
     "null_type",
     "type",
     "dyn",
-    "math",
     "strings",
     "lists",
     "optional",

@@ -1,9 +1,9 @@
-//! How deep a parsed expression is.
+//! The parts of a parsed expression, and how deep it is.
 
 use ::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 
 /// Parts of an expression, those of a macro that see its variables apart.
-fn parts(expression: &IdedExpr) -> (Vec<&IdedExpr>, Vec<&IdedExpr>) {
+pub(super) fn parts(expression: &IdedExpr) -> (Vec<&IdedExpr>, Vec<&IdedExpr>) {
     match &expression.expr {
         Expr::Select(select) => (vec![&*select.operand], Vec::new()),
         Expr::Call(call) => (call.target.iter().map(AsRef::as_ref).chain(&call.args).collect(), Vec::new()),

@@ -1,31 +1,11 @@
 //! Forms of names, from the API conventions.
 
+pub use crate::allocate::{is_label, is_subdomain};
+
 /// What a subdomain looks like.
 pub const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 /// What a label looks like.
 pub const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-
-/// DNS-1123 label, at most 63.
-pub fn is_label(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = text.as_bytes();
-    (1..=63).contains(&bytes.len())
-        && bytes.iter().all(|b| inner(*b) || *b == b'-')
-        && bytes.first().is_some_and(|b| inner(*b))
-        && bytes.last().is_some_and(|b| inner(*b))
-}
-
-/// DNS-1123 subdomain, at most 253. Its parts may be longer than a label's 63.
-pub fn is_subdomain(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    text.len() <= 253
-        && text.split('.').all(|part| {
-            let bytes = part.as_bytes();
-            bytes.iter().all(|b| inner(*b) || *b == b'-')
-                && bytes.first().is_some_and(|b| inner(*b))
-                && bytes.last().is_some_and(|b| inner(*b))
-        })
-}
 
 /// Driver names and attribute domains: a subdomain of at most 63, in any case.
 pub fn is_driver(text: &str) -> bool {
