@@ -15,6 +15,8 @@ use crate::node;
 const ROUNDS: usize = 400;
 const WARM_UP: usize = 20;
 const PODS: usize = 40;
+/// Containers of each pod.
+const HOOKS: usize = 10;
 
 pub fn measure(binary: &Path, table: &mut Table) -> anyhow::Result<()> {
     node::leave()?;
@@ -55,21 +57,29 @@ async fn rounds(binary: &Path, folder: &Path, sysfs: &Path, table: &mut Table) -
     table.figure("… repeated for a prepared claim", both(&again));
     table.figure("NodeUnprepareResources, 8 VFs", both(&unprepares));
 
-    let (mut runs, mut stops) = (Samples::default(), Samples::default());
-    stage.prepare(&claim).await?;
+    let (mut runs, mut stops, mut hooks) = (Samples::default(), Samples::default(), Samples::default());
+    let mut prepared = stage.prepare(&claim).await?;
     for _ in 0..PODS {
         let running = stage.run(&pod).await?;
         runs.push(running.took);
+        for _ in 0..HOOKS {
+            let started = Instant::now();
+            stage.run_hooks(&running, &prepared.cdi).await?;
+            hooks.push(started.elapsed());
+        }
         let started = Instant::now();
         stage.stop(running).await?;
         stops.push(started.elapsed());
         // The sandbox of the stopped pod is never run again; another one needs a claim prepared anew.
         stage.unprepare(&claim).await?;
-        stage.prepare(&claim).await?;
+        prepared = stage.prepare(&claim).await?;
     }
     stage.unprepare(&claim).await?;
     table.figure("RunPodSandbox, 8 VFs, over the NRI socket", both(&runs));
     table.figure("StopPodSandbox and RemovePodSandbox, 8 VFs, over the NRI socket", both(&stops));
+    let what = "Hook, all 8 VFs attached, its process and all";
+    table.limit(format!("{what}, median"), Duration::from_millis(20), hooks.median());
+    table.figure("… p99", ms(hooks.percentile(99)));
     stage.end().await?;
     Ok(())
 }

@@ -136,7 +136,7 @@ impl Claims {
         let first = deadline.min(Instant::now() + HOLDER_BUDGET);
         let entry = match self.on_thread(&spec, &held, first).await? {
             Err(PrepareFailure::Held { holder, .. }) => {
-                if self.is_over(&holder).await {
+                if self.is_over(&holder).await == Some(true) {
                     tracing::warn!(claim = %holder.name, uid = %holder.uid, "a claim that is no more still holds a VF; it is unprepared");
                     let over = ClaimRef { uid: holder.uid, namespace: holder.namespace, name: holder.name };
                     self.unprepare(over).await?;
@@ -161,17 +161,14 @@ impl Claims {
         done.await.map_err(|error| format!("prepare was cut off: {error}"))
     }
 
-    /// Whether a claim that holds a VF is gone, or has nothing allocated any more. Not knowing is no.
-    async fn is_over(&self, holder: &ClaimId) -> bool {
-        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &holder.namespace);
-        match tokio::time::timeout(FETCH_TIMEOUT, api.get_opt(&holder.name)).await {
-            Ok(Ok(None)) => true,
-            Ok(Ok(Some(object))) => {
-                object.metadata.uid.as_deref() != Some(holder.uid.as_str())
-                    || object.status.is_none_or(|status| status.allocation.is_none())
-            }
-            _ => false,
-        }
+    /// Whether a claim is gone, or has nothing allocated any more. `None`: the API server does not say.
+    pub(super) async fn is_over(&self, claim: &ClaimId) -> Option<bool> {
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
+        let object = tokio::time::timeout(FETCH_TIMEOUT, api.get_opt(&claim.name)).await.ok()?.ok()?;
+        Some(object.is_none_or(|object| {
+            object.metadata.uid.as_deref() != Some(claim.uid.as_str())
+                || object.status.is_none_or(|status| status.allocation.is_none())
+        }))
     }
 
     /// Reads the claim; an API server that is away is asked again, a claim that is not there is an answer.

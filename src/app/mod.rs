@@ -13,6 +13,7 @@ mod hook;
 mod inventory;
 mod node;
 mod pods;
+mod strays;
 
 pub use explain::{Supply, read_cluster, read_machine};
 pub use hook::{Places, run_hook};

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::claims::{Claims, PREPARES};
 use super::functions::NodeFunctions;
 use super::hook::Places;
+use super::strays::Strays;
 use super::{advertise, checks, client, hook, pods::Pods};
 use crate::attach::{Attacher, Outbox, nri, status};
 use crate::controller::Controller;
@@ -110,16 +111,18 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     }
     let writer = status::run(client.clone(), driver_name.clone(), outbox, woken, stop.clone());
     parts.spawn(named("status writer", writer));
-    let service = Arc::new(Claims {
+    let service = Claims {
         runtime: connection,
         prepares: Arc::new(Semaphore::new(PREPARES)),
         client: client.clone(),
         engine,
         attacher,
         node: node_name.clone(),
-    });
+    };
+    let strays = Strays::new(service.clone(), kubelet_dir.clone());
     let sockets = kubelet::Config { pod_uid, ..kubelet::Config::new(driver_name.clone(), kubelet_dir) };
-    let plugin = kubelet::Plugin::start(sockets, service).await?;
+    let plugin = kubelet::Plugin::start(sockets, Arc::new(service)).await?;
+    parts.spawn(named("look for strays", strays.run(stop.clone())));
 
     // Advertise.
     let (offers, offered) = watch::channel(None);

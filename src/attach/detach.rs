@@ -199,6 +199,18 @@ impl Attacher {
             .filter(|netns| netns.id() != self.site.kernel.host().id())
     }
 
+    /// Some process in the namespace where a claim's VFs are, by PID.
+    ///
+    /// # Errors
+    /// When the record can't be read, or it can't be told.
+    pub fn user_of(&self, claim_uid: &str) -> Result<Option<i32>, AttachError> {
+        let Some(record) = self.site.ledger.attachment(claim_uid)? else { return Ok(None) };
+        match self.namespace_of(&record) {
+            Some(netns) => Ok(self.site.kernel.user_of(netns.id())?),
+            None => Ok(None),
+        }
+    }
+
     /// The claim's VFs are in an earlier sandbox. They are taken back only when nobody lives there any more.
     pub(super) fn take_back(
         &self,

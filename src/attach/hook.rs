@@ -145,7 +145,9 @@ impl Attacher {
     /// When the claim is not prepared, is another pod's, or a VF can't be brought into the pod's namespace.
     pub fn guard(&self, sandbox: &Sandbox, claim_uid: &str, deadline: Instant) -> Result<(), AttachError> {
         let not_prepared = || AttachError::NotPrepared { uid: claim_uid.to_owned() };
-        let entry = self.site.ledger.entry(claim_uid)?.ok_or_else(not_prepared)?;
+        let entry = self.site.ledger.entry(claim_uid)?;
+        // A CDI file that outlived a reboot: what it was made for is void.
+        let entry = entry.filter(|entry| entry.boot_id == self.site.boot_id).ok_or_else(not_prepared)?;
         if entry.pod.is_some_and(|holder| holder.uid != sandbox.pod_uid) {
             // The CDI file, and so this claim's UID, came from the kubelet, which hands out what the scheduler reserved:
             // nobody has to be asked but the former pod.

@@ -15,12 +15,14 @@ mod plugin;
 pub mod proto;
 mod service;
 mod socket;
+mod sweep;
 
 use std::future::Future;
 
 pub use error::KubeletError;
 pub use paths::SocketPaths;
 pub use plugin::{Config, Plugin, Registration};
+pub use sweep::remove_dead_sockets;
 
 /// A claim as the kubelet names it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

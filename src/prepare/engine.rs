@@ -131,7 +131,7 @@ impl Engine {
 
     /// A file of ownership whose claim has neither entry nor attachment, and nobody at work on it, is left from a
     /// process that was killed or a removal that a power loss undid. The VF was not changed then.
-    fn release_orphan(&self, vf: PciAddress, holder: &ClaimId) -> Result<bool, PrepareError> {
+    pub(super) fn release_orphan(&self, vf: PciAddress, holder: &ClaimId) -> Result<bool, PrepareError> {
         let Ok(lock) = self.site.locks.claim(&holder.uid, Instant::now()) else { return Ok(false) };
         let orphan = self.site.ledger.entry(&holder.uid)?.is_none()
             && self.site.ledger.attachment(&holder.uid)?.is_none();

@@ -21,6 +21,7 @@ pub mod plan;
 pub mod records;
 mod sealed;
 pub mod site;
+mod sweep;
 #[cfg(test)]
 mod tests;
 

@@ -156,6 +156,18 @@ fn a_claim_that_is_not_prepared_or_whose_pod_lives_elsewhere_starts_nothing() {
 }
 
 #[test]
+fn a_claim_that_was_prepared_before_a_reboot_starts_nothing_until_it_is_prepared_again() {
+    let (mut lab, ns, pod) = prepared();
+    lab.attacher.site.boot_id = "boot-2".into();
+    let error = lab.attacher.guard(&pod, "c1", soon()).unwrap_err().sentence();
+    assert!(error.contains("claim c1 is not prepared on this node"), "{error}");
+    lab.engine.site.boot_id = "boot-2".into();
+    lab.engine.prepare(&claim("c1", "p1", vec![wants(1), wants(2)]), soon()).unwrap();
+    lab.attacher.guard(&pod, "c1", soon()).unwrap();
+    assert_eq!(names_up(&lab, ns), ["net1", "net2"]);
+}
+
+#[test]
 fn a_claim_goes_to_its_next_pod_once_the_former_ones_namespace_is_gone() {
     let (lab, former, pod) = prepared();
     lab.attacher.run(&pod, soon()).unwrap();

@@ -65,6 +65,53 @@ pub async fn no_container_starts_without_its_vf_when_the_agent_missed_the_sandbo
     wait_as_before(&before, RETURN)
 }
 
+pub async fn a_container_starts_with_its_vf_while_no_agent_runs(ground: Ground) -> Result<()> {
+    let vfs = &ground.of_one_pf()[..1];
+    let before = facts(vfs)?;
+    let mut node = Node::start(&ground.runtime, ground.vfs.len()).await?;
+    let pod = PodId::new("alone");
+    let config = json!({ "name": "fast0", "addresses": ["10.9.0.1/24"] });
+    let claim = node.claim("claim-alone", &pod, vfs, config).await?;
+    let cdi_ids = node.prepare(&claim).await?;
+    node.kill_agent()?;
+    let sandbox = node.runtime.run_pod(&pod, 0).await?;
+    let container = node.runtime.start_container(&sandbox, "main", &cdi_ids).await?;
+    let shown = node.runtime.exec(&container, &["/bin/ip", "address", "show", "fast0"]).await?;
+    ensure!(shown.contains("10.9.0.1/24"), "the hook brought {shown}");
+    node.runtime.start_container(&sandbox, "second", &cdi_ids).await?;
+    node.start_agent().await?;
+    ensure!(
+        links_in(&sandbox.netns_name())?.iter().any(|l| l.pci == Some(vfs[0].pci) && l.name == "fast0"),
+        "the next agent takes nothing from the pod"
+    );
+    node.runtime.stop_pod(&sandbox.id).await?;
+    node.unprepare(&claim).await?;
+    wait_as_before(&before, RETURN)
+}
+
+pub async fn no_container_starts_without_its_vf_while_no_agent_runs(ground: Ground) -> Result<()> {
+    let vf = ground.of_one_pf()[0];
+    let mut node = Node::start(&ground.runtime, ground.vfs.len()).await?;
+    let pod = PodId::new("held");
+    let claim = node.claim("claim-held", &pod, &[vf], json!({})).await?;
+    let cdi_ids = node.prepare(&claim).await?;
+    node.kill_agent()?;
+    std::fs::write(format!("/sys/bus/pci/devices/{}/sriov_numvfs", vf.pf), "0")?;
+    let sandbox = node.runtime.run_pod(&pod, 0).await?;
+    let refused = node.runtime.start_container(&sandbox, "main", &cdi_ids).await;
+    let Err(error) = refused else { bail!("a container started without its VF {}", vf.pci) };
+    let sentence = format!("{error:#}");
+    ensure!(
+        sentence.contains("must not start without its VFs") && sentence.contains(&vf.pci.to_string()),
+        "the runtime passes the hook's sentence on: {sentence}"
+    );
+    node.start_agent().await?;
+    node.runtime.stop_pod(&sandbox.id).await?;
+    node.unprepare(&claim).await?;
+    ensure!(node.traces_of(&claim).is_empty(), "of the claim there is still {:?}", node.traces_of(&claim));
+    Ok(())
+}
+
 pub async fn a_container_is_refused_when_its_vf_is_gone(ground: Ground) -> Result<()> {
     let vf = ground.of_one_pf()[0];
     let node = Node::start(&ground.runtime, ground.vfs.len()).await?;

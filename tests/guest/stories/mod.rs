@@ -60,7 +60,9 @@ stories! {
     PAIR lifecycle::a_pod_with_two_claims_can_lose_one_before_the_other;
     PAIR crash::an_agent_killed_between_prepare_and_sandbox_attaches_after_its_restart;
     PAIR crash::no_container_starts_without_its_vf_when_the_agent_missed_the_sandbox;
+    PAIR crash::a_container_starts_with_its_vf_while_no_agent_runs;
     PAIR crash::a_container_is_refused_when_its_vf_is_gone;
+    PAIR crash::no_container_starts_without_its_vf_while_no_agent_runs;
     FULL ground::four_pfs_with_seven_vfs_each_lie_on_two_numa_nodes;
     FULL scale::all_28_vfs_of_4_pfs_are_in_pods_at_once_and_all_come_back;
 }

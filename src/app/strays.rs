@@ -1,0 +1,112 @@
+//! What nobody will come back for: put right at the start and every few minutes, told once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use super::claims::Claims;
+use crate::claim::ClaimId;
+use crate::kubelet::{self, ClaimRef, ClaimService};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(300);
+/// How long a claim has to be over at the API server before it is undone without the kubelet: it tries an Unprepare again
+/// about every minute, and may itself be away for a restart.
+const GRACE: Duration = Duration::from_secs(600);
+
+/// Looks for strays of one node.
+#[derive(Debug)]
+pub(super) struct Strays {
+    claims: Claims,
+    kubelet_dir: PathBuf,
+    /// Claims with an entry that are over, and since when that is known.
+    over: BTreeMap<String, Instant>,
+}
+
+impl Strays {
+    pub(super) fn new(claims: Claims, kubelet_dir: PathBuf) -> Self {
+        Self { claims, kubelet_dir, over: BTreeMap::new() }
+    }
+
+    /// Looks until `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.look(GRACE) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    }
+
+    async fn look(&mut self, grace: Duration) {
+        let (engine, kubelet_dir) = (self.claims.engine.clone(), self.kubelet_dir.clone());
+        let swept = spawn_blocking(move || {
+            for socket in kubelet::remove_dead_sockets(&kubelet_dir, &engine.site.driver) {
+                tracing::warn!(socket = %socket.display(), "a socket on which nobody listened was removed");
+            }
+            match engine.sweep() {
+                Ok(put_right) => put_right.iter().for_each(|what| tracing::warn!("{what}")),
+                Err(error) => tracing::warn!(error = %error.sentence(), "strays can't be looked for"),
+            }
+            engine.site.ledger.claims()
+        });
+        let known = match swept.await {
+            Ok(Ok(known)) => known,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error.sentence(), "the ledger can't be listed");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the look for strays was cut off");
+                return;
+            }
+        };
+        self.over.retain(|uid, _| known.contains(uid));
+        for uid in known {
+            self.undo_if_over(&uid, grace).await;
+        }
+    }
+
+    /// Undoes a claim that is over at the API server and that the kubelet does not give back, once no process can be using
+    /// its VFs.
+    async fn undo_if_over(&mut self, uid: &str, grace: Duration) {
+        let Ok(Some(entry)) = self.claims.engine.site.ledger.entry(uid) else { return };
+        match self.claims.is_over(&entry.claim).await {
+            None => return,
+            Some(false) => {
+                self.over.remove(uid);
+                return;
+            }
+            Some(true) => {}
+        }
+        let since = *self.over.entry(uid.to_owned()).or_insert_with(Instant::now);
+        if since.elapsed() < grace {
+            return;
+        }
+        let (attacher, owned) = (self.claims.attacher.clone(), uid.to_owned());
+        match spawn_blocking(move || attacher.user_of(&owned)).await {
+            Ok(Ok(None)) => {}
+            // Somebody lives where the VFs are, or it can't be told.
+            _ => return,
+        }
+        let ClaimId { uid, namespace, name } = entry.claim;
+        tracing::warn!(
+            claim = %format!("{namespace}/{name}"), %uid, over_s = since.elapsed().as_secs(),
+            "this claim is over and the kubelet does not give it back; it is undone"
+        );
+        self.over.remove(&uid);
+        // What goes wrong is logged there, and tried again with the next look.
+        let _ = self.claims.unprepare(ClaimRef { uid, namespace, name }).await;
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/strays.rs"]
+mod tests;

@@ -1,0 +1,171 @@
+//! Strays on the kernel that holds state, beside the embedded API server.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::attach::nri::Sandbox;
+use crate::attach::{Attacher, Outbox};
+use crate::claim::{ClaimSpec, NameSpec, PodRef, ResultSpec};
+use crate::demo::apiserver::ApiServer;
+use crate::device::PciAddress;
+use crate::host::fake::FakeKernel;
+use crate::prepare::cdi::HookCommand;
+use crate::prepare::engine::Engine;
+use crate::prepare::fake::FakeFunctions;
+use crate::prepare::ledger::Ledger;
+use crate::prepare::locks::Locks;
+use crate::prepare::site::Site;
+
+const VF: PciAddress = PciAddress { domain: 0, bus: 0x81, device: 2, function: 1 };
+
+struct Lab {
+    kernel: FakeKernel,
+    strays: Strays,
+    server: ApiServer,
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let server = ApiServer::start("127.0.0.1:0").await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, functions) = (FakeKernel::default(), FakeFunctions::default());
+        kernel.add_vf(VF, "ens1v1", 1500, "02:00:00:00:00:01");
+        functions.add(VF);
+        let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
+        let (outbox, _) = Outbox::at(ledger.outbox_folder());
+        let site = Site {
+            kernel: Arc::new(kernel.clone()),
+            functions: Arc::new(functions),
+            locks: Locks::at(ledger.lock_folder()),
+            ledger,
+            driver: "sriov-dra.io".into(),
+            cdi_dir: dir.path().join("cdi"),
+            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
+            boot_id: "boot-1".into(),
+        };
+        let claims = Claims {
+            runtime: None,
+            prepares: Arc::new(Semaphore::new(1)),
+            client: server.client().unwrap(),
+            engine: Arc::new(Engine { site: site.clone() }),
+            attacher: Arc::new(Attacher { site, outbox }),
+            node: "node-a".into(),
+        };
+        let strays = Strays::new(claims, dir.path().join("kubelet"));
+        Self { kernel, strays, server, dir }
+    }
+
+    /// A claim at the API server, allocated or not, and prepared here.
+    fn prepared(&self, allocated: bool) -> ClaimId {
+        let allocation = json!({ "devices": { "results": [
+            { "request": "vf", "driver": "sriov-dra.io", "pool": "node-a", "device": VF.device_name() },
+        ] } });
+        let object: ResourceClaim = serde_json::from_value(json!({
+            "metadata": { "name": "vf", "namespace": "ns" },
+            "spec": { "devices": { "requests": [{ "name": "vf", "exactly": { "deviceClassName": "sriov-vf" } }] } },
+            "status": if allocated { json!({ "allocation": allocation }) } else { json!({}) },
+        }))
+        .unwrap();
+        let made = self.server.store().create(&object);
+        let id =
+            ClaimId { uid: made.unwrap().metadata.uid.unwrap(), namespace: "ns".into(), name: "vf".into() };
+        let spec = ClaimSpec {
+            id: id.clone(),
+            pod_claim_name: "vf".into(),
+            pod: Some(PodRef { uid: "p1".into(), name: "worker".into() }),
+            results: vec![ResultSpec {
+                request: "vf".into(),
+                pool: "node-a".into(),
+                device: VF.device_name(),
+                pci: VF,
+                share_id: None,
+                admin_access: false,
+                interface_asked: false,
+                name: NameSpec::Template("net{n}".into()),
+                mtu: None,
+                addresses: Vec::new(),
+            }],
+        };
+        self.strays.claims.engine.prepare(&spec, Instant::now() + Duration::from_millis(300)).unwrap();
+        id
+    }
+
+    fn is_prepared(&self, claim: &ClaimId) -> bool {
+        self.strays.claims.engine.site.ledger.entry(&claim.uid).unwrap().is_some()
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_is_gone_is_undone_after_its_grace_and_not_before() {
+    let mut lab = Lab::new().await;
+    let claim = lab.prepared(true);
+    lab.strays.look(Duration::ZERO).await;
+    assert!(lab.is_prepared(&claim), "the API server has it, allocated");
+    lab.server.store().delete::<ResourceClaim>("ns", "vf");
+    lab.strays.look(Duration::from_secs(60)).await;
+    assert!(lab.is_prepared(&claim), "the kubelet has its time");
+    lab.strays.look(Duration::ZERO).await;
+    assert!(!lab.is_prepared(&claim));
+    assert!(lab.strays.claims.engine.site.ledger.owned().unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(lab.dir.path().join("cdi")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_claim_that_was_deallocated_is_over_but_not_while_a_process_lives_where_its_vf_is() {
+    let mut lab = Lab::new().await;
+    let claim = lab.prepared(false);
+    let ns = lab.kernel.add_netns("/run/netns/a", 7).id();
+    let sandbox = Sandbox {
+        id: "A".into(),
+        pod_uid: "p1".into(),
+        pod_name: "worker".into(),
+        pod_namespace: "ns".into(),
+        netns: Some("/run/netns/a".into()),
+        lists_namespaces: true,
+        pid: 7,
+    };
+    lab.strays.claims.attacher.run(&sandbox, Instant::now() + Duration::from_millis(300)).unwrap();
+    lab.strays.look(Duration::ZERO).await;
+    assert!(lab.is_prepared(&claim) && lab.kernel.links_of(ns).contains_key("net1"));
+    lab.kernel.kill_users(ns);
+    lab.strays.look(Duration::ZERO).await;
+    assert!(!lab.is_prepared(&claim));
+    assert!(lab.kernel.links_of(crate::host::Kernel::host(&lab.kernel).id()).contains_key("ens1v1"));
+}
+
+#[tokio::test]
+async fn an_api_server_that_does_not_answer_ends_no_claim() {
+    let mut lab = Lab::new().await;
+    let claim = lab.prepared(true);
+    lab.server.store().delete::<ResourceClaim>("ns", "vf");
+    lab.server.faults().next(
+        5,
+        |request| request.is_about("resourceclaims"),
+        crate::demo::apiserver::Fault::Drop,
+    );
+    lab.strays.look(Duration::ZERO).await;
+    assert!(lab.is_prepared(&claim));
+}
+
+#[tokio::test]
+async fn files_of_claims_nobody_knows_are_removed_and_others_are_left() {
+    let mut lab = Lab::new().await;
+    let claim = lab.prepared(true);
+    let cdi = lab.dir.path().join("cdi");
+    let stray = cdi.join("sriov-dra.io-vf_00000000-dead-4000-8000-000000000000.json");
+    let foreign = cdi.join("other.example-nic_x.json");
+    std::fs::write(&stray, "{}").unwrap();
+    std::fs::write(&foreign, "{}").unwrap();
+    // An entry that can't be read is still somebody's.
+    let damaged = cdi.join("sriov-dra.io-vf_damaged.json");
+    std::fs::write(&damaged, "{}").unwrap();
+    std::fs::write(lab.dir.path().join("durable/claims/damaged.json"), "{").unwrap();
+    lab.strays.look(Duration::from_secs(60)).await;
+    assert!(!stray.exists() && foreign.exists() && damaged.exists());
+    assert!(lab.is_prepared(&claim));
+}

@@ -1,0 +1,46 @@
+//! What is left of claims that nobody knows any more.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::PrepareError;
+use super::cdi_file;
+use super::engine::Engine;
+
+impl Engine {
+    /// Removes CDI files without an entry, and lets VFs go that are held for a claim without entry and attachment: both
+    /// are left of a process that was killed, or of a removal that a loss of power undid. Returns a sentence for each.
+    /// Claims at which somebody is at work are passed over.
+    ///
+    /// # Errors
+    /// When a folder can't be listed.
+    pub fn sweep(&self) -> Result<Vec<String>, PrepareError> {
+        let site = &self.site;
+        let mut put_right = Vec::new();
+        // By the names of files: an entry that can't be read is still somebody's.
+        let known: BTreeSet<String> = site.ledger.claims()?.into_iter().collect();
+        for uid in cdi_file::claim_uids(&site.cdi_dir, &site.driver)? {
+            if known.contains(&uid) {
+                continue;
+            }
+            let Ok(lock) = site.locks.claim(&uid, Instant::now()) else { continue };
+            if site.ledger.claims()?.contains(&uid) {
+                continue;
+            }
+            if cdi_file::remove(&site.cdi_dir, &site.driver, &uid)? {
+                put_right
+                    .push(format!("the CDI file of claim {uid}, which is not prepared here, was removed"));
+            }
+            lock.remove_file();
+        }
+        for (vf, owner) in site.ledger.owned()? {
+            if !known.contains(&owner.claim.uid) && self.release_orphan(vf, &owner.claim)? {
+                let claim = format!("{}/{}", owner.claim.namespace, owner.claim.name);
+                put_right.push(format!(
+                    "VF {vf} was held for claim {claim}, which is not prepared here; it is free"
+                ));
+            }
+        }
+        Ok(put_right)
+    }
+}
