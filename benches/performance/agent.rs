@@ -61,7 +61,7 @@ pub fn measure(binary: &Path, table: &mut Table) -> anyhow::Result<()> {
 }
 
 /// A line of `/proc/<pid>/status` in MiB (proc(5); the file has KiB).
-fn mib(status: &str, key: &str) -> f64 {
+pub fn mib(status: &str, key: &str) -> f64 {
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
     kib.map_or(f64::NAN, |kib| kib / 1024.0)

@@ -1,5 +1,5 @@
 //! Measures what `docs/performance.md` states aims for, and prints one table. `./bench` builds what it needs and calls
-//! it; words after that choose sections (`discovery`, `allocator`, `prepare`, `attach`, `agent`).
+//! it; words after that choose sections (`discovery`, `allocator`, `prepare`, `attach`, `agent`, `cycles`).
 //!
 //! Nothing here can fail because something is slow: a slow machine gives other figures, not a red build.
 #![allow(missing_docs)]
@@ -9,6 +9,7 @@ mod allocator;
 mod attach;
 mod bare;
 mod cni;
+mod cycles;
 mod discovery;
 mod measure;
 mod node;
@@ -24,12 +25,13 @@ const BINARY: &str = "SRIOV_DRA_BENCH_BINARY";
 
 type Section = (&'static str, fn(&Path, &mut Table) -> anyhow::Result<()>);
 
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section; 6] = [
     ("discovery", discovery::measure),
     ("allocator", allocator::measure),
     ("prepare", prepare::measure),
     ("attach", attach::measure),
     ("agent", agent::measure),
+    ("cycles", cycles::measure),
 ];
 
 fn main() -> anyhow::Result<()> {

@@ -62,3 +62,40 @@ pub async fn a_rolling_update_hands_over_while_pods_run_start_and_end(lab: &mut 
     lab.check_pod("default", "after").await?;
     Ok(())
 }
+
+/// Sets the agent's arguments, and waits for an agent that has them.
+async fn run_with(lab: &Lab, arguments: &[&str]) -> Result<()> {
+    const DAEMONSET: &str = "/apis/apps/v1/namespaces/sriov-dra/daemonsets/sriov-dra";
+    let old: Vec<String> = lab.agents().await?.into_keys().collect();
+    let mut container = lab.api.get(DAEMONSET).await?["spec"]["template"]["spec"]["containers"][0].clone();
+    container["args"] = json!(arguments);
+    let changed = json!({ "spec": { "template": { "spec": { "containers": [container] } } } });
+    lab.api.merge(DAEMONSET, &changed).await?;
+    wait_replaced(lab, &old).await
+}
+
+pub async fn a_node_without_nri_gives_its_vfs_by_the_hook_alone(lab: &mut Lab) -> Result<()> {
+    let daemonset = lab.api.get("/apis/apps/v1/namespaces/sriov-dra/daemonsets/sriov-dra").await?;
+    let before = daemonset["spec"]["template"]["spec"]["containers"][0]["args"].clone();
+    let before: Vec<&str> =
+        before.as_array().context("arguments")?.iter().filter_map(Value::as_str).collect();
+    let mut hook = before.clone();
+    hook.push("--attach=hook");
+    run_with(lab, &hook).await?;
+    wait_for(Duration::from_secs(30), "the attribute attach", async || {
+        let slices = lab.slices().await?;
+        let device = slices.first().map(|slice| slice["spec"]["devices"][0]["attributes"].clone());
+        let attach = device.map(|attributes| attributes["sriov-dra.io/attach"]["string"].clone());
+        ensure!(attach == Some(json!("hook")), "{attach:?}");
+        Ok(())
+    })
+    .await?;
+    lab.template(&json!({ "interface": { "addresses": ["10.77.0.1/24"] } })).await?;
+    lab.create(&pod("hooked", "vf")).await?;
+    let given = lab.check_pod("default", "hooked").await;
+    // The other stories want the agent as it was, whatever became of this one.
+    run_with(lab, &before).await?;
+    let given = given?;
+    ensure!(lab.check_pod("default", "hooked").await? == given, "the pod has other VFs than before");
+    lab.delete_pod("hooked").await
+}

@@ -57,6 +57,7 @@ stories! {
     slices::slices_go_and_come_with_the_kubelet_and_pods_keep_their_vfs;
     agent::a_deleted_agent_is_replaced_and_pods_keep_their_vfs;
     agent::a_rolling_update_hands_over_while_pods_run_start_and_end;
+    agent::a_node_without_nri_gives_its_vfs_by_the_hook_alone;
     rights::the_agents_account_may_do_what_it_needs_and_nothing_else;
     rights::an_agent_can_not_write_slices_of_another_node;
     double::the_embedded_api_server_answers_as_this_one_does;
