@@ -117,10 +117,10 @@ fn a_claim_goes_all_the_way_and_no_slice_is_written_for_it() {
         let prepared = node.stage.prepare(&claim).await.unwrap();
         assert_eq!(prepared.cdi_ids.len(), 2, "one CDI device a request");
         let running = node.stage.run(&pod).await.unwrap();
-        let env = node.stage.create_container(&running, &[&prepared]).await.unwrap();
+        let env = node.stage.create_container(&running, "main", &[&prepared]).await.unwrap();
         assert!(env.iter().any(|line| line == "SRIOV_DRA_RAILS_VF0_PCI_ADDRESSES=0000:3b:00.2"), "{env:?}");
         assert!(env.iter().any(|line| line == "SRIOV_DRA_RAILS_VF1_INTERFACES=net2"), "{env:?}");
-        let inside = links(&running.netns());
+        let inside = links(&running.netns().unwrap());
         assert!(inside.contains("net1") && inside.contains("net2"), "{inside}");
 
         let ready = |claim: Option<ResourceClaim>| {
@@ -232,10 +232,10 @@ fn an_agent_killed_between_prepare_and_sandbox_attaches_after_its_restart_and_re
         let prepared = node.stage.prepare(&claim).await.unwrap();
         let broken = node.folder.path().join("kubelet/plugins/sriov-dra.io/claims/0000-broken.json");
         std::fs::write(&broken, "{\"version\":1,").unwrap();
-        node.stage.crash().await.unwrap();
+        node.stage.crash(&[]).await.unwrap();
         let running = node.stage.run(&pod).await.unwrap();
-        node.stage.create_container(&running, &[&prepared]).await.unwrap();
-        let inside = links(&running.netns());
+        node.stage.create_container(&running, "main", &[&prepared]).await.unwrap();
+        let inside = links(&running.netns().unwrap());
         assert!(inside.contains("fabric") && inside.contains("10.3.0.1/24"), "{inside}");
         let log = node.stage.agent_log();
         assert!(
@@ -243,8 +243,8 @@ fn an_agent_killed_between_prepare_and_sandbox_attaches_after_its_restart_and_re
             "{log}"
         );
         // Killed again: the pod keeps its VF, and everything comes back through the next agent.
-        node.stage.crash().await.unwrap();
-        assert!(links(&running.netns()).contains("fabric"));
+        node.stage.crash(&[&running]).await.unwrap();
+        assert!(links(&running.netns().unwrap()).contains("fabric"));
         node.stage.stop(running).await.unwrap();
         node.stage.unprepare(&claim).await.unwrap();
         node.assert_nothing_is_left();

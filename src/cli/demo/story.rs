@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{Container, Pod, PodResourceClaim, PodSpec};
-use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim, ResourceClaimSpec};
+use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::show::{AgentTale, ClaimTale, EndTale, NodeTale, PodTale, Printer, Run, link_line};
@@ -14,14 +14,13 @@ use crate::DEFAULT_DRIVER_NAME;
 use crate::app::{Supply, take_inventory};
 use crate::cli::explain::{Answer, Documents, Given, Origin, answer, render_text};
 use crate::cli::inventory::{self, Inventory};
+use crate::demo::claims::of_template;
 use crate::demo::pod::{SeenLink, links_in, links_on_host};
 use crate::demo::stage::{NODE, Prepared, Running, Stage};
 use crate::policy::Rules;
 
 /// How long a claim's status may take; nobody waits for it in a cluster.
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
-/// KEP-5304: how a claim made from a template says what its pod calls it.
-const POD_CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
 
 /// What the node has.
 pub fn inventory(sysfs: &Path, printer: &mut Printer) -> anyhow::Result<NodeTale> {
@@ -39,7 +38,7 @@ pub fn inventory(sysfs: &Path, printer: &mut Printer) -> anyhow::Result<NodeTale
 pub fn agent(stage: &Stage, printer: &mut Printer) -> AgentTale {
     let slices = stage.slices();
     let told = AgentTale {
-        registered_after_ms: stage.registered_in.as_millis(),
+        registered_after_ms: stage.registered_in().as_millis(),
         slices: slices.len(),
         generation: slices.first().map_or(0, |slice| slice.spec.pool.generation),
         devices: slices.iter().map(|slice| slice.spec.devices.iter().flatten().count()).sum(),
@@ -172,7 +171,7 @@ async fn start(
     let object = stage.create_pod(&bare(pod, &namespace)).await?;
     let mut started = Started { running: None, claims: Vec::new() };
     let mut prepared: Vec<Prepared> = Vec::new();
-    for (wanted, claim) in claims_of(pod, documents, &namespace, &name)? {
+    for (wanted, claim) in claims_of(&object, documents, &namespace)? {
         let Some(allocation) = allocations.get(wanted.as_str()) else {
             told.error = Some(format!("claim {wanted} can't be allocated; the reasons stand above"));
             printer.event("refused", told.error.as_deref().unwrap_or_default());
@@ -240,14 +239,14 @@ async fn enter(
 ) -> anyhow::Result<Running> {
     let running = stage.run(pod).await?;
     told.attached_in_us = Some(running.took.as_micros());
-    told.links = links_in(&running.netns())?;
+    told.links = links_in(&running.netns().context("a pod of the demonstration has a network namespace")?)?;
     let lines: Vec<String> = told.links.iter().map(link_line).collect();
     let took = time(running.took);
     printer.event(
         "attached",
         &format!("in {took}; links in the network namespace of pod {}:\n{}", told.pod, lines.join("\n")),
     );
-    told.env = stage.create_container(&running, &prepared.iter().collect::<Vec<_>>()).await?;
+    told.env = stage.create_container(&running, "main", &prepared.iter().collect::<Vec<_>>()).await?;
     printer.event("container", &format!("allowed; its environment has\n{}", told.env.join("\n")));
     Ok(running)
 }
@@ -313,7 +312,6 @@ fn claims_of(
     pod: &Pod,
     documents: &Documents,
     namespace: &str,
-    pod_name: &str,
 ) -> anyhow::Result<Vec<(String, ResourceClaim)>> {
     let mut claims = Vec::new();
     let here = |metadata: &ObjectMeta, name: &String| {
@@ -331,16 +329,8 @@ fn claims_of(
             let template = documents.templates.iter().find(|template| here(&template.metadata, name));
             let template =
                 template.with_context(|| format!("ResourceClaimTemplate {name} is not in the file"))?;
-            let spec: ResourceClaimSpec =
-                template.spec.clone().and_then(|spec| spec.spec).unwrap_or_default();
-            let called = format!("{pod_name}-{}", reference.name);
-            let metadata = ObjectMeta {
-                generate_name: Some(format!("{called}-")),
-                namespace: Some(namespace.to_owned()),
-                annotations: Some(BTreeMap::from([(POD_CLAIM_NAME.to_owned(), reference.name.clone())])),
-                ..ObjectMeta::default()
-            };
-            let claim = ResourceClaim { metadata, spec: Some(spec), status: None };
+            let called = format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), reference.name);
+            let claim = of_template(pod, &reference.name, template);
             claims.push((format!("{namespace}/{called}"), claim));
         }
     }
