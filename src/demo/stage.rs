@@ -135,16 +135,11 @@ impl Stage {
         self.start_another(pods).await
     }
 
-    /// Asks the agent to end, and starts another, which is told of the pods that run.
+    /// Starts an agent in place of one that ended; it is told of the pods that run.
     ///
     /// # Errors
-    /// When it does not end, or the other does not come up.
-    pub async fn replace(&mut self, pods: &[&Running]) -> anyhow::Result<()> {
-        self.terminate().await?;
-        self.start_another(pods).await
-    }
-
-    async fn start_another(&mut self, pods: &[&Running]) -> anyhow::Result<()> {
+    /// When it does not come up.
+    pub async fn start_another(&mut self, pods: &[&Running]) -> anyhow::Result<()> {
         let pods = pods.iter().map(|pod| pod.sandbox.clone()).collect();
         self.agent = Agent::start(&self.place, &self.listener, pods).await?;
         Ok(())
@@ -378,7 +373,11 @@ impl Stage {
         self.terminate().await
     }
 
-    async fn terminate(&mut self) -> anyhow::Result<Duration> {
+    /// Asks the agent to end, and how long it took; there may be another one afterwards.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn terminate(&mut self) -> anyhow::Result<Duration> {
         let ended = self.agent.terminate().await;
         ended.with_context(|| format!("its log:\n{}", self.place.log()))
     }

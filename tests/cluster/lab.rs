@@ -155,6 +155,23 @@ impl Lab {
         }
     }
 
+    /// Whether there shall be an agent on the node: the DaemonSet is for it, or for none.
+    ///
+    /// # Errors
+    /// The API server's status.
+    pub async fn want_agent(&self, wanted: bool) -> Result<()> {
+        match &self.ground {
+            Ground::StandIns(stand_ins) => stand_ins.want_agent(wanted),
+            Ground::Real(_) => {
+                let nowhere = if wanted { Value::Null } else { json!("nowhere") };
+                let patch =
+                    json!({ "spec": { "template": { "spec": { "nodeSelector": { "agent": nowhere } } } } });
+                self.api.merge("/apis/apps/v1/namespaces/sriov-dra/daemonsets/sriov-dra", &patch).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Applies a file of `examples/`.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ use crate::plane::NODE;
 /// Until what failed is tried again.
 const BACKOFF: Duration = Duration::from_millis(500);
 
+/// How long a driver may be away before its slices are removed. The real one gives it 30 s.
+const AWAY: Duration = Duration::from_secs(3);
+
 /// A node's kubelet with what it remembers, which its restart does not touch.
 pub struct Kubelet {
     client: Client,
@@ -37,6 +40,8 @@ pub struct Kubelet {
     /// By UID.
     claims: Mutex<BTreeMap<String, Held>>,
     machines: Arc<Machines>,
+    /// When the agent was first missed.
+    missed: Mutex<Option<Instant>>,
 }
 
 /// A pod from its binding to its end.
@@ -72,6 +77,7 @@ impl Kubelet {
             pods: Mutex::default(),
             claims: Mutex::default(),
             machines: Arc::default(),
+            missed: Mutex::default(),
         }
     }
 
@@ -89,20 +95,45 @@ impl Kubelet {
 
     /// A kubelet that starts removes its node's slices, since no driver is registered with it; then drivers register.
     pub async fn start(&self) -> Result<()> {
-        let slices = Api::<ResourceSlice>::all(self.client.clone());
-        let of_node = ListParams::default().fields(&format!("spec.nodeName={NODE}"));
-        slices.delete_collection(&DeleteParams::default(), &of_node).await?;
+        self.remove_slices().await?;
         self.stage.write().await.register().await?;
         self.runs.store(true, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Replaces the agent, while no pod takes a step.
-    pub async fn replace_agent(&self) -> Result<()> {
+    async fn remove_slices(&self) -> Result<()> {
+        let slices = Api::<ResourceSlice>::all(self.client.clone());
+        let of_node = ListParams::default().fields(&format!("spec.nodeName={NODE}"));
+        slices.delete_collection(&DeleteParams::default(), &of_node).await?;
+        Ok(())
+    }
+
+    /// Ends the agent, while no pod takes a step.
+    pub async fn end_agent(&self) -> Result<()> {
+        let _pods = self.pods.lock().await;
+        self.stage.write().await.terminate().await?;
+        Ok(())
+    }
+
+    /// Starts an agent, while no pod takes a step.
+    pub async fn start_agent(&self) -> Result<()> {
         let pods = self.pods.lock().await;
         let running: Vec<&Running> =
             pods.values().filter_map(|life| Some(&life.machine.as_ref()?.running)).collect();
-        self.stage.write().await.replace(&running).await
+        self.stage.write().await.start_another(&running).await
+    }
+
+    /// The slices of a driver that stays away are removed: nobody could prepare what they offer.
+    async fn miss_agent(&self) -> Result<()> {
+        let there = self.stage.write().await.check().is_ok();
+        let mut missed = self.missed.lock().await;
+        match *missed {
+            _ if there => *missed = None,
+            None => *missed = Some(Instant::now()),
+            Some(since) if since.elapsed() >= AWAY => self.remove_slices().await?,
+            Some(_) => {}
+        }
+        Ok(())
     }
 
     /// Takes every pod of the node one step further.
@@ -114,6 +145,7 @@ impl Kubelet {
         if !self.runs.load(Ordering::SeqCst) {
             return Ok(());
         }
+        self.miss_agent().await?;
         let own = ListParams::default().fields(&format!("spec.nodeName={NODE}"));
         let pods = Api::<Pod>::all(self.client.clone()).list(&own).await?.items;
         let mut seen = BTreeSet::new();

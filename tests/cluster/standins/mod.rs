@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use crate::api::Api;
 use crate::apply;
 use crate::plane::NODE;
+use daemon::Daemon;
 use kubelet::Kubelet;
 pub use machine::Machines;
 
@@ -37,6 +38,7 @@ const IDLE: Duration = Duration::from_millis(100);
 /// The stand-ins; they end with this value.
 pub struct StandIns {
     kubelet: Arc<Kubelet>,
+    daemon: Arc<Daemon>,
     stage: Arc<RwLock<Stage>>,
     _loops: JoinSet<()>,
 }
@@ -60,16 +62,17 @@ impl StandIns {
         let changes = stage.server.store().changes();
         let stage = Arc::new(RwLock::new(stage));
         let kubelet = Arc::new(Kubelet::new(client.clone(), stage.clone()));
+        let daemon = Arc::new(Daemon::new(client.clone()));
         let mut loops = JoinSet::new();
         for part in [
             Part::Claims(client.clone()),
-            Part::Scheduler(client.clone()),
+            Part::Scheduler(client),
             Part::Kubelet(kubelet.clone()),
-            Part::Daemon(client, kubelet.clone()),
+            Part::Daemon(daemon.clone(), kubelet.clone()),
         ] {
             loops.spawn(part.play(changes.clone()));
         }
-        Ok((Self { kubelet, stage, _loops: loops }, api))
+        Ok((Self { kubelet, daemon, stage, _loops: loops }, api))
     }
 
     /// What runs on the node.
@@ -103,6 +106,11 @@ impl StandIns {
         self.kubelet.start().await
     }
 
+    /// Whether there shall be an agent on the node.
+    pub fn want_agent(&self, wanted: bool) {
+        self.daemon.want(wanted);
+    }
+
     /// That the agent runs.
     ///
     /// # Errors
@@ -117,7 +125,7 @@ enum Part {
     Claims(Client),
     Scheduler(Client),
     Kubelet(Arc<Kubelet>),
-    Daemon(Client, Arc<Kubelet>),
+    Daemon(Arc<Daemon>, Arc<Kubelet>),
 }
 
 impl Part {
@@ -130,7 +138,7 @@ impl Part {
                 Self::Claims(client) => ("claim controller", claims::sync(client).await),
                 Self::Scheduler(client) => ("scheduler", scheduler::sync(client).await),
                 Self::Kubelet(kubelet) => ("kubelet", kubelet.sync().await),
-                Self::Daemon(client, kubelet) => ("DaemonSet", daemon::sync(client, kubelet).await),
+                Self::Daemon(daemon, kubelet) => ("DaemonSet", daemon.sync(kubelet).await),
             };
             if let Err(error) = done
                 && !is_a_race(&error)

@@ -68,6 +68,7 @@ stories! {
     slices::a_slice_that_somebody_edits_is_put_right: On::Both;
     slices::slices_go_and_come_with_the_kubelet_and_pods_keep_their_vfs: On::Both;
     agent::a_deleted_agent_is_replaced_and_pods_keep_their_vfs: On::Both;
+    agent::an_agent_that_stays_away_loses_its_slices_and_regains_them_and_pods_keep_their_vfs: On::Both;
     agent::a_rolling_update_hands_over_while_pods_run_start_and_end: On::Real("a rolling update is the DaemonSet controller's, and needs two agents at a time");
     rights::the_agents_account_may_do_what_it_needs_and_nothing_else: On::Real("nobody has to log in to the embedded server, and it has no RBAC");
     rights::an_agent_can_not_write_slices_of_another_node: On::Real("the embedded server has no admission policies, and no tokens of pods");
