@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use serde_json::{Value, json};
 use sriov_dra::demo::apiserver::Fault;
-use sriov_dra::demo::stage::{NODE, Stage};
+use sriov_dra::demo::stage::{NODE, Prepared, Running, Stage};
 use sriov_dra::demo::world::{World, enter_private_namespaces};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sriov-dra");
@@ -117,10 +117,10 @@ fn a_claim_goes_all_the_way_and_no_slice_is_written_for_it() {
         let prepared = node.stage.prepare(&claim).await.unwrap();
         assert_eq!(prepared.cdi_ids.len(), 2, "one CDI device a request");
         let running = node.stage.run(&pod).await.unwrap();
-        let env = node.stage.create_container(&running, &[&prepared]).await.unwrap();
+        let env = node.stage.create_container(&running, "main", &[&prepared]).await.unwrap();
         assert!(env.iter().any(|line| line == "SRIOV_DRA_RAILS_VF0_PCI_ADDRESSES=0000:3b:00.2"), "{env:?}");
         assert!(env.iter().any(|line| line == "SRIOV_DRA_RAILS_VF1_INTERFACES=net2"), "{env:?}");
-        let inside = links(&running.netns());
+        let inside = links(&running.netns().unwrap());
         assert!(inside.contains("net1") && inside.contains("net2"), "{inside}");
 
         let ready = |claim: Option<ResourceClaim>| {
@@ -232,10 +232,10 @@ fn an_agent_killed_between_prepare_and_sandbox_attaches_after_its_restart_and_re
         let prepared = node.stage.prepare(&claim).await.unwrap();
         let broken = node.folder.path().join("kubelet/plugins/sriov-dra.io/claims/0000-broken.json");
         std::fs::write(&broken, "{\"version\":1,").unwrap();
-        node.stage.crash().await.unwrap();
+        node.stage.crash(&[]).await.unwrap();
         let running = node.stage.run(&pod).await.unwrap();
-        node.stage.create_container(&running, &[&prepared]).await.unwrap();
-        let inside = links(&running.netns());
+        node.stage.create_container(&running, "main", &[&prepared]).await.unwrap();
+        let inside = links(&running.netns().unwrap());
         assert!(inside.contains("fabric") && inside.contains("10.3.0.1/24"), "{inside}");
         let log = node.stage.agent_log();
         assert!(
@@ -243,8 +243,8 @@ fn an_agent_killed_between_prepare_and_sandbox_attaches_after_its_restart_and_re
             "{log}"
         );
         // Killed again: the pod keeps its VF, and everything comes back through the next agent.
-        node.stage.crash().await.unwrap();
-        assert!(links(&running.netns()).contains("fabric"));
+        node.stage.crash(&[&running]).await.unwrap();
+        assert!(links(&running.netns().unwrap()).contains("fabric"));
         node.stage.stop(running).await.unwrap();
         node.stage.unprepare(&claim).await.unwrap();
         node.assert_nothing_is_left();
@@ -259,15 +259,15 @@ fn the_hook_alone_brings_the_vf_while_no_agent_runs_and_the_next_agent_writes_th
         let claim = node.claim("c", &pod, &[VF], asked).await;
         let prepared = node.stage.prepare(&claim).await.unwrap();
         node.stage.kill().unwrap();
-        let running = node.stage.sandbox(&pod).unwrap();
+        let running = node.stage.sandbox(&pod, |_| Ok(())).unwrap();
         node.stage.run_hooks(&running, &prepared.cdi).await.unwrap();
-        let inside = links(&running.netns());
+        let inside = links(&running.netns().unwrap());
         assert!(inside.contains("fabric") && inside.contains("10.3.0.1/24"), "{inside}");
         // Again for the second container, and when one starts again.
         node.stage.run_hooks(&running, &prepared.cdi).await.unwrap();
-        assert_eq!(links(&running.netns()), inside);
+        assert_eq!(links(&running.netns().unwrap()), inside);
 
-        node.stage.start_again().await.unwrap();
+        node.stage.start_another(&[&running]).await.unwrap();
         let mut told = Value::Null;
         for _ in 0..200 {
             let status = node.stage.claim(&claim).and_then(|claim| claim.status);
@@ -292,10 +292,10 @@ fn a_container_does_not_start_when_the_hook_can_not_bring_its_vf_and_the_sentenc
         let claim = node.claim("c", &pod, &[VF], Value::Null).await;
         let prepared = node.stage.prepare(&claim).await.unwrap();
         node.stage.kill().unwrap();
-        let running = node.stage.sandbox(&pod).unwrap();
+        let running = node.stage.sandbox(&pod, |_| Ok(())).unwrap();
         // The CNI plugin has taken the name that the container was told.
         let made = Command::new("nsenter")
-            .arg(format!("--net={}", running.netns().display()))
+            .arg(format!("--net={}", running.netns().unwrap().display()))
             .args(["ip", "link", "add", "net1", "type", "veth", "peer", "name", "other"])
             .status();
         assert!(made.unwrap().success());
@@ -303,16 +303,160 @@ fn a_container_does_not_start_when_the_hook_can_not_bring_its_vf_and_the_sentenc
         assert!(refusal.contains("pod default/worker must not start without its VFs"), "{refusal}");
         assert!(refusal.contains("interface name net1 for VF 0000:3b:00.2 is taken"), "{refusal}");
 
-        let thief = node.stage.sandbox(&node.pod("thief").await).unwrap();
+        let thief = node.stage.sandbox(&node.pod("thief").await, |_| Ok(())).unwrap();
         node.stage.run_hooks(&thief, &prepared.cdi).await.unwrap();
         assert!(
-            links(&thief.netns()).contains("net1"),
+            links(&thief.netns().unwrap()).contains("net1"),
             "nobody lives where the claim was: it may be handed over"
         );
-        node.stage.start_again().await.unwrap();
+        node.stage.start_another(&[&running, &thief]).await.unwrap();
         node.stage.stop(thief).await.unwrap();
         node.stage.unprepare(&claim).await.unwrap();
         node.assert_nothing_is_left();
+    });
+}
+
+/// A VF's interface in a namespace that nobody here knows, until this value ends.
+struct Elsewhere {
+    link: String,
+    there: std::process::Child,
+    home: std::process::Child,
+}
+
+impl Elsewhere {
+    fn hide(device: &str) -> Self {
+        let run = |arguments: &[&str]| {
+            let out = Command::new("ip").args(arguments).output().unwrap();
+            assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+            String::from_utf8(out.stdout).unwrap()
+        };
+        let (bus, function) = device.rsplit_once('-').unwrap();
+        let alias = format!("alias {}.{function}", bus.replace('-', ":"));
+        let all = run(&["-o", "link"]);
+        let line = all.lines().find(|line| line.contains(&alias)).unwrap();
+        let link = line.split([':', '@']).nth(1).unwrap().trim().to_owned();
+        let there = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap();
+        let home = Command::new("sleep").arg("600").spawn().unwrap();
+        let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+        while of(&there.id().to_string()).is_none_or(|now| Some(now) == of("thread-self")) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        run(&["link", "set", &link, "netns", &there.id().to_string()]);
+        Self { link, there, home }
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let (there, home) = (self.there.id().to_string(), self.home.id().to_string());
+        let back = Command::new("nsenter")
+            .args([&format!("--net=/proc/{there}/ns/net"), "ip", "link", "set", &self.link, "netns", &home])
+            .status();
+        for process in [&mut self.there, &mut self.home] {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+        assert!(back.unwrap().success());
+    }
+}
+
+/// Where the agent dies on a pod's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dies {
+    Never,
+    BeforeSandbox,
+    BeforeContainer,
+    /// And another one is there in time.
+    BeforeContainerReplaced,
+    BeforeHook,
+}
+
+impl Node {
+    /// A pod's way from Prepare to its container's hook; the runtime tells the agent of sandbox and container so many
+    /// times. `Err`: the container does not start.
+    async fn way(
+        &mut self,
+        running: &Running,
+        prepared: &Prepared,
+        (sandbox_told, container_told): (usize, usize),
+        dies: Dies,
+    ) -> Result<(), String> {
+        // A runtime goes on without a plugin that is gone, and stops at one that refuses.
+        let heard = |done: anyhow::Result<()>| match done {
+            Err(error) if !error.to_string().contains("did not answer the runtime") => Err(error.to_string()),
+            _ => Ok(()),
+        };
+        if dies == Dies::BeforeSandbox {
+            self.stage.kill().unwrap();
+        }
+        for _ in 0..sandbox_told {
+            heard(self.stage.announce(running).await)?;
+        }
+        if matches!(dies, Dies::BeforeContainer | Dies::BeforeContainerReplaced) {
+            self.stage.kill().unwrap();
+        }
+        if dies == Dies::BeforeContainerReplaced {
+            self.stage.start_another(&[]).await.unwrap();
+        }
+        for _ in 0..container_told {
+            heard(self.stage.ask_for_container(running, "main", &[prepared]).await.map(drop))?;
+        }
+        if dies == Dies::BeforeHook {
+            self.stage.kill().unwrap();
+        }
+        let done = self.stage.run_hooks(running, &prepared.cdi).await.map_err(|error| error.to_string());
+        if matches!(dies, Dies::BeforeSandbox | Dies::BeforeContainer | Dies::BeforeHook) {
+            self.stage.start_another(&[running]).await.unwrap();
+        }
+        done
+    }
+}
+
+#[test]
+fn whatever_fails_on_the_way_a_container_starts_with_its_vf_or_not_at_all() {
+    use Dies::{BeforeContainer, BeforeContainerReplaced, BeforeHook, BeforeSandbox, Never};
+    on_a_node(|mut node| async move {
+        let mut started = 0;
+        for dies in [Never, BeforeSandbox, BeforeContainer, BeforeContainerReplaced, BeforeHook] {
+            for told in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)] {
+                for vf_is_there in [true, false] {
+                    // Half a second for each look at a VF that is nowhere: not all of them.
+                    if !vf_is_there && told.0 != told.1 {
+                        continue;
+                    }
+                    let case = format!(
+                        "agent dies: {dies:?}; told of sandbox and container {told:?} times; VF there: {vf_is_there}"
+                    );
+                    let pod = node.pod(&format!("pod-{started}-{dies:?}-{vf_is_there}").to_lowercase()).await;
+                    let claim =
+                        node.claim(pod.metadata.name.as_ref().unwrap(), &pod, &[VF], Value::Null).await;
+                    let prepared = node.stage.prepare(&claim).await.unwrap();
+                    let running = node.stage.sandbox(&pod, |_| Ok(())).unwrap();
+                    let elsewhere = (!vf_is_there).then(|| Elsewhere::hide(VF));
+                    let outcome = node.way(&running, &prepared, told, dies).await;
+                    let inside = links(&running.netns().unwrap());
+                    match outcome {
+                        Ok(()) => {
+                            assert!(vf_is_there && inside.contains("net1"), "{case}: {inside}");
+                            started += 1;
+                        }
+                        Err(sentence) => {
+                            assert!(!vf_is_there && !inside.contains("net1"), "{case}: {sentence}");
+                            assert!(sentence.contains("0000:3b:00.2"), "{case}: {sentence}");
+                        }
+                    }
+                    drop(elsewhere);
+                    node.stage.stop(running).await.unwrap();
+                    node.stage.unprepare(&claim).await.unwrap();
+                    node.assert_nothing_is_left();
+                    node.stage
+                        .server
+                        .store()
+                        .delete::<ResourceClaim>("default", claim.metadata.name.as_deref().unwrap());
+                }
+            }
+        }
+        assert_eq!(started, 25, "with its VF there, every pod starts");
     });
 }
 

@@ -26,7 +26,7 @@ pub fn measure(binary: &Path, table: &mut Table) -> anyhow::Result<()> {
             let own = folder.path().join(start.to_string());
             std::fs::create_dir(&own)?;
             let stage = Stage::start(binary, &own, tree.root()).await?;
-            starts.push(stage.registered_in);
+            starts.push(stage.registered_in());
             stage.end().await?;
         }
         table.limit("Start to registered, 1,016 VFs, median", Duration::from_millis(300), starts.median());

@@ -43,7 +43,7 @@ async fn cycles(stage: &Stage, folder: &Path, table: &mut Table) -> anyhow::Resu
         }
         let prepared = stage.prepare(&claim).await?;
         let running = stage.run(&pod).await?;
-        stage.create_container(&running, &[&prepared]).await?;
+        stage.create_container(&running, "main", &[&prepared]).await?;
         stage.stop(running).await?;
         stage.unprepare(&claim).await?;
     }
@@ -75,8 +75,8 @@ async fn restarts(stage: &mut Stage, table: &mut Table) -> anyhow::Result<()> {
     }
     let mut starts = Samples::default();
     for _ in 0..STARTS {
-        stage.crash().await?;
-        starts.push(stage.registered_in);
+        stage.crash(&[]).await?;
+        starts.push(stage.registered_in());
     }
     table.limit(
         format!("Start to serving with {CLAIMS} prepared claims, median of {STARTS}"),

@@ -1,61 +1,41 @@
 //! What a claim needs around it: the API server, the agent as a process of its own, and the kubelet's and the runtime's
 //! calls in the order those make them, over the real sockets.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use k8s_openapi::api::resource::v1::{
-    AllocationResult, ResourceClaim, ResourceClaimConsumerReference, ResourceSlice,
-};
+use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim, ResourceSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::PostParams;
 
+use super::agent::{Agent, PATIENCE, Place};
 use super::apiserver::ApiServer;
+use super::claims::reserved;
 use super::pod::Process;
 use crate::DEFAULT_DRIVER_NAME;
-use crate::attach::nri::fake::{Failure, FakeRuntime, Options, Registered};
+use crate::attach::nri::fake::{Failure, FakeRuntime, Options};
 use crate::attach::nri::proto::api;
-use crate::kubelet::ClaimRef;
-use crate::kubelet::fake::{Driver, FakeKubelet};
+use crate::kubelet::{ClaimRef, PreparedDevice};
 use crate::prepare::cdi;
 
-/// Name of the node.
+/// Name of the node unless it is given another.
 pub const NODE: &str = "demo-node";
-/// How long the agent may take for any one thing.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// Everything around one agent.
 #[derive(Debug)]
 pub struct Stage {
     /// The API server.
     pub server: ApiServer,
-    executable: PathBuf,
-    sysfs: PathBuf,
-    folder: PathBuf,
+    place: Place,
     agent: Agent,
-    driver: Driver,
     listener: FakeRuntime,
-    runtime: Registered,
-    /// From the agent's start to its registration.
-    pub registered_in: Duration,
-}
-
-/// The agent's process; it ends with this value, however far it came.
-#[derive(Debug)]
-struct Agent(Child);
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // Ended already, or nobody is left to ask it politely.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    /// A runtime never gives an ID twice.
+    sandboxes: AtomicU64,
 }
 
 /// A claim on its way to a pod.
@@ -65,25 +45,45 @@ pub struct Prepared {
     pub cdi_file: PathBuf,
     /// The CDI file.
     pub cdi: cdi::Spec,
-    /// What the container gets.
+    /// What a container gets that uses the whole claim.
     pub cdi_ids: Vec<String>,
     /// Duration of NodePrepareResources.
     pub took: Duration,
+    devices: Vec<PreparedDevice>,
+}
+
+impl Prepared {
+    /// The claim as a container sees it that uses only one of its requests.
+    pub fn only(&self, request: &str) -> Self {
+        let (devices, _): (Vec<_>, Vec<_>) =
+            self.devices.iter().cloned().partition(|device| device.request == request);
+        Self { cdi_ids: cdi_ids(&devices), devices, ..self.clone() }
+    }
+}
+
+fn cdi_ids(devices: &[PreparedDevice]) -> Vec<String> {
+    devices.iter().flat_map(|device| device.cdi_ids.iter().cloned()).collect()
 }
 
 /// A pod whose sandbox runs.
 #[derive(Debug)]
 pub struct Running {
     sandbox: api::PodSandbox,
-    process: Process,
+    /// None on the host's network.
+    process: Option<Process>,
     /// Duration of RunPodSandbox.
     pub took: Duration,
 }
 
 impl Running {
-    /// Path of the pod's network namespace.
-    pub fn netns(&self) -> PathBuf {
-        self.process.netns()
+    /// The sandbox's ID.
+    pub fn id(&self) -> &str {
+        &self.sandbox.id
+    }
+
+    /// Path of the pod's network namespace; none on the host's network.
+    pub fn netns(&self) -> Option<PathBuf> {
+        self.process.as_ref().map(Process::netns)
     }
 }
 
@@ -94,39 +94,47 @@ impl Stage {
     /// # Errors
     /// When the agent ends or does not come up; its log says why.
     pub async fn start(executable: &Path, folder: &Path, sysfs: &Path) -> anyhow::Result<Self> {
+        Self::start_as(NODE, executable, folder, sysfs).await
+    }
+
+    /// The same as a node of this name.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_as(
+        node: &str,
+        executable: &Path,
+        folder: &Path,
+        sysfs: &Path,
+    ) -> anyhow::Result<Self> {
         let server = ApiServer::start("127.0.0.1:0").await?;
         for name in ["default", "kube-system"] {
             server.store().create(&Namespace { metadata: named(name), ..Namespace::default() });
         }
-        server.store().create(&Node { metadata: named(NODE), ..Node::default() });
+        server.store().create(&Node { metadata: named(node), ..Node::default() });
         std::fs::write(folder.join("kubeconfig"), server.kubeconfig()?)?;
         let runtime = FakeRuntime::listen(&folder.join("nri.sock"), Options::default())?;
-        let (agent, driver, registered, registered_in) =
-            start_agent(executable, folder, sysfs, &runtime).await?;
-        let stage = Self {
-            server,
+        let place = Place {
+            node: node.to_owned(),
             executable: executable.to_owned(),
             sysfs: sysfs.to_owned(),
             folder: folder.to_owned(),
-            agent,
-            driver,
-            listener: runtime,
-            runtime: registered,
-            registered_in,
         };
+        let agent = Agent::start(&place, &runtime, Vec::new()).await?;
+        let stage = Self { server, place, agent, listener: runtime, sandboxes: AtomicU64::default() };
         let published = stage.wait_published().await;
         published
             .with_context(|| format!("nothing was published; the agent's log:\n{}", stage.agent_log()))?;
         Ok(stage)
     }
 
-    /// Kills the agent as a crash would, and starts another.
+    /// Kills the agent as a crash would, and starts another, which is told of the pods that run.
     ///
     /// # Errors
     /// When it does not come up again.
-    pub async fn crash(&mut self) -> anyhow::Result<()> {
+    pub async fn crash(&mut self, pods: &[&Running]) -> anyhow::Result<()> {
         self.kill()?;
-        self.start_again().await
+        self.start_another(pods).await
     }
 
     /// Kills the agent as a crash would; no other one starts.
@@ -134,19 +142,34 @@ impl Stage {
     /// # Errors
     /// When it can't be killed.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.agent.0.kill()?;
-        self.agent.0.wait()?;
-        Ok(())
+        self.agent.kill()
     }
 
-    /// Starts an agent in place of one that was killed.
+    /// Starts an agent in place of one that ended; it is told of the pods that run.
     ///
     /// # Errors
     /// When it does not come up.
-    pub async fn start_again(&mut self) -> anyhow::Result<()> {
-        (self.agent, self.driver, self.runtime, self.registered_in) =
-            start_agent(&self.executable, &self.folder, &self.sysfs, &self.listener).await?;
+    pub async fn start_another(&mut self, pods: &[&Running]) -> anyhow::Result<()> {
+        let pods = pods.iter().map(|pod| pod.sandbox.clone()).collect();
+        self.agent = Agent::start(&self.place, &self.listener, pods).await?;
         Ok(())
+    }
+
+    /// Registers the agent anew, as a kubelet does that has started again.
+    ///
+    /// # Errors
+    /// When its sockets are not there.
+    pub async fn register(&mut self) -> anyhow::Result<()> {
+        self.agent.driver = self.place.register().await?;
+        Ok(())
+    }
+
+    /// That the agent runs.
+    ///
+    /// # Errors
+    /// When it ended; with the end of its log.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.agent.check().with_context(|| format!("its log:\n{}", self.place.log()))
     }
 
     async fn wait_published(&self) -> anyhow::Result<()> {
@@ -206,16 +229,7 @@ impl Stage {
         allocation: AllocationResult,
         pod: &Pod,
     ) -> anyhow::Result<ResourceClaim> {
-        let mut claim = claim.clone();
-        let status = claim.status.get_or_insert_default();
-        status.allocation = Some(allocation);
-        let consumer = ResourceClaimConsumerReference {
-            resource: "pods".to_owned(),
-            name: pod.metadata.name.clone().unwrap_or_default(),
-            uid: pod.metadata.uid.clone().unwrap_or_default(),
-            ..Default::default()
-        };
-        status.reserved_for = Some(vec![consumer]);
+        let claim = reserved(claim, Some(allocation), pod);
         let namespace = claim.metadata.namespace.clone().unwrap_or_default();
         let name = claim.metadata.name.clone().unwrap_or_default();
         let api: Api<ResourceClaim> = Api::namespaced(self.server.client()?, &namespace);
@@ -235,14 +249,14 @@ impl Stage {
     pub async fn prepare(&self, claim: &ResourceClaim) -> anyhow::Result<Prepared> {
         let reference = reference(claim);
         let started = Instant::now();
-        let mut answers = self.driver.prepare(std::slice::from_ref(&reference)).await?;
+        let mut answers = self.agent.driver.prepare(std::slice::from_ref(&reference)).await?;
         let took = started.elapsed();
         let devices = answers.remove(&reference.uid).context("the agent did not answer for the claim")?;
         let devices = devices.map_err(anyhow::Error::msg)?;
-        let cdi_ids = devices.into_iter().flat_map(|device| device.cdi_ids).collect();
-        let cdi_file = self.folder.join("cdi").join(cdi::file_name(DEFAULT_DRIVER_NAME, &reference.uid));
+        let cdi_file =
+            self.place.folder.join("cdi").join(cdi::file_name(DEFAULT_DRIVER_NAME, &reference.uid));
         let text = std::fs::read_to_string(&cdi_file)?;
-        Ok(Prepared { cdi: cdi::parse(&text)?, cdi_file, cdi_ids, took })
+        Ok(Prepared { cdi: cdi::parse(&text)?, cdi_file, cdi_ids: cdi_ids(&devices), took, devices })
     }
 
     /// NodeUnprepareResources.
@@ -251,79 +265,124 @@ impl Stage {
     /// The agent's sentence.
     pub async fn unprepare(&self, claim: &ResourceClaim) -> anyhow::Result<()> {
         let reference = reference(claim);
-        let mut answers = self.driver.unprepare(std::slice::from_ref(&reference)).await?;
+        let mut answers = self.agent.driver.unprepare(std::slice::from_ref(&reference)).await?;
         let answer = answers.remove(&reference.uid).context("the agent did not answer for the claim")?;
         answer.map_err(anyhow::Error::msg)
     }
 
-    /// RunPodSandbox: a process in a network namespace, then the event.
+    /// RunPodSandbox: a process in a network namespace (on the host's network: none), then the event.
     ///
     /// # Errors
     /// The agent's sentence.
     pub async fn run(&self, pod: &Pod) -> anyhow::Result<Running> {
-        let mut running = self.sandbox(pod)?;
+        self.run_with(pod, |_| Ok(())).await
+    }
+
+    /// The same with a network: `network` is given the namespace before the event, as CNI plugins are.
+    ///
+    /// # Errors
+    /// The agent's sentence, or that of `network`.
+    pub async fn run_with(
+        &self,
+        pod: &Pod,
+        network: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Running> {
+        let mut running = self.sandbox(pod, network)?;
         let started = Instant::now();
-        self.runtime.run_pod_sandbox(&running.sandbox).await.map_err(refusal)?;
+        self.announce(&running).await?;
         running.took = started.elapsed();
         Ok(running)
+    }
+
+    /// The event RunPodSandbox.
+    ///
+    /// # Errors
+    /// The agent's sentence.
+    pub async fn announce(&self, pod: &Running) -> anyhow::Result<()> {
+        self.agent.runtime.run_pod_sandbox(&pod.sandbox).await.map_err(refusal)
     }
 
     /// A sandbox that the agent is not told of: the runtime has no NRI, or has dropped the plugin.
     ///
     /// # Errors
-    /// When the process can't be started.
-    pub fn sandbox(&self, pod: &Pod) -> anyhow::Result<Running> {
-        let process = Process::start(&self.executable)?;
-        let netns = process.netns();
+    /// When the process can't be started, or that of `network`.
+    pub fn sandbox(
+        &self,
+        pod: &Pod,
+        network: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Running> {
+        let on_host = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        let process = if on_host { None } else { Some(Process::start(&self.place.executable)?) };
+        if let Some(process) = &process {
+            network(&process.netns())?;
+        }
+        let number = self.sandboxes.fetch_add(1, Ordering::Relaxed);
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let own = process.as_ref().map(|process| api::LinuxNamespace {
+            r#type: "network".to_owned(),
+            path: process.netns().to_string_lossy().into_owned(),
+        });
         let sandbox = api::PodSandbox {
-            id: format!("sandbox-{uid}"),
+            id: format!("sandbox-{number}-{uid}"),
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid,
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            linux: Some(api::LinuxPodSandbox {
-                namespaces: vec![api::LinuxNamespace {
-                    r#type: "network".to_owned(),
-                    path: netns.to_string_lossy().into_owned(),
-                }],
-                ..Default::default()
-            }),
-            pid: process.pid(),
+            linux: Some(api::LinuxPodSandbox { namespaces: own.into_iter().collect(), ..Default::default() }),
+            // On the host's network as this process is.
+            pid: process.as_ref().map_or_else(std::process::id, Process::pid),
             ..Default::default()
         };
         Ok(Running { sandbox, process, took: Duration::ZERO })
     }
 
-    /// CreateContainer with the CDI devices injected, as the runtime does before it asks; the container's environment.
+    /// CreateContainer with the CDI devices injected, as the runtime does before it asks; then their hooks, as the OCI
+    /// runtime runs them. The container's environment.
     ///
     /// # Errors
-    /// The agent's sentence.
+    /// The agent's sentence, or the hook's.
     pub async fn create_container(
         &self,
         pod: &Running,
+        name: &str,
+        prepared: &[&Prepared],
+    ) -> anyhow::Result<Vec<String>> {
+        let env = self.ask_for_container(pod, name, prepared).await?;
+        for claim in prepared.iter().filter(|claim| !claim.cdi_ids.is_empty()) {
+            self.run_hooks(pod, &claim.cdi).await?;
+        }
+        Ok(env)
+    }
+
+    /// The runtime's part of [`create_container`](Self::create_container).
+    ///
+    /// # Errors
+    /// The agent's sentence.
+    pub async fn ask_for_container(
+        &self,
+        pod: &Running,
+        name: &str,
         prepared: &[&Prepared],
     ) -> anyhow::Result<Vec<String>> {
         let mut env: Vec<String> = Vec::new();
-        for claim in prepared {
+        // Of a file that no device is named of, nothing is injected.
+        for claim in prepared.iter().filter(|claim| !claim.cdi_ids.is_empty()) {
             env.extend(claim.cdi.container_edits.env.iter().cloned());
             let named = |name: &str| claim.cdi_ids.iter().any(|id| id.ends_with(&format!("={name}")));
             let devices = claim.cdi.devices.iter().filter(|device| named(&device.name));
             env.extend(devices.flat_map(|device| device.container_edits.env.iter().cloned()));
         }
         let container = api::Container {
-            id: format!("{}-main", pod.sandbox.id),
+            id: format!("{}-{name}", pod.sandbox.id),
             pod_sandbox_id: pod.sandbox.id.clone(),
-            name: "main".to_owned(),
+            name: name.to_owned(),
             env: env.clone(),
             ..Default::default()
         };
-        let adjusted = self.runtime.create_container(&pod.sandbox, &container).await.map_err(refusal)?;
+        let adjusted =
+            self.agent.runtime.create_container(&pod.sandbox, &container).await.map_err(refusal)?;
         for (key, value) in adjusted.env {
             env.retain(|line| line.split('=').next() != Some(key.as_str()));
             env.push(format!("{key}={value}"));
-        }
-        for claim in prepared {
-            self.run_hooks(pod, &claim.cdi).await?;
         }
         env.sort();
         Ok(env)
@@ -337,8 +396,8 @@ impl Stage {
     pub async fn run_hooks(&self, pod: &Running, cdi: &cdi::Spec) -> anyhow::Result<()> {
         let sandbox = &pod.sandbox;
         let state = serde_json::json!({
-            "ociVersion": "1.2.1", "id": format!("{}-main", sandbox.id), "status": "creating", "pid": pod.process.pid(),
-            "bundle": self.folder,
+            "ociVersion": "1.2.1", "id": format!("{}-main", sandbox.id), "status": "creating", "pid": sandbox.pid,
+            "bundle": self.place.folder,
             "annotations": {
                 "io.kubernetes.cri.container-type": "container",
                 "io.kubernetes.cri.sandbox-id": sandbox.id,
@@ -377,21 +436,26 @@ impl Stage {
     /// # Errors
     /// The agent's sentence.
     pub async fn stop(&self, pod: Running) -> anyhow::Result<()> {
-        let stopped = self.runtime.stop_pod_sandbox(&pod.sandbox).await.map_err(refusal);
+        let stopped = self.agent.runtime.stop_pod_sandbox(&pod.sandbox).await.map_err(refusal);
         drop(pod.process);
         let gone = api::PodSandbox { pid: 0, linux: None, ..pod.sandbox };
-        self.runtime.remove_pod_sandbox(&gone).await.map_err(refusal)?;
+        self.agent.runtime.remove_pod_sandbox(&gone).await.map_err(refusal)?;
         stopped
+    }
+
+    /// From the agent's start to its registration.
+    pub fn registered_in(&self) -> Duration {
+        self.agent.registered_in
     }
 
     /// PID of the agent.
     pub fn agent_pid(&self) -> u32 {
-        self.agent.0.id()
+        self.agent.pid()
     }
 
     /// The end of the agent's log.
     pub fn agent_log(&self) -> String {
-        tail(&self.folder.join("agent.log"))
+        self.place.log()
     }
 
     /// SIGTERM, and how long the agent took to end.
@@ -399,58 +463,17 @@ impl Stage {
     /// # Errors
     /// When it does not end.
     pub async fn end(mut self) -> anyhow::Result<Duration> {
-        let started = Instant::now();
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.agent.0.id())?);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
-        while self.agent.0.try_wait()?.is_none() {
-            if started.elapsed() > PATIENCE {
-                bail!("the agent does not end; its log:\n{}", self.agent_log());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(started.elapsed())
+        self.terminate().await
     }
-}
 
-async fn start_agent(
-    executable: &Path,
-    folder: &Path,
-    sysfs: &Path,
-    runtime: &FakeRuntime,
-) -> anyhow::Result<(Agent, Driver, Registered, Duration)> {
-    let log = folder.join("agent.log");
-    let started = Instant::now();
-    let agent = Command::new(executable)
-        .args(["node", "--node-name", NODE, "--log-level", "sriov_dra=debug,info"])
-        .args([
-            option("--kubelet-dir", &folder.join("kubelet")),
-            option("--run-dir", &folder.join("run")),
-            option("--cdi-dir", &folder.join("cdi")),
-            option("--nri-socket", &folder.join("nri.sock")),
-            option("--sysfs-root", sysfs),
-            option("--kubeconfig", &folder.join("kubeconfig")),
-        ])
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::options().create(true).append(true).open(&log)?)
-        .spawn()
-        .context("the agent can't be started")?;
-    let mut agent = Agent(agent);
-    let kubelet = FakeKubelet::new(folder.join("kubelet"));
-    let up = async {
-        tokio::try_join!(
-            kubelet.register(DEFAULT_DRIVER_NAME, PATIENCE),
-            runtime.accept(Vec::new(), Vec::new())
-        )
-    };
-    let up = tokio::select! {
-        up = tokio::time::timeout(PATIENCE, up) => up.context("it did not register in time").and_then(|up| up),
-        error = ended(&mut agent.0) => Err(error),
-    };
-    let (driver, runtime) =
-        up.with_context(|| format!("the agent did not come up; its log:\n{}", tail(&log)))?;
-    Ok((agent, driver, runtime, started.elapsed()))
+    /// Asks the agent to end, and how long it took; there may be another one afterwards.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn terminate(&mut self) -> anyhow::Result<Duration> {
+        let ended = self.agent.terminate().await;
+        ended.with_context(|| format!("its log:\n{}", self.place.log()))
+    }
 }
 
 fn named(name: &str) -> ObjectMeta {
@@ -470,25 +493,5 @@ fn refusal(failure: Failure) -> anyhow::Error {
     match failure {
         Failure::Refused { message, .. } => anyhow::Error::msg(message),
         other => anyhow::anyhow!("the agent did not answer the runtime: {other:?}"),
-    }
-}
-
-fn option(name: &str, path: &Path) -> String {
-    format!("{name}={}", path.display())
-}
-
-fn tail(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
-}
-
-async fn ended(agent: &mut Child) -> anyhow::Error {
-    loop {
-        match agent.try_wait() {
-            Ok(None) => tokio::time::sleep(Duration::from_millis(20)).await,
-            Ok(Some(status)) => return anyhow::anyhow!("it ended: {status}"),
-            Err(error) => return error.into(),
-        }
     }
 }

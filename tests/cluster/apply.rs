@@ -5,14 +5,25 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::assets::Assets;
 use crate::node::{AGENT, BUSYBOX};
 use crate::process::run_command;
+
+/// `kubectl`, where there is one.
+#[derive(Debug, Clone)]
+pub struct Kubectl {
+    /// The program.
+    pub program: PathBuf,
+    /// Whom it talks to.
+    pub kubeconfig: PathBuf,
+    /// For what it is given and keeps.
+    pub work: PathBuf,
+}
 
 /// Folder of this package.
 fn package(folder: &str) -> PathBuf {
@@ -46,16 +57,10 @@ fn patch(sysfs: &Path) -> Value {
 ///
 /// # Errors
 /// What the API server or `kubectl` says.
-pub async fn manifests(
-    assets: &Assets,
-    api: &Api,
-    kubeconfig: &Path,
-    work: &Path,
-    sysfs: &Path,
-) -> Result<()> {
-    if assets.path("kubectl").is_some() {
+pub async fn manifests(kubectl: Option<&Kubectl>, api: &Api, sysfs: &Path) -> Result<()> {
+    if let Some(kubectl) = kubectl {
         // kustomize takes nothing from outside its folder but other kustomizations.
-        let (base, overlay) = (work.join("manifests"), work.join("overlay"));
+        let (base, overlay) = (kubectl.work.join("manifests"), kubectl.work.join("overlay"));
         fs::create_dir_all(&base)?;
         fs::create_dir_all(&overlay)?;
         for entry in fs::read_dir(package("manifests"))? {
@@ -69,7 +74,7 @@ pub async fn manifests(
         });
         fs::write(overlay.join("kustomization.yaml"), kustomization.to_string())?;
         fs::write(overlay.join("simulated.yaml"), patch(sysfs).to_string())?;
-        return kubectl(assets, kubeconfig, &["apply", "-k", &overlay.display().to_string()]);
+        return kubectl.run(&["apply", "-k", &overlay.display().to_string()]);
     }
     let kustomization = documents("manifests", "kustomization.yaml")?;
     for file in kustomization[0]["resources"].as_array().cloned().unwrap_or_default() {
@@ -100,13 +105,13 @@ fn extend(list: &mut Value, with: &Value) {
 ///
 /// # Errors
 /// What the API server or `kubectl` says.
-pub async fn example(assets: &Assets, api: &Api, kubeconfig: &Path, work: &Path, file: &str) -> Result<()> {
+pub async fn example(kubectl: Option<&Kubectl>, api: &Api, file: &str) -> Result<()> {
     let text = fs::read_to_string(package("examples").join(file)).with_context(|| file.to_owned())?;
     let text = text.replace("image: busybox:1.36", &format!("image: {BUSYBOX}"));
-    if assets.path("kubectl").is_some() {
-        let copy = work.join(file);
+    if let Some(kubectl) = kubectl {
+        let copy = kubectl.work.join(file);
         fs::write(&copy, text)?;
-        return kubectl(assets, kubeconfig, &["apply", "-f", &copy.display().to_string()]);
+        return kubectl.run(&["apply", "-f", &copy.display().to_string()]);
     }
     for document in serde_saphyr::from_multiple::<Value>(&text)? {
         object(api, "default", &document).await?;
@@ -114,11 +119,13 @@ pub async fn example(assets: &Assets, api: &Api, kubeconfig: &Path, work: &Path,
     Ok(())
 }
 
-fn kubectl(assets: &Assets, kubeconfig: &Path, arguments: &[&str]) -> Result<()> {
-    let mut command = assets.command("kubectl");
-    // It would keep what it learned of the server below HOME.
-    command.arg("--kubeconfig").arg(kubeconfig).args(["--cache-dir", "/run/kubectl"]).args(arguments);
-    run_command(&mut command).map(drop)
+impl Kubectl {
+    fn run(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        // It would keep what it learned of the server below HOME.
+        command.arg("--kubeconfig").arg(&self.kubeconfig).arg("--cache-dir").arg(self.work.join("cache"));
+        run_command(command.args(arguments)).map(drop)
+    }
 }
 
 /// Applies one object; `namespace` is for those that live in one and name none.

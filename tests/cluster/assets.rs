@@ -74,9 +74,8 @@ impl Assets {
 
     /// A binary of the folder, else of the machine.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        let usual = std::env::var_os("PATH").unwrap_or_default();
-        let folders = std::iter::once(self.folder.clone()).chain(std::env::split_paths(&usual));
-        folders.map(|folder| folder.join(name)).find(|path| is_executable(path))
+        let own = self.folder.join(name);
+        if is_executable(&own) { Some(own) } else { in_path(name) }
     }
 
     /// A command that finds its helpers in the folder first, as containerd does its shim.
@@ -90,6 +89,12 @@ impl Assets {
         }
         command
     }
+}
+
+/// A binary of the machine.
+pub fn in_path(name: &str) -> Option<PathBuf> {
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&usual).map(|folder| folder.join(name)).find(|path| is_executable(path))
 }
 
 fn is_executable(path: &Path) -> bool {

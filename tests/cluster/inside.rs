@@ -3,23 +3,20 @@
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
 use crate::assets::Assets;
+use crate::containerd;
 use crate::lab::Lab;
 use crate::outside::LEFT;
 use crate::plane::SERVICE_ADDRESS;
 use crate::process::run as run_program;
-use crate::runtime;
-use crate::stories::{ALL, Story};
+use crate::told::{tell, wanted};
 
 /// Everything that has no usual path; in memory.
 const FOLDER: &str = "/run/lab";
-/// For one story with its clean-up.
-const STORY_LIMIT: Duration = Duration::from_secs(180);
 /// The kubelet writes these, and they are in no namespace.
 const SYSCTLS: [&str; 5] = [
     "vm/overcommit_memory",
@@ -29,55 +26,20 @@ const SYSCTLS: [&str; 5] = [
     "kernel/keys/root_maxbytes",
 ];
 
-/// Runs the stories whose names contain one of the filters (no filter: all), prints what `cargo test` would print.
+/// Tells the stories whose names contain one of the filters (no filter: all).
 ///
 /// # Errors
-/// When the cluster does not start, or nothing matches.
-pub fn run(assets: Assets, logs: &Path, filter: &[String]) -> Result<ExitCode> {
-    let wanted = |story: &&Story| filter.is_empty() || filter.iter().any(|f| story.name.contains(f.as_str()));
-    let stories: Vec<&Story> = ALL.iter().filter(wanted).collect();
-    ensure!(!stories.is_empty(), "no story's name contains {}", filter.join(" or "));
+/// When the cluster does not start.
+pub fn run(assets: &Assets, logs: &Path, filter: &[String]) -> Result<ExitCode> {
+    let stories = wanted(filter);
     settle().context("the machine for the cluster can't be made")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let told = runtime.block_on(tell(assets, logs, &stories));
-    fs::write(logs.join(LEFT), runtime::left().join("\n"))?;
+    let told = runtime.block_on(async {
+        let lab = Lab::on_kubernetes(assets, Path::new(FOLDER), logs);
+        tell(lab, &stories, |_| None).await
+    });
+    fs::write(logs.join(LEFT), containerd::left().join("\n"))?;
     told
-}
-
-async fn tell(assets: Assets, logs: &Path, stories: &[&Story]) -> Result<ExitCode> {
-    let began = Instant::now();
-    let mut lab = Lab::start(assets, Path::new(FOLDER), logs).await?;
-    println!("cluster: {} is up after {:.1} s", lab.version, began.elapsed().as_secs_f32());
-    println!("\nrunning {} tests", stories.len());
-    let (mut passed, mut failed) = (0, 0);
-    for story in stories {
-        let began = Instant::now();
-        let told = async {
-            let told = (story.tell)(&mut lab).await;
-            // A story that did not hold must not spoil the next one; what it left is its own failure's fault.
-            let cleaned = lab.clean_up().await.context("afterwards");
-            told.and(cleaned)
-        };
-        let told = tokio::time::timeout(STORY_LIMIT, told).await;
-        let took = began.elapsed().as_secs_f32();
-        match told.unwrap_or_else(|_| Err(anyhow::anyhow!("not over after {} s", STORY_LIMIT.as_secs()))) {
-            Ok(()) => {
-                println!("test {} ... ok ({took:.1} s)", story.name);
-                passed += 1;
-            }
-            Err(error) => {
-                println!("test {} ... FAILED ({took:.1} s)\n    {error:#}", story.name);
-                failed += 1;
-            }
-        }
-    }
-    lab.keep_logs().await;
-    let word = if failed == 0 { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored ({:.0} s)",
-        began.elapsed().as_secs_f32()
-    );
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The usual places become this suite's own; what was there stays as it is, for everybody else.

@@ -5,91 +5,171 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::apply;
-use crate::assets::Assets;
-use crate::node::{KUBELET_DIR, Node};
-use crate::plane::{NODE, Plane};
+use crate::apply::{self, Kubectl};
+use crate::assets::{Assets, in_path};
+use crate::containerd::Containerd;
+use crate::plane::NODE;
 use crate::process::wait_for;
+use crate::real::Real;
 use crate::runtime::Runtime;
 use crate::sim::{PFS, Sim, VFS_EACH};
+use crate::standins::StandIns;
 
 /// Slices of all drivers and nodes.
 pub const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
 /// Namespaces that stories put their pods into.
 pub const NAMESPACES: [&str; 2] = ["default", "slurm"];
-/// Folders where a claim may leave something.
-const TRACES: [&str; 3] = ["/var/lib/kubelet/plugins/sriov-dra.io", "/run/sriov-dra.io", "/run/cdi"];
 
 /// A running cluster of one node.
 pub struct Lab {
-    /// Binaries.
-    pub assets: Assets,
     /// Administrator.
     pub api: Api,
-    /// etcd to scheduler.
-    pub plane: Plane,
-    /// containerd and kubelet.
-    pub node: Node,
-    /// CRI.
+    /// What runs on the node.
     pub runtime: Runtime,
     /// VFs.
     pub sim: Sim,
-    /// For copies of manifests and examples.
-    pub work: PathBuf,
     /// `Kubernetes v1.36.2`
     pub version: String,
-    logs: PathBuf,
+    ground: Ground,
+    kubectl: Option<Kubectl>,
+    /// Where a claim may leave something.
+    traces: Vec<PathBuf>,
+}
+
+/// What the stories stand on.
+enum Ground {
+    /// Kubernetes.
+    Real(Box<Real>),
+    /// The embedded API server and stand-ins for the rest.
+    StandIns(StandIns),
 }
 
 impl Lab {
-    /// Starts everything, the DaemonSet included.
+    /// Starts a real cluster, the DaemonSet included.
     ///
     /// # Errors
     /// Names what does not come up.
-    pub async fn start(assets: Assets, folder: &Path, logs: &Path) -> Result<Self> {
-        let work = folder.join("apply");
-        fs::create_dir_all(&work)?;
-        let sim = Sim::build(&folder.join("node")).context("the simulated node")?;
-        // Side by side: each waits for itself most of the time.
-        let (plane, node) =
-            tokio::join!(Plane::start(&assets, folder, logs), Node::start(&assets, folder, logs));
-        let (plane, mut node) = (plane?, node?);
-        node.start_kubelet()?;
-        let api = plane.api().await?;
+    pub async fn on_kubernetes(assets: &Assets, folder: &Path, logs: &Path) -> Result<Self> {
+        let sim = simulated(folder)?;
+        let work = work(folder)?;
+        let mut real = Real::start(assets, folder, logs).await?;
+        let api = real.plane.api().await?;
+        let kubeconfig = real.plane.kubeconfig();
+        let kubectl = assets.path("kubectl").map(|program| Kubectl { program, kubeconfig, work });
         let version = api.get("/version").await?["gitVersion"].as_str().unwrap_or_default().to_owned();
-        let kubeconfig = plane.kubeconfig();
         wait_for(Duration::from_secs(60), "the manifests to be taken", async || {
-            apply::manifests(&assets, &api, &kubeconfig, &work, &sim.root()).await
+            apply::manifests(kubectl.as_ref(), &api, &sim.root()).await
         })
         .await?;
-        node.wait_ready(&api).await?;
+        real.node.wait_ready(&api).await?;
         let lab = Self {
-            assets,
             api,
-            plane,
-            node,
-            runtime: Runtime::connect(),
+            runtime: Runtime::Containerd(Containerd::connect()),
             sim,
-            work,
             version: format!("Kubernetes {version}"),
-            logs: logs.to_owned(),
+            ground: Ground::Real(Box::new(real)),
+            kubectl,
+            traces: Real::traces(),
         };
-        lab.wait_published().await?;
+        lab.settle().await?;
+        for namespace in NAMESPACES {
+            let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
+            let there = wait_for(Duration::from_secs(60), "default service accounts", async || {
+                lab.api.get(&path).await
+            });
+            there.await?;
+        }
+        Ok(lab)
+    }
+
+    /// Starts the embedded API server with the stand-ins around it.
+    ///
+    /// # Errors
+    /// Names what does not come up.
+    pub async fn on_stand_ins(folder: &Path) -> Result<Self> {
+        let sim = simulated(folder)?;
+        let work = work(folder)?;
+        let (stand_ins, api) = StandIns::start(folder, &sim.root()).await?;
+        let kubeconfig = StandIns::kubeconfig(folder);
+        let kubectl = in_path("kubectl").map(|program| Kubectl { program, kubeconfig, work });
+        let version = api.get("/version").await?["gitVersion"].as_str().unwrap_or_default().to_owned();
+        let lab = Self {
+            api,
+            runtime: Runtime::StandIn(stand_ins.machines()),
+            sim,
+            version: format!("the embedded API server {version}"),
+            ground: Ground::StandIns(stand_ins),
+            kubectl,
+            traces: StandIns::traces(folder),
+        };
+        lab.settle().await?;
+        Ok(lab)
+    }
+
+    async fn settle(&self) -> Result<()> {
+        self.wait_published().await?;
         for namespace in NAMESPACES.iter().filter(|name| **name != "default") {
             let object =
                 json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
-            apply::object(&lab.api, "", &object).await?;
+            apply::object(&self.api, "", &object).await?;
         }
-        for namespace in NAMESPACES {
-            let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
-            wait_for(Duration::from_secs(60), "default service accounts", async || lab.api.get(&path).await)
-                .await?;
+        Ok(())
+    }
+
+    /// What only a real cluster has.
+    ///
+    /// # Errors
+    /// Where there is none: the story's place in the list is wrong.
+    pub fn real(&self) -> Result<&Real> {
+        match &self.ground {
+            Ground::Real(real) => Ok(real),
+            Ground::StandIns(_) => {
+                bail!("this story is for a real cluster only, and its place in the list says otherwise")
+            }
         }
-        Ok(lab)
+    }
+
+    /// Ends the kubelet.
+    ///
+    /// # Errors
+    /// When there is none, or it does not end.
+    pub async fn stop_kubelet(&mut self) -> Result<()> {
+        match &mut self.ground {
+            Ground::Real(real) => real.node.stop_kubelet(),
+            Ground::StandIns(stand_ins) => stand_ins.stop_kubelet().await,
+        }
+    }
+
+    /// Starts the kubelet again.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub async fn start_kubelet(&mut self) -> Result<()> {
+        match &mut self.ground {
+            Ground::Real(real) => real.node.start_kubelet(),
+            Ground::StandIns(stand_ins) => stand_ins.start_kubelet().await,
+        }
+    }
+
+    /// Whether there shall be an agent on the node: the DaemonSet is for it, or for none.
+    ///
+    /// # Errors
+    /// The API server's status.
+    pub async fn want_agent(&self, wanted: bool) -> Result<()> {
+        match &self.ground {
+            Ground::StandIns(stand_ins) => stand_ins.want_agent(wanted),
+            Ground::Real(_) => {
+                let nowhere = if wanted { Value::Null } else { json!("nowhere") };
+                let patch =
+                    json!({ "spec": { "template": { "spec": { "nodeSelector": { "agent": nowhere } } } } });
+                self.api.merge("/apis/apps/v1/namespaces/sriov-dra/daemonsets/sriov-dra", &patch).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Applies a file of `examples/`.
@@ -97,7 +177,7 @@ impl Lab {
     /// # Errors
     /// What the API server says.
     pub async fn example(&self, file: &str) -> Result<()> {
-        apply::example(&self.assets, &self.api, &self.plane.kubeconfig(), &self.work, file).await
+        apply::example(self.kubectl.as_ref(), &self.api, file).await
     }
 
     /// The agent's pods that are not on their way out: name and whether they are ready.
@@ -178,59 +258,61 @@ impl Lab {
         }
         self.sim.wait_clean(Duration::from_secs(20)).await?;
         wait_for(Duration::from_secs(20), "files of claims to go", async || {
-            let left = traces(None);
+            let left = self.left();
             ensure!(left.is_empty(), "{left:?}");
             Ok(())
         })
         .await?;
-        self.plane.check()
+        match &mut self.ground {
+            Ground::Real(real) => real.plane.check(),
+            Ground::StandIns(stand_ins) => stand_ins.check().await,
+        }
     }
 
-    /// The pods' logs, beside those of the cluster.
-    pub async fn keep_logs(&self) {
-        let mut folders = vec![PathBuf::from("/run/lab/pod-logs")];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if path.to_string_lossy().contains("sriov-dra_sriov-dra-") {
-                    let name = path.strip_prefix("/run/lab/pod-logs").unwrap_or(&path).display().to_string();
-                    // Without them the failures are still told.
-                    let _ = fs::copy(&path, self.logs.join(name.replace('/', "_")));
+    /// Keeps what a failure may be explained by.
+    pub fn keep_logs(&self) {
+        if let Ground::Real(real) = &self.ground {
+            real.keep_logs();
+        }
+    }
+
+    /// Files of claims in the driver's and the runtime's folders. Locks and folders that belong to the agent itself are
+    /// no traces.
+    fn left(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for root in &self.traces {
+            let mut folders = vec![root.clone()];
+            while let Some(folder) = folders.pop() {
+                for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                    let path = entry.path();
+                    if path.is_dir() {
+                        folders.push(path);
+                        continue;
+                    }
+                    let below = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+                    let text = fs::read_to_string(&path).unwrap_or_default();
+                    if (has_uid(&below) || has_uid(&text)) && !below.ends_with(".sock") {
+                        found.push(path);
+                    }
                 }
             }
         }
+        found
     }
 }
 
-/// Files of claims in the driver's and the runtime's folders; of one claim if a UID is given. Locks and folders that
-/// belong to the agent itself are no traces.
-pub fn traces(uid: Option<&str>) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = TRACES.iter().map(PathBuf::from).collect();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let shown = path.to_string_lossy().into_owned();
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            let of_claim = match uid {
-                Some(uid) => shown.contains(uid) || text.contains(uid),
-                // A UID has four dashes in a row of words.
-                None => has_uid(&shown.replace(KUBELET_DIR, "")) || has_uid(&text),
-            };
-            if of_claim && !shown.ends_with(".sock") {
-                found.push(path);
-            }
-        }
-    }
-    found
+fn simulated(folder: &Path) -> Result<Sim> {
+    Sim::build(&folder.join("node")).context("the simulated node")
 }
 
+/// A folder for copies of manifests and examples.
+fn work(folder: &Path) -> Result<PathBuf> {
+    let work = folder.join("apply");
+    fs::create_dir_all(&work)?;
+    Ok(work)
+}
+
+// A UID has four dashes in a row of words.
 fn has_uid(text: &str) -> bool {
     text.split(|c: char| !c.is_ascii_hexdigit() && c != '-').any(|word| {
         let parts: Vec<usize> = word.split('-').map(str::len).collect();

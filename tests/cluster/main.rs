@@ -1,22 +1,32 @@
-//! Stories on a real Kubernetes: a control plane, a kubelet and containerd of the folder that [`ASSETS_ENV`] names, the
-//! DaemonSet of `manifests/` on them, and pods of `examples/` that get VFs.
+//! Stories of pods that get VFs, on two grounds.
 //!
-//! One executable, two halves. The first looks for what is needed and starts the second in network, mount and PID
-//! namespaces of its own (`outside`). There every path and port may be the usual one, so that the manifests need no
-//! change but where sysfs is; the machine's own interfaces, kubelet and containerd are neither seen nor touched; and
-//! with the second half's end everything it started is gone. VFs are simulated: a sysfs tree, and veth pairs as netdevs
-//! (`sim`). Real ones are the guest suite's.
+//! **A real Kubernetes**: a control plane, a kubelet and containerd of the folder that [`ASSETS_ENV`] names, the
+//! DaemonSet of `manifests/` on them. It is started in network, mount and PID namespaces of its own (`outside`,
+//! `inside`). There every path and port may be the usual one, so that the manifests need no change but where sysfs is;
+//! the machine's own interfaces, kubelet and containerd are neither seen nor touched; and with the end of the process
+//! inside everything it started is gone.
 //!
-//! A story is an async function that asserts end states. After each one the node must be as before it: every VF on the
-//! host with its name, address and MTU, and no file left (`lab`).
+//! **The embedded API server** with stand-ins for everything but the agent (`beside`, `standins`): any Linux machine, a
+//! few seconds. What holds on the real one has to hold here; where it does not, `src/demo/apiserver` is wrong.
 //!
-//! `./test cluster` calls it. By hand: `KUBE_ASSETS=DIR cargo test --test cluster -- kubelet`
+//! VFs are simulated on both: a sysfs tree, and veth pairs as netdevs (`sim`). Real ones are the guest suite's.
+//!
+//! A story is an async function that asserts end states, and is the same on both grounds; `stories/mod.rs` says which
+//! are for the real one only, and why. After each one the node must be as before it: every VF on the host with its name,
+//! address and MTU, and no file left (`lab`).
+//!
+//! `./test cluster` and `./test namespaces` call it. By hand:
+//!
+//!     KUBE_ASSETS=DIR cargo test --test cluster -- kubelet      both grounds
+//!     cargo test --test cluster -- --stand-ins kubelet          the second
 
 mod api;
 mod apply;
 mod assets;
+mod beside;
 #[path = "../lab/busybox.rs"]
 mod busybox;
+mod containerd;
 mod inside;
 mod lab;
 mod node;
@@ -24,9 +34,12 @@ mod outside;
 mod plane;
 mod pods;
 mod process;
+mod real;
 mod runtime;
 mod sim;
+mod standins;
 mod stories;
+mod told;
 
 use std::process::ExitCode;
 
@@ -36,6 +49,10 @@ use assets::Assets;
 const ASSETS_ENV: &str = "KUBE_ASSETS";
 /// Set inside: the folder for logs.
 const INSIDE_ENV: &str = "SRIOV_DRA_CLUSTER_LOGS";
+/// Only the ground without Kubernetes.
+const STAND_INS: &str = "--stand-ins";
+/// Only the real one.
+const REAL: &str = "--real";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -47,24 +64,33 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let assets = Assets::find();
-    // For ./test: nothing, or why there is nothing to run.
+    // For ./test: nothing, or why there is nothing to run on the real ground.
     if has("--why-not") {
         print!("{}", assets.err().unwrap_or_default());
         return ExitCode::SUCCESS;
     }
-    let assets = match assets {
-        Ok(assets) => assets,
-        Err(reason) => {
-            println!("cluster: skipped: {reason}");
-            println!("test result: ok. 0 passed; 0 failed; {} ignored", stories::ALL.len());
-            return ExitCode::SUCCESS;
-        }
-    };
-    let filter: Vec<String> = arguments.into_iter().filter(|a| !a.starts_with('-')).collect();
-    let done = match std::env::var_os(INSIDE_ENV) {
-        Some(logs) => inside::run(assets, logs.as_ref(), &filter),
-        None => outside::run(&filter),
-    };
+    let filter: Vec<String> = arguments.iter().filter(|a| !a.starts_with('-')).cloned().collect();
+    if let (Some(logs), Ok(assets)) = (std::env::var_os(INSIDE_ENV), &assets) {
+        return said(inside::run(assets, logs.as_ref(), &filter));
+    }
+    let mut codes = Vec::new();
+    if !has(STAND_INS) {
+        codes.push(match assets {
+            Ok(_) => said(outside::run(&filter)),
+            Err(reason) => {
+                println!("cluster: skipped: {reason}");
+                println!("test result: ok. 0 passed; 0 failed; {} ignored", stories::ALL.len());
+                ExitCode::SUCCESS
+            }
+        });
+    }
+    if !has(REAL) {
+        codes.push(said(beside::run(&filter)));
+    }
+    codes.into_iter().find(|code| *code != ExitCode::SUCCESS).unwrap_or(ExitCode::SUCCESS)
+}
+
+fn said(done: anyhow::Result<ExitCode>) -> ExitCode {
     done.unwrap_or_else(|error| {
         println!("cluster: {error:#}");
         ExitCode::FAILURE

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use crate::api::Api;
 use crate::assets::Assets;
+use crate::containerd::{Containerd, SOCKET};
 use crate::plane::{NODE, NODE_ADDRESS};
 use crate::process::{Process, run, run_command, wait_for};
-use crate::runtime::{Runtime, SOCKET};
 
 /// The kubelet's root.
 pub const KUBELET_DIR: &str = "/var/lib/kubelet";
@@ -56,7 +56,7 @@ impl Node {
         let mut containerd = assets.command("containerd");
         containerd.arg("--config").arg(&config);
         let containerd = Process::start("containerd", containerd, logs)?;
-        let runtime = Runtime::connect();
+        let runtime = Containerd::connect();
         wait_for(Duration::from_secs(60), "containerd", async || runtime.check().await).await?;
         let node = Self {
             assets: assets.clone(),

@@ -17,14 +17,14 @@ use crate::cli::explain::{
     Answer, Documents, Given, Origin, PodClaim, Source, answer, claims_of, pod_name, render_text,
 };
 use crate::cli::inventory::{self, Inventory};
+use crate::demo::claims::of_template;
 use crate::demo::pod::{SeenLink, links_in, links_on_host};
 use crate::demo::stage::{NODE, Prepared, Running, Stage};
 use crate::policy::Rules;
 
 /// How long a claim's status may take; nobody waits for it in a cluster.
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
-/// KEP-5304: how a claim made from a template says what its pod calls it.
-const POD_CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
+
 /// What the node has.
 pub fn inventory(sysfs: &Path, printer: &mut Printer) -> anyhow::Result<NodeTale> {
     let rules =
@@ -41,7 +41,7 @@ pub fn inventory(sysfs: &Path, printer: &mut Printer) -> anyhow::Result<NodeTale
 pub fn agent(stage: &Stage, printer: &mut Printer) -> AgentTale {
     let slices = stage.slices();
     let told = AgentTale {
-        registered_after_ms: stage.registered_in.as_millis(),
+        registered_after_ms: stage.registered_in().as_millis(),
         slices: slices.len(),
         generation: slices.first().map_or(0, |slice| slice.spec.pool.generation),
         devices: slices.iter().map(|slice| slice.spec.devices.iter().flatten().count()).sum(),
@@ -213,14 +213,14 @@ async fn enter(
 ) -> anyhow::Result<Running> {
     let running = stage.run(pod).await?;
     told.attached_in_us = Some(running.took.as_micros());
-    told.links = links_in(&running.netns())?;
+    told.links = links_in(&running.netns().context("a pod of the demonstration has a network namespace")?)?;
     let lines: Vec<String> = told.links.iter().map(link_line).collect();
     let took = time(running.took);
     printer.event(
         "attached",
         &format!("in {took}; links in the network namespace of pod {}:\n{}", told.pod, lines.join("\n")),
     );
-    told.env = stage.create_container(&running, &prepared.iter().collect::<Vec<_>>()).await?;
+    told.env = stage.create_container(&running, "main", &prepared.iter().collect::<Vec<_>>()).await?;
     printer.event("container", &format!("allowed; its environment has\n{}", told.env.join("\n")));
     Ok(running)
 }
@@ -287,21 +287,14 @@ pub async fn end(stage: Stage, folder: &Path, printer: &mut Printer) -> anyhow::
 
 /// The object that a pod's claim is, as a user or the claim controller creates it.
 fn object_of(of_pod: &PodClaim<'_>, pod: &Pod) -> ResourceClaim {
-    let namespace = pod.metadata.namespace.clone();
-    let metadata = match of_pod.source {
-        Source::Claim(claim) => ObjectMeta { namespace, ..claim.metadata.clone() },
-        Source::Template(_) => ObjectMeta {
-            generate_name: Some(format!(
-                "{}-{}-",
-                pod.metadata.name.as_deref().unwrap_or_default(),
-                of_pod.called
-            )),
-            namespace,
-            annotations: Some(BTreeMap::from([(POD_CLAIM_NAME.to_owned(), of_pod.called.to_owned())])),
-            ..ObjectMeta::default()
-        },
-    };
-    ResourceClaim { metadata, spec: Some(of_pod.spec()), status: None }
+    match of_pod.source {
+        Source::Claim(claim) => {
+            let namespace = pod.metadata.namespace.clone();
+            let metadata = ObjectMeta { namespace, ..claim.metadata.clone() };
+            ResourceClaim { metadata, spec: Some(of_pod.spec()), status: None }
+        }
+        Source::Template(template) => of_template(pod, of_pod.called, template),
+    }
 }
 
 /// Just enough of a pod for an API server: the images are nobody's business here.

@@ -70,6 +70,11 @@ fn resource_list(group: &str, version: &str) -> Value {
             }));
         }
     }
+    if group.is_empty() {
+        resources.push(json!({
+            "name": "pods/binding", "singularName": "", "namespaced": true, "kind": "Binding", "verbs": ["create"],
+        }));
+    }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
 }

@@ -46,6 +46,7 @@ pub fn list_at(path: &[Step]) -> List {
         ["status", "devices"] => List::Map(&["driver", "pool", "device", "shareID"]),
         [.., "conditions"] => List::Map(&["type"]),
         ["status", "reservedFor"] | ["metadata", "ownerReferences"] => List::Map(&["uid"]),
+        ["status", "resourceClaimStatuses"] => List::Map(&["name"]),
         ["metadata", "finalizers"] => List::Set,
         ["spec", "containers" | "initContainers" | "volumes" | "resourceClaims"] => List::Map(&["name"]),
         _ => List::Atomic,

@@ -104,6 +104,8 @@ fn answer(
 fn verb(method: &Method, content_type: &str, body: &Bytes, target: &Target, call: &Call<'_>) -> Answer {
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     match (method, target.name.as_deref()) {
+        (&Method::POST, Some(name)) if target.is_binding() => call.bind(name, &read(media_type, body)?),
+        _ if target.is_binding() => Err(ApiError::method_not_allowed()),
         (&Method::GET, None) => call.list(),
         (&Method::GET, Some(name)) => call.get(name),
         (&Method::POST, None) => call.create(read(media_type, body)?),
@@ -127,10 +129,9 @@ fn verb(method: &Method, content_type: &str, body: &Bytes, target: &Target, call
             call.patch(name, kind, parse(kind == PatchKind::Apply, body)?)
         }
         (&Method::DELETE, Some(name)) if !target.is_status() => {
-            let options = if body.is_empty() { json!({}) } else { read(media_type, body)? };
-            call.delete(name, &options)
+            call.delete(name, &options(media_type, body)?)
         }
-        (&Method::DELETE, None) => call.delete_collection(),
+        (&Method::DELETE, None) => call.delete_collection(&options(media_type, body)?),
         _ => Err(ApiError::method_not_allowed()),
     }
 }
@@ -141,6 +142,11 @@ fn without_directives(patch: &mut Value) {
         map.retain(|key, _| !key.starts_with('$'));
         map.values_mut().for_each(without_directives);
     }
+}
+
+/// DeleteOptions, which need not be sent.
+fn options(media_type: &str, body: &Bytes) -> Result<Value, ApiError> {
+    if body.is_empty() { Ok(json!({})) } else { read(media_type, body) }
 }
 
 fn read(media_type: &str, body: &Bytes) -> Result<Value, ApiError> {

@@ -13,6 +13,7 @@ mod http;
 mod json_patch;
 mod object;
 mod openapi;
+mod pods;
 mod request;
 mod resources;
 mod rest;

@@ -13,8 +13,13 @@ pub fn str_at<'a>(object: &'a Value, pointer: &str) -> &'a str {
 
 /// Now, with the seconds that Kubernetes keeps.
 pub fn now() -> String {
+    now_and(0)
+}
+
+/// The time in so many seconds.
+pub fn now_and(seconds: i64) -> String {
     let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+    jiff::Timestamp::from_second(now.as_second().saturating_add(seconds)).unwrap_or(now).to_string()
 }
 
 /// Fills in what an object has that wasn't born through the API.

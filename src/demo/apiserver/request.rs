@@ -14,7 +14,7 @@ pub struct Target {
     pub namespace: String,
     /// `None` is the collection.
     pub name: Option<String>,
-    /// `status`
+    /// `status`, `binding`
     pub subresource: Option<String>,
 }
 
@@ -45,7 +45,11 @@ impl Target {
         let resource = find(group, version, plural)?;
         let fits = resource.namespaced || namespace.is_empty();
         let named_in_place = name.is_none() || !resource.namespaced || !namespace.is_empty();
-        let known = subresource.is_none_or(|sub| sub == "status" && resource.has_status);
+        let known = subresource.is_none_or(|sub| match sub {
+            "status" => resource.has_status,
+            "binding" => resource.kind == "Pod",
+            _ => false,
+        });
         (fits && named_in_place && known).then(|| Self {
             resource,
             namespace: namespace.to_owned(),
@@ -56,7 +60,12 @@ impl Target {
 
     /// The request is about `/status`.
     pub fn is_status(&self) -> bool {
-        self.subresource.is_some()
+        self.subresource.as_deref() == Some("status")
+    }
+
+    /// The request is about `/binding`.
+    pub fn is_binding(&self) -> bool {
+        self.subresource.as_deref() == Some("binding")
     }
 }
 

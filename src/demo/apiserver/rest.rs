@@ -9,10 +9,11 @@ use super::decode::{decoded, only_sent, typed};
 use super::fields::{Manager, Managers};
 use super::object::{born, generated_name, merge_patch, now, str_at, without_nulls};
 use super::request::{Query, Target};
+use super::resources::Resource;
 use super::selector::Selector;
 use super::status::{ApiError, FieldError};
 use super::store::{Key, Objects, Store};
-use super::{json_patch, validate};
+use super::{json_patch, pods, validate};
 
 /// What a writer with an old version is told.
 const MODIFIED: &str =
@@ -87,12 +88,7 @@ impl Call<'_> {
         for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "managedFields"] {
             metadata[field] = Value::Null;
         }
-        match resource.kind {
-            "ResourceClaim" => object["status"] = Value::Null,
-            "Pod" => object["status"] = json!({"phase": "Pending"}),
-            "Namespace" => object["status"] = json!({"phase": "Active"}),
-            _ => {}
-        }
+        first_status(resource, &mut object);
         let name = str_at(&object, "/metadata/name").to_owned();
         if name.is_empty() {
             let error = FieldError::required("metadata.name", "name or generateName is required");
@@ -104,7 +100,7 @@ impl Call<'_> {
         managers.record_update(self.manager("Update"), &Value::Null, &object);
         managers.write_to(&mut object);
         self.store.with(|objects| {
-            self.namespace_exists(objects)?;
+            self.fits_namespace(objects, &object)?;
             let key = self.key(&name);
             if objects.get(&key).is_some() {
                 return Err(ApiError::already_exists(resource, &name));
@@ -160,6 +156,9 @@ impl Call<'_> {
         // Decoding fills in required members; those aren't what the manager wants.
         let mut wanted = only_sent(&wanted, decoded(self.target, self.query, wanted.clone())?);
         wanted["metadata"]["name"] = json!(name);
+        if resource.namespaced {
+            wanted["metadata"]["namespace"] = json!(self.target.namespace);
+        }
         let manager = self.manager("Apply");
         let missing = self.store.with(|objects| objects.get(&self.key(name)).is_none());
         if missing && !self.target.is_status() {
@@ -170,13 +169,11 @@ impl Call<'_> {
             }
             let mut object =
                 self.admitted(apply(&born(resource, wanted.clone()), &wanted, &manager, true)?)?;
-            if resource.kind == "ResourceClaim" {
-                object["status"] = Value::Null;
-                object = without_nulls(object);
-            }
+            first_status(resource, &mut object);
+            object = without_nulls(object);
             validate::create(resource, &object)?;
             return self.store.with(|objects| {
-                self.namespace_exists(objects)?;
+                self.fits_namespace(objects, &object)?;
                 Ok((201, self.committed(objects, self.key(name), object)))
             });
         }
@@ -222,6 +219,7 @@ impl Call<'_> {
     /// DELETE of one object.
     pub fn delete(&self, name: &str, options: &Value) -> Answer {
         let resource = self.target.resource;
+        let grace = self.grace(options);
         self.store.with(|objects| {
             let key = self.key(name);
             let object = objects.get(&key).ok_or_else(|| ApiError::not_found(resource, name))?;
@@ -234,10 +232,10 @@ impl Call<'_> {
             if !self.query.get("dryRun").is_empty() {
                 return Ok((200, object));
             }
-            self.removed(objects, &key, &object);
+            let left = self.removed(objects, &key, &object, grace);
             // Its objects are marked in the API to be returned whole.
-            if resource.group == "resource.k8s.io" {
-                return Ok((200, object));
+            if resource.group == "resource.k8s.io" || resource.kind == "Pod" {
+                return Ok((200, left));
             }
             let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
                 "details": {
@@ -249,14 +247,15 @@ impl Call<'_> {
     }
 
     /// DELETE of a collection.
-    pub fn delete_collection(&self) -> Answer {
+    pub fn delete_collection(&self, options: &Value) -> Answer {
         let resource = self.target.resource;
+        let grace = self.grace(options);
         let selector = Selector::parse(resource, self.query)?;
         self.store.with(|objects| {
             let mut found = objects.list(resource, &self.target.namespace);
             found.retain(|(_, object)| selector.matches(object));
             for (key, object) in &found {
-                self.removed(objects, key, object);
+                self.removed(objects, key, object, grace);
             }
             let items: Vec<Value> = found.iter().map(|(_, object)| item(object)).collect();
             let list = json!({
@@ -267,20 +266,46 @@ impl Call<'_> {
         })
     }
 
-    /// Finalizers keep an object, marked; without them it goes.
-    fn removed(&self, objects: &mut Objects, key: &Key, object: &Value) {
+    /// `gracePeriodSeconds` of the query or the body.
+    fn grace(&self, options: &Value) -> Option<i64> {
+        self.query.get("gracePeriodSeconds").parse().ok().or(options["gracePeriodSeconds"].as_i64())
+    }
+
+    /// Finalizers keep an object, marked, and so does a pod's time of grace; without them it goes. What is left, or was.
+    fn removed(
+        &self,
+        objects: &mut Objects,
+        key: &Key,
+        object: &Arc<Value>,
+        grace: Option<i64>,
+    ) -> Arc<Value> {
+        if self.target.resource.kind == "Pod" {
+            match pods::end(object, grace) {
+                // It may have finalizers yet.
+                pods::End::Now(pod) => {
+                    let pod = objects.put(key.clone(), pod);
+                    if is_finished(&pod) {
+                        objects.remove(key);
+                    }
+                    return pod;
+                }
+                pods::End::Marked(pod) => return objects.put(key.clone(), pod),
+                pods::End::Pending => return object.clone(),
+            }
+        }
         let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
         if finalizers.is_none_or(Vec::is_empty) {
             objects.remove(key);
         } else if object["metadata"]["deletionTimestamp"].is_null() {
-            let mut marked = object.clone();
+            let mut marked = (**object).clone();
             marked["metadata"]["deletionTimestamp"] = json!(now());
             marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
             if let Some(generation) = marked["metadata"]["generation"].as_i64() {
                 marked["metadata"]["generation"] = json!(generation + 1);
             }
-            objects.put(key.clone(), marked);
+            return objects.put(key.clone(), marked);
         }
+        object.clone()
     }
 
     fn change(&self, name: &str, next: impl Fn(&Value) -> Result<Value, ApiError>) -> Answer {
@@ -341,6 +366,9 @@ impl Call<'_> {
             *after = before.clone();
             after["status"] = status;
             after["metadata"]["managedFields"] = managed;
+            if self.target.resource.kind == "ResourceClaim" {
+                drop_deallocated(before, after);
+            }
             return;
         }
         if self.target.resource.has_status {
@@ -370,14 +398,18 @@ impl Call<'_> {
         typed(self.target.resource, object)
     }
 
-    fn namespace_exists(&self, objects: &Objects) -> Result<(), ApiError> {
+    /// The namespace is there, and allows what the object asks for.
+    fn fits_namespace(&self, objects: &Objects, object: &Value) -> Result<(), ApiError> {
         let namespace = &self.target.namespace;
         let Some(namespaces) = super::resources::find("", "v1", "namespaces") else {
             return Ok(());
         };
-        let missing =
-            self.target.resource.namespaced && objects.get(&Key::new(namespaces, "", namespace)).is_none();
-        if missing { Err(ApiError::not_found(namespaces, namespace)) } else { Ok(()) }
+        if !self.target.resource.namespaced {
+            return Ok(());
+        }
+        let found = objects.get(&Key::new(namespaces, "", namespace));
+        let found = found.ok_or_else(|| ApiError::not_found(namespaces, namespace))?;
+        validate::admin_access(self.target.resource, object, &found)
     }
 
     fn precondition(&self, name: &str, field: &str, wanted: &Value, have: &Value) -> ApiError {
@@ -397,8 +429,18 @@ impl Call<'_> {
         Manager { name, operation, subresource: self.target.subresource.clone().unwrap_or_default() }
     }
 
-    fn key(&self, name: &str) -> Key {
+    pub(super) fn key(&self, name: &str) -> Key {
         Key::new(self.target.resource, &self.target.namespace, name)
+    }
+}
+
+/// What a new object's status is, whatever was sent.
+fn first_status(resource: &Resource, object: &mut Value) {
+    match resource.kind {
+        "ResourceClaim" => object["status"] = Value::Null,
+        "Pod" => object["status"] = json!({"phase": "Pending"}),
+        "Namespace" => object["status"] = json!({"phase": "Active"}),
+        _ => {}
     }
 }
 
@@ -421,6 +463,23 @@ fn twice(wanted: &Value) -> Option<&'static str> {
     devices.iter().any(|device| !seen.insert(key(device))).then_some("status.devices")
 }
 
+/// A device that is no longer allocated has no status any more, whoever deallocated it.
+fn drop_deallocated(before: &Value, after: &mut Value) {
+    let id =
+        |device: &Value| ["driver", "pool", "device", "shareID"].map(|member| device[member].to_string());
+    let allocated = |claim: &Value| {
+        let results = claim.pointer("/status/allocation/devices/results").and_then(Value::as_array);
+        results.into_iter().flatten().map(id).collect::<std::collections::BTreeSet<_>>()
+    };
+    let (had, has) = (allocated(before), allocated(after));
+    if let Some(devices) = after["status"]["devices"].as_array_mut() {
+        devices.retain(|device| !had.contains(&id(device)) || has.contains(&id(device)));
+        if devices.is_empty() {
+            after["status"]["devices"] = Value::Null;
+        }
+    }
+}
+
 fn same_but_for_managers(before: &Value, after: &Value) -> bool {
     let without = |object: &Value| {
         let mut object = object.clone();
@@ -430,8 +489,11 @@ fn same_but_for_managers(before: &Value, after: &Value) -> bool {
     without(before) == without(after)
 }
 
-/// Deleted, and the last finalizer is gone.
+/// Deleted, with no time of grace, and the last finalizer is gone.
 fn is_finished(object: &Value) -> bool {
+    if object["metadata"]["deletionGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds > 0) {
+        return false;
+    }
     let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
     !object["metadata"]["deletionTimestamp"].is_null() && finalizers.is_none_or(Vec::is_empty)
 }

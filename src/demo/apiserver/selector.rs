@@ -7,6 +7,17 @@ use super::request::Query;
 use super::resources::Resource;
 use super::status::ApiError;
 
+/// What `kubectl describe` and stories look events up by.
+const OF_EVENTS: [&str; 7] = [
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "reason",
+    "type",
+];
+
 /// The conditions of a list or watch; all must hold.
 #[derive(Debug, Clone, Default)]
 pub struct Selector(Vec<Condition>);
@@ -25,7 +36,8 @@ impl Selector {
         for (field, value, equal) in parts(query.get("fieldSelector"))? {
             let known = ["metadata.name", "metadata.namespace"].contains(&field)
                 || matches!((resource.kind, field), ("ResourceSlice", "spec.driver" | "spec.nodeName"))
-                || matches!((resource.kind, field), ("Pod", "spec.nodeName" | "status.phase"));
+                || matches!((resource.kind, field), ("Pod", "spec.nodeName" | "status.phase"))
+                || (resource.qualified() == "events" && OF_EVENTS.contains(&field));
             if !known {
                 return Err(ApiError::bad_request(format!(
                     "field label not supported for {}, Kind={}: {field}",

@@ -141,11 +141,12 @@ impl ApiError {
 
     /// 500 of an apply whose list has one key twice; that it is not the client's fault is the real server's mistake.
     pub fn duplicate_entries(list: &str) -> Self {
-        Self::plain(
-            500,
-            "",
-            format!("failed to create typed patch object: .{list}: duplicate entries for key"),
-        )
+        Self::internal(format!("failed to create typed patch object: .{list}: duplicate entries for key"))
+    }
+
+    /// 500
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::plain(500, "", message)
     }
 
     /// 422 with the fields.

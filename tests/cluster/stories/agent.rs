@@ -39,6 +39,32 @@ pub async fn a_deleted_agent_is_replaced_and_pods_keep_their_vfs(lab: &mut Lab) 
     Ok(())
 }
 
+pub async fn an_agent_that_stays_away_loses_its_slices_and_regains_them_and_pods_keep_their_vfs(
+    lab: &mut Lab,
+) -> Result<()> {
+    lab.template(&Value::Null).await?;
+    lab.create(&pod("before", "vf")).await?;
+    let given = lab.check_pod("default", "before").await?;
+    let old: Vec<String> = lab.agents().await?.into_keys().collect();
+    lab.want_agent(false).await?;
+    // The kubelet waits half a minute for it.
+    let gone = wait_for(Duration::from_secs(90), "the slices to go", async || {
+        let slices = lab.slices().await?;
+        ensure!(slices.is_empty(), "{} are left, and agents {:?}", slices.len(), lab.agents().await?);
+        Ok(())
+    });
+    let gone = gone.await;
+    // Also after a failure: the next story needs one.
+    lab.want_agent(true).await?;
+    wait_replaced(lab, &old).await?;
+    gone?;
+    lab.wait_published().await?;
+    ensure!(lab.check_pod("default", "before").await? == given, "the pod has other VFs than before");
+    lab.create(&pod("after", "vf")).await?;
+    lab.check_pod("default", "after").await?;
+    Ok(())
+}
+
 pub async fn a_rolling_update_hands_over_while_pods_run_start_and_end(lab: &mut Lab) -> Result<()> {
     lab.template(&Value::Null).await?;
     lab.create(&pod("before", "vf")).await?;

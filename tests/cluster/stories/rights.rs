@@ -65,7 +65,7 @@ pub async fn an_agent_can_not_write_slices_of_another_node(lab: &mut Lab) -> Res
     });
     let accounts = "/api/v1/namespaces/sriov-dra/serviceaccounts/sriov-dra/token";
     let token = lab.api.create(accounts, &request).await?;
-    let agent = lab.plane.api_with(token["status"]["token"].as_str().context("a token")?).await?;
+    let agent = lab.real()?.plane.api_with(token["status"]["token"].as_str().context("a token")?).await?;
     let slice = |name: &str, node: &str| {
         json!({
             "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": { "name": name },

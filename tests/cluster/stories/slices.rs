@@ -9,7 +9,7 @@ use crate::lab::{Lab, SLICES};
 use crate::plane::NODE;
 use crate::process::wait_for;
 
-pub async fn the_daemonset_publishes_every_vf_of_the_node_as_its_owner(lab: &mut Lab) -> Result<()> {
+pub async fn every_vf_of_the_node_is_published_with_the_node_as_its_owner(lab: &mut Lab) -> Result<()> {
     let slices = lab.wait_published().await?;
     let node = lab.api.get(&format!("/api/v1/nodes/{NODE}")).await?;
     for slice in &slices {
@@ -28,6 +28,10 @@ pub async fn the_daemonset_publishes_every_vf_of_the_node_as_its_owner(lab: &mut
         ensure!(attributes["sriov-dra.io/pfName"]["string"] == pf, "{attributes}");
         ensure!(attributes["sriov-dra.io/pciAddress"]["string"] == vf.to_string(), "{attributes}");
     }
+    Ok(())
+}
+
+pub async fn the_daemonset_runs_one_agent_that_gets_ready(lab: &mut Lab) -> Result<()> {
     wait_for(Duration::from_secs(30), "the agent's pod", async || {
         let agents = lab.agents().await?;
         ensure!(agents.len() == 1 && agents.values().all(|ready| *ready), "{agents:?}");
@@ -84,8 +88,8 @@ pub async fn slices_go_and_come_with_the_kubelet_and_pods_keep_their_vfs(lab: &m
     lab.create(&crate::pods::pod("before", "vf")).await?;
     let given = lab.check_pod("default", "before").await?;
     let old = lab.slices().await?;
-    lab.node.stop_kubelet()?;
-    lab.node.start_kubelet()?;
+    lab.stop_kubelet().await?;
+    lab.start_kubelet().await?;
     // A kubelet that starts removes the slices of its node, whose drivers it does not know yet.
     wait_for(Duration::from_secs(90), "new slices instead of the old ones", async || {
         let new = lab.slices().await?;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::devices::{opaque, raw, selectors};
 use super::items;
 use super::names::{self, is_label};
 use crate::demo::apiserver::object::str_at;
@@ -15,21 +16,29 @@ const MAX_RESULTS: usize = 32;
 const MAX_CONFIG: usize = 64;
 const MAX_RESERVED: usize = 256;
 const MAX_CONDITIONS: usize = 8;
-const MAX_RAW_BYTES: usize = 10 * 1024;
 const MAX_IPS: usize = 16;
 const MAX_INTERFACE_NAME: usize = 256;
 const MAX_HARDWARE_ADDRESS: usize = 128;
 
-/// `spec` of a claim.
-pub fn spec(spec: &Value, errors: &mut Vec<FieldError>) {
+/// `spec` of a claim, which stands at `at`.
+pub fn spec(at: &str, spec: &Value, errors: &mut Vec<FieldError>) {
     let requests = items(&spec["devices"], "requests");
     if requests.len() > MAX_REQUESTS {
-        errors.push(FieldError::too_many("spec.devices.requests", requests.len(), MAX_REQUESTS));
+        errors.push(FieldError::too_many(format!("{at}.devices.requests"), requests.len(), MAX_REQUESTS));
     }
-    unique("spec.devices.requests", requests, |request| str_at(request, "/name").to_owned(), errors);
+    unique(
+        &format!("{at}.devices.requests"),
+        requests,
+        |request| str_at(request, "/name").to_owned(),
+        errors,
+    );
     for (index, request) in requests.iter().enumerate() {
-        let path = format!("spec.devices.requests[{index}]");
+        let path = format!("{at}.devices.requests[{index}]");
         count(&format!("{path}.exactly.count"), &request["exactly"], errors);
+        selectors(&format!("{path}.exactly"), &request["exactly"], errors);
+        for (index, alternative) in items(request, "firstAvailable").iter().enumerate() {
+            selectors(&format!("{path}.firstAvailable[{index}]"), alternative, errors);
+        }
         if !is_label(str_at(request, "/name")) {
             errors.push(FieldError::invalid(format!("{path}.name"), &request["name"], names::LABEL));
         }
@@ -41,14 +50,14 @@ pub fn spec(spec: &Value, errors: &mut Vec<FieldError>) {
         }
     }
     for (index, config) in items(&spec["devices"], "config").iter().enumerate() {
-        let path = format!("spec.devices.config[{index}]");
-        raw(&format!("{path}.opaque.parameters"), &config["opaque"]["parameters"], errors);
+        let path = format!("{at}.devices.config[{index}]");
+        opaque(&format!("{path}.opaque"), &config["opaque"], errors);
         for (index, name) in items(config, "requests").iter().enumerate() {
             named(&format!("{path}.requests[{index}]"), name, requests, errors);
         }
     }
     for (index, constraint) in items(&spec["devices"], "constraints").iter().enumerate() {
-        let path = format!("spec.devices.constraints[{index}]");
+        let path = format!("{at}.devices.constraints[{index}]");
         if constraint["matchAttribute"].is_null() == constraint["distinctAttribute"].is_null() {
             let detail = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
             errors.push(FieldError::required(&path, detail));
@@ -218,16 +227,6 @@ fn network(path: &str, network: &Value, errors: &mut Vec<FieldError>) {
             }
             Ok(_) => {}
         }
-    }
-}
-
-fn raw(path: &str, raw: &Value, errors: &mut Vec<FieldError>) {
-    if raw.is_null() {
-        errors.push(FieldError::required(path, ""));
-    } else if !raw.is_object() {
-        errors.push(FieldError::invalid(path, raw, "must be a valid JSON object"));
-    } else if raw.to_string().len() > MAX_RAW_BYTES {
-        errors.push(FieldError::too_long(path, MAX_RAW_BYTES));
     }
 }
 

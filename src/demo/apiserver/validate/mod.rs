@@ -4,12 +4,14 @@
 //! for a sentence to be recognised.
 
 mod claims;
+mod devices;
 mod names;
 mod slices;
 
 use serde_json::Value;
 
 use super::object::str_at;
+use super::pods;
 use super::resources::Resource;
 use super::status::{ApiError, FieldError};
 
@@ -25,16 +27,47 @@ pub fn create(resource: &Resource, object: &Value) -> Result<(), ApiError> {
     }
     match resource.kind {
         "ResourceSlice" => slices::slice(&object["spec"], &mut errors),
-        "ResourceClaim" => claims::spec(&object["spec"], &mut errors),
+        "ResourceClaim" => claims::spec("spec", &object["spec"], &mut errors),
+        "DeviceClass" => devices::class(&object["spec"], &mut errors),
+        "ResourceClaimTemplate" => claims::spec("spec.spec", &object["spec"]["spec"], &mut errors),
         _ => {}
+    }
+    answer(resource, object, &errors)
+}
+
+/// What may be asked for in a namespace with this label only: devices that others have.
+pub fn admin_access(resource: &Resource, object: &Value, namespace: &Value) -> Result<(), ApiError> {
+    const LABEL: &str = "resource.kubernetes.io/admin-access";
+    let (path, spec) = match resource.kind {
+        "ResourceClaim" => ("spec", &object["spec"]),
+        "ResourceClaimTemplate" => ("spec.spec", &object["spec"]["spec"]),
+        _ => return Ok(()),
+    };
+    if namespace["metadata"]["labels"][LABEL] == "true" {
+        return Ok(());
+    }
+    let mut errors = Vec::new();
+    for (index, request) in items(&spec["devices"], "requests").iter().enumerate() {
+        if request["exactly"]["adminAccess"] == true {
+            let field = format!("{path}.devices.requests[{index}].adminAccess");
+            let message = format!(
+                "admin access to devices requires the `{LABEL}: true` label on the containing namespace"
+            );
+            errors.push(FieldError::forbidden(field, &message));
+        }
     }
     answer(resource, object, &errors)
 }
 
 /// Fills in what the API fills in.
 pub fn default(resource: &Resource, object: &mut Value) {
-    let requests = object.pointer_mut("/spec/devices/requests").and_then(Value::as_array_mut);
-    for request in requests.into_iter().flatten().filter(|_| resource.kind == "ResourceClaim") {
+    let pointer = match resource.kind {
+        "ResourceClaim" => "/spec/devices/requests",
+        "ResourceClaimTemplate" => "/spec/spec/devices/requests",
+        _ => return,
+    };
+    let requests = object.pointer_mut(pointer).and_then(Value::as_array_mut);
+    for request in requests.into_iter().flatten() {
         if request["exactly"].is_object() {
             one_device(&mut request["exactly"]);
         }
@@ -63,6 +96,10 @@ pub fn update(resource: &Resource, before: &Value, after: &Value, status: bool) 
         }
         ("ResourceClaim", false) => immutable("/spec", before, after, &mut errors),
         ("ResourceClaim", true) => claims::status(before, after, &mut errors),
+        ("DeviceClass", _) => devices::class(&after["spec"], &mut errors),
+        ("ResourceClaimTemplate", _) => immutable("/spec", before, after, &mut errors),
+        ("Pod", true) => pods::claims_are_its_own(after, &mut errors),
+        ("Pod", false) => pods::spec_is_kept(before, after, &mut errors),
         _ => {}
     }
     answer(resource, after, &errors)

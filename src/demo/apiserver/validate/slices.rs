@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::devices::driver;
 use super::items;
-use super::names::{self, attribute_key, is_driver, is_label, is_semver, is_subdomain};
+use super::names::{self, attribute_key, is_label, is_semver, is_subdomain};
 use crate::demo::apiserver::status::FieldError;
 
 const MAX_DEVICES: usize = 128;
@@ -18,7 +19,7 @@ const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
 
 /// `spec` of a slice.
 pub fn slice(spec: &Value, errors: &mut Vec<FieldError>) {
-    driver(spec, errors);
+    driver("spec.driver", &spec["driver"], errors);
     pool(&spec["pool"], errors);
     placement(spec, errors);
     let devices = items(spec, "devices");
@@ -38,18 +39,6 @@ pub fn slice(spec: &Value, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::duplicate(&path, &each["name"]));
         }
         device(&path, each, errors);
-    }
-}
-
-fn driver(spec: &Value, errors: &mut Vec<FieldError>) {
-    let driver = spec["driver"].as_str().unwrap_or_default();
-    match driver {
-        "" => errors.push(FieldError::required("spec.driver", "")),
-        long if long.len() > 63 => errors.push(FieldError::too_long("spec.driver", 63)),
-        name if !is_driver(name) => {
-            errors.push(FieldError::invalid("spec.driver", &spec["driver"], names::SUBDOMAIN));
-        }
-        _ => {}
     }
 }
 

@@ -1,0 +1,105 @@
+//! The embedded API server beside the real one: the same requests, the same answers.
+//!
+//! Of a success the body is compared, without what no two servers share (UIDs, versions, times) and without who manages
+//! which field since when. Of a failure what programs act on: code, reason, and which fields are wrong in which way. The
+//! real server's sentences quote its own Go structures; the double's need not.
+
+mod claims;
+mod pods;
+mod slices;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use sriov_dra::demo::apiserver::ApiServer;
+
+use crate::api::Api;
+use crate::lab::Lab;
+
+const CLAIMS: &str = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+const JSON: &str = "application/json";
+const DRIVER: &str = "double.example";
+
+struct Request {
+    what: &'static str,
+    method: &'static str,
+    path: String,
+    media: &'static str,
+    body: Value,
+}
+
+fn request(
+    what: &'static str,
+    method: &'static str,
+    path: impl Into<String>,
+    media: &'static str,
+    body: Value,
+) -> Request {
+    Request { what, method, path: path.into(), media, body }
+}
+
+/// What two servers can share of an answer.
+fn comparable(code: u16, body: Value) -> (u16, Value) {
+    if body["kind"] == "Status" && body["status"] == "Failure" {
+        let causes = body["details"]["causes"].as_array().cloned().unwrap_or_default();
+        let mut causes: Vec<Value> =
+            causes.iter().map(|cause| json!([cause["field"], cause["reason"]])).collect();
+        causes.dedup();
+        let reason = body["reason"].as_str().unwrap_or_default();
+        return (code, json!({ "reason": reason, "causes": causes }));
+    }
+    // A watch is a line for each event.
+    let events = body.as_str().map(|text| {
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect::<Value>()
+    });
+    let mut body = events.unwrap_or(body);
+    if body["kind"] == "Pod" {
+        body = pods::comparable(&body);
+    }
+    shared(&mut body);
+    (code, body)
+}
+
+fn shared(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for field in ["uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "managedFields"]
+            {
+                fields.remove(field);
+            }
+            fields.values_mut().for_each(shared);
+            // The real server prints some of what is empty, as its types say; no client can tell the difference.
+            fields.retain(|_, value| !(value.is_null() || *value == json!({}) || *value == json!("")));
+        }
+        Value::Array(list) => list.iter_mut().for_each(shared),
+        _ => {}
+    }
+}
+
+pub async fn the_embedded_api_server_answers_as_this_one_does(lab: &mut Lab) -> Result<()> {
+    let server = ApiServer::start("127.0.0.1:0").await?;
+    let double = Api::of(&server.kubeconfig()?).await?;
+    let mut differences = Vec::new();
+    let mut asked = 0;
+    let requests =
+        [claims::claims(), claims::status(), slices::slices(), pods::pods(), pods::around(), pods::classes()];
+    for Request { what, method, path, media, body } in requests.into_iter().flatten() {
+        let (code, answer) = lab.api.ask(method, &path, media, &body).await?;
+        let real = comparable(code, answer);
+        let (code, answer) = double.ask(method, &path, media, &body).await?;
+        let ours = comparable(code, answer);
+        asked += 1;
+        if real != ours {
+            differences.push(format!(
+                "{what}:\n      real:   {} {}\n      double: {} {}",
+                real.0, real.1, ours.0, ours.1
+            ));
+        }
+    }
+    ensure!(
+        differences.is_empty(),
+        "{} of {asked} answers differ\n    {}",
+        differences.len(),
+        differences.join("\n    ")
+    );
+    Ok(())
+}
