@@ -330,3 +330,28 @@ fn looking_takes_no_privilege_and_what_only_root_may_see_is_named() {
     let notes = String::from_utf8(output.stderr).unwrap();
     assert!(notes.contains("which VFs on vfio-pci a process has open only root can see"), "{notes}");
 }
+
+#[test]
+fn a_temporary_folder_where_no_program_may_run_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = claim(&dir, "[{name: vf, exactly: {deviceClassName: sriov-vf}}]", "{name: fabric}");
+    let noexec = dir.path().join("tmp");
+    std::fs::create_dir(&noexec).unwrap();
+    let script = "mount -t tmpfs -o noexec none \"$1\" && TMPDIR=$1 exec \"$2\" demo --claim \"$3\" -o json";
+    let output = Command::new("unshare")
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            noexec.to_str().unwrap(),
+            env!("CARGO_BIN_EXE_sriov-dra"),
+            &file,
+        ])
+        .output()
+        .unwrap();
+    let told = told(&output);
+    assert!(output.status.success() && told["ok"] == true, "{told:#}");
+    assert_eq!(std::fs::read_dir(&noexec).unwrap().count(), 0);
+}

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-
 use k8s_openapi::api::resource::v1::DeviceClass;
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::explain::{Documents, Given, Origin, answer};
 use crate::DEFAULT_DRIVER_NAME;
@@ -210,8 +210,22 @@ struct Folder {
 
 impl Folder {
     fn make(keep: bool) -> anyhow::Result<Self> {
+        // Programs are run in it (the hook), which many machines forbid below their temporary folder.
+        let others = ["/var/tmp", "/dev/shm"].map(PathBuf::from);
+        let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let places: Vec<PathBuf> = std::iter::once(std::env::temp_dir()).chain(own).chain(others).collect();
+        let runs = |place: &&PathBuf| {
+            statvfs(place.as_path()).is_ok_and(|of| !of.flags().contains(FsFlags::ST_NOEXEC))
+        };
+        let place = places.iter().find(runs).with_context(|| {
+            let shown: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+            format!(
+                "programs can't be run below any of {} (noexec): set TMPDIR to a folder where they can",
+                shown.join(", ")
+            )
+        })?;
         // Short: the sockets below it may have 107 bytes.
-        let path = std::env::temp_dir().join(format!("sriov-dra-demo-{}", std::process::id()));
+        let path = place.join(format!("sriov-dra-demo-{}", std::process::id()));
         std::fs::create_dir(&path).with_context(|| format!("the folder {} can't be made", path.display()))?;
         Ok(Self { path, keep })
     }
