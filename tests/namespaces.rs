@@ -15,12 +15,8 @@ use sriov_dra::attach::{Attacher, Outbox};
 use sriov_dra::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use sriov_dra::device::{IfName, PciAddress};
 use sriov_dra::host::Linux;
-use sriov_dra::prepare::cdi::HookCommand;
 use sriov_dra::prepare::engine::Engine;
-use sriov_dra::prepare::fake::FakeFunctions;
-use sriov_dra::prepare::ledger::Ledger;
-use sriov_dra::prepare::locks::Locks;
-use sriov_dra::prepare::site::Site;
+use sriov_dra::prepare::fake::{FakeFunctions, site};
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(3)
@@ -106,17 +102,9 @@ impl Host {
                 .unwrap();
             functions.add(pci(n));
         }
-        let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
-        let site = Site {
-            kernel: Arc::new(Linux::new(dir.path().join("sys")).unwrap()),
-            functions: Arc::new(functions),
-            locks: Locks::at(ledger.lock_folder()),
-            ledger,
-            driver: "sriov-dra.io".into(),
-            cdi_dir: dir.path().join("cdi"),
-            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
-            boot_id: sriov_dra::host::boot::boot_id().unwrap(),
-        };
+        let kernel = Arc::new(Linux::new(dir.path().join("sys")).unwrap());
+        let boot_id = sriov_dra::host::boot::boot_id().unwrap();
+        let site = site(dir.path(), kernel, functions, &boot_id).unwrap();
         let (outbox, _) = Outbox::at(site.ledger.outbox_folder());
         let engine = Engine { site: site.clone() };
         let attacher = Attacher { site, outbox };

@@ -14,12 +14,8 @@ use sriov_dra::demo::pod::Process;
 use sriov_dra::device::{IfName, PciAddress};
 use sriov_dra::host::wire::{self, End};
 use sriov_dra::host::{Kernel, Linux};
-use sriov_dra::prepare::cdi::HookCommand;
 use sriov_dra::prepare::engine::Engine;
-use sriov_dra::prepare::fake::FakeFunctions;
-use sriov_dra::prepare::ledger::Ledger;
-use sriov_dra::prepare::locks::Locks;
-use sriov_dra::prepare::site::Site;
+use sriov_dra::prepare::fake::{FakeFunctions, site};
 
 use crate::bare::{self, Extent};
 use crate::cni::HostDevice;
@@ -133,17 +129,7 @@ impl Host {
             });
         }
         let kernel: Arc<dyn Kernel> = Arc::new(Linux::new(folder.path().join("sys"))?);
-        let ledger = Ledger::open(folder.path().join("durable"), folder.path().join("run"))?;
-        let site = Site {
-            kernel: kernel.clone(),
-            functions: Arc::new(functions),
-            locks: Locks::at(ledger.lock_folder()),
-            ledger,
-            driver: sriov_dra::DEFAULT_DRIVER_NAME.to_owned(),
-            cdi_dir: folder.path().join("cdi"),
-            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
-            boot_id: sriov_dra::host::boot::boot_id()?,
-        };
+        let site = site(folder.path(), kernel.clone(), functions, &sriov_dra::host::boot::boot_id()?)?;
         let (outbox, _) = Outbox::at(site.ledger.outbox_folder());
         let engine = Engine { site: site.clone() };
         let attacher = Attacher { site, outbox };

@@ -1,11 +1,41 @@
-//! PCI functions as plain data, for tests of the engine.
+//! PCI functions as plain data, and a node below one folder, for tests of what works on claims.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::PrepareError;
+use super::cdi::HookCommand;
 use super::functions::{Facts, Functions, Life};
+use super::ledger::Ledger;
+use super::locks::Locks;
+use super::site::Site;
+use crate::DEFAULT_DRIVER_NAME;
 use crate::device::{Incarnation, LinkType, PciAddress, Place, Vf};
-use crate::host::HostError;
+use crate::host::{HostError, Kernel};
+
+/// A node that keeps all of its state below one folder. Its hook is never run.
+///
+/// # Errors
+/// When the ledger's folders can't be made.
+pub fn site(
+    folder: &Path,
+    kernel: Arc<dyn Kernel>,
+    functions: FakeFunctions,
+    boot_id: &str,
+) -> Result<Site, PrepareError> {
+    let ledger = Ledger::open(folder.join("durable"), folder.join("run"))?;
+    Ok(Site {
+        kernel,
+        functions: Arc::new(functions),
+        locks: Locks::at(ledger.lock_folder()),
+        ledger,
+        driver: DEFAULT_DRIVER_NAME.to_owned(),
+        cdi_dir: folder.join("cdi"),
+        hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
+        boot_id: boot_id.to_owned(),
+    })
+}
 
 /// Clones share one state.
 #[derive(Debug, Clone, Default)]

@@ -4,15 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::PrepareError;
-use super::cdi::HookCommand;
 use super::engine::Engine;
-use super::fake::FakeFunctions;
+use super::fake::{FakeFunctions, site};
 use super::functions::Facts;
-use super::ledger::Ledger;
-use super::locks::Locks;
 use super::plan::{Driver, Step};
 use super::records::Progress;
-use super::site::Site;
 use crate::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use crate::device::{IfName, LinkType, Netdev, PciAddress, Pf, Place};
 use crate::host::fake::FakeKernel;
@@ -113,17 +109,7 @@ impl Lab {
                 facts.pf = Some(pf(9000));
             });
         }
-        let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
-        let site = Site {
-            kernel: Arc::new(kernel.clone()),
-            functions: Arc::new(functions.clone()),
-            locks: Locks::at(ledger.lock_folder()),
-            ledger,
-            driver: "sriov-dra.io".into(),
-            cdi_dir: dir.path().join("cdi"),
-            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
-            boot_id: "boot-1".into(),
-        };
+        let site = site(dir.path(), Arc::new(kernel.clone()), functions.clone(), "boot-1").unwrap();
         let engine = Engine { site };
         Self { kernel, functions, engine, dir }
     }

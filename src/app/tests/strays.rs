@@ -13,12 +13,8 @@ use crate::claim::{ClaimSpec, NameSpec, PodRef, ResultSpec};
 use crate::demo::apiserver::ApiServer;
 use crate::device::PciAddress;
 use crate::host::fake::FakeKernel;
-use crate::prepare::cdi::HookCommand;
 use crate::prepare::engine::Engine;
-use crate::prepare::fake::FakeFunctions;
-use crate::prepare::ledger::Ledger;
-use crate::prepare::locks::Locks;
-use crate::prepare::site::Site;
+use crate::prepare::fake::{FakeFunctions, site};
 
 const VF: PciAddress = PciAddress { domain: 0, bus: 0x81, device: 2, function: 1 };
 
@@ -36,18 +32,8 @@ impl Lab {
         let (kernel, functions) = (FakeKernel::default(), FakeFunctions::default());
         kernel.add_vf(VF, "ens1v1", 1500, "02:00:00:00:00:01");
         functions.add(VF);
-        let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
-        let (outbox, _) = Outbox::at(ledger.outbox_folder());
-        let site = Site {
-            kernel: Arc::new(kernel.clone()),
-            functions: Arc::new(functions),
-            locks: Locks::at(ledger.lock_folder()),
-            ledger,
-            driver: "sriov-dra.io".into(),
-            cdi_dir: dir.path().join("cdi"),
-            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
-            boot_id: "boot-1".into(),
-        };
+        let site = site(dir.path(), Arc::new(kernel.clone()), functions, "boot-1").unwrap();
+        let (outbox, _) = Outbox::at(site.ledger.outbox_folder());
         let claims = Claims {
             runtime: None,
             prepares: Arc::new(Semaphore::new(1)),

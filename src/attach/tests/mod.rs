@@ -15,11 +15,8 @@ use crate::host::Kernel;
 use crate::host::NetnsId;
 use crate::host::fake::FakeKernel;
 use crate::prepare::PrepareError;
-use crate::prepare::cdi::HookCommand;
 use crate::prepare::engine::Engine;
-use crate::prepare::fake::FakeFunctions;
-use crate::prepare::ledger::Ledger;
-use crate::prepare::locks::Locks;
+use crate::prepare::fake::{FakeFunctions, site};
 use crate::prepare::site::Site;
 
 mod faults;
@@ -101,19 +98,8 @@ impl Lab {
             kernel.add_vf(pci(n), &format!("ens1v{n}"), 1500, &format!("02:00:00:00:00:{n:02x}"));
             functions.add(pci(n));
         }
-        let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
-        let locks = Locks::at(ledger.lock_folder());
-        let (outbox, _) = Outbox::at(ledger.outbox_folder());
-        let site = Site {
-            kernel: Arc::new(kernel.clone()),
-            functions: Arc::new(functions.clone()),
-            ledger,
-            locks,
-            driver: "sriov-dra.io".into(),
-            cdi_dir: dir.path().join("cdi"),
-            hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
-            boot_id: "boot-1".into(),
-        };
+        let site = site(dir.path(), Arc::new(kernel.clone()), functions.clone(), "boot-1").unwrap();
+        let (outbox, _) = Outbox::at(site.ledger.outbox_folder());
         let engine = Engine { site: site.clone() };
         let attacher = Attacher { site, outbox };
         Self { kernel, functions, engine, attacher, dir }
