@@ -148,7 +148,12 @@ impl Attacher {
         let entry = self.site.ledger.entry(claim_uid)?;
         // A CDI file that outlived a reboot: what it was made for is void.
         let entry = entry.filter(|entry| entry.boot_id == self.site.boot_id).ok_or_else(not_prepared)?;
-        if entry.pod.is_some_and(|holder| holder.uid != sandbox.pod_uid) {
+        let Some(holder) = entry.pod else {
+            // Several pods may watch through one claim: nothing is owned, nothing is moved.
+            let only_watched = entry.vfs.iter().all(|vf| vf.admin_access);
+            return if only_watched { Ok(()) } else { Err(not_prepared()) };
+        };
+        if holder.uid != sandbox.pod_uid {
             // The CDI file, and so this claim's UID, came from the kubelet, which hands out what the scheduler reserved:
             // nobody has to be asked but the former pod.
             let to = PodRef { uid: sandbox.pod_uid.clone(), name: sandbox.pod_name.clone() };

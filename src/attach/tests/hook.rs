@@ -197,3 +197,42 @@ fn on_the_hosts_network_nothing_is_moved_and_interface_settings_are_refused() {
     assert!(error.contains("hostNetwork: true"), "{error}");
     lab.assert_pristine(2);
 }
+
+#[test]
+fn on_the_hosts_network_a_vf_that_is_not_there_stops_the_container() {
+    let lab = Lab::new(2);
+    let plain = ResultSpec { interface_asked: false, mtu: None, addresses: Vec::new(), ..wants(1) };
+    lab.engine.prepare(&claim("c1", "p1", vec![plain]), soon()).unwrap();
+    let pod = Sandbox { netns: Some("/proc/1/ns/net".into()), pid: 1, ..sandbox("A", "p1", "") };
+    lab.attacher.guard(&pod, "c1", soon()).unwrap();
+    lab.kernel.meddle(pci(1), |link| link.pci = None);
+    let error = lab.attacher.guard(&pod, "c1", soon()).unwrap_err().sentence();
+    assert!(error.contains("VF 0000:81:00.1 is neither on the host nor"), "{error}");
+    let report = lab.attacher.outbox.waiting().remove(0).1.report;
+    assert_eq!(report.devices[0].reason, Reason::AttachFailed);
+}
+
+#[test]
+fn a_claim_that_only_watches_starts_the_containers_of_every_pod_that_shares_it() {
+    let lab = Lab::new(1);
+    let ns = lab.kernel.add_netns("/run/netns/a", 7).id();
+    let watches = ResultSpec { admin_access: true, interface_asked: false, ..wants(1) };
+    let shared = ClaimSpec { pod: None, ..claim("c1", "p1", vec![watches]) };
+    lab.engine.prepare(&shared, soon()).unwrap();
+    for pod in ["p1", "p2"] {
+        lab.attacher.guard(&sandbox("A", pod, "/run/netns/a"), "c1", soon()).unwrap();
+    }
+    assert!(lab.kernel.links_of(ns).is_empty());
+    lab.assert_pristine(1);
+}
+
+#[test]
+fn a_vf_whose_name_the_pod_gave_to_another_link_stops_the_container_and_stays_up_for_the_others() {
+    let (lab, ns, pod) = prepared();
+    lab.attacher.run(&pod, soon()).unwrap();
+    lab.kernel.meddle(pci(2), |link| link.name = "rail0".into());
+    lab.kernel.add_other(ns, "net2");
+    lab.attacher.guard(&pod, "c1", soon()).unwrap_err();
+    let up = names_up(&lab, ns);
+    assert!(up.contains(&"net1".to_owned()) && up.contains(&"rail0".to_owned()), "{up:?}");
+}
