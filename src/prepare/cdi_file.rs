@@ -36,6 +36,12 @@ pub fn write(dir: &Path, driver: &str, claim_uid: &str, spec: &Spec) -> Result<P
     Ok(path)
 }
 
+/// Whether the claim's file says just this.
+pub fn is_written(dir: &Path, driver: &str, claim_uid: &str, spec: &Spec) -> bool {
+    let text = fs::read_to_string(dir.join(cdi::file_name(driver, claim_uid)));
+    text.is_ok_and(|text| cdi::parse(&text).is_ok_and(|there| there == *spec))
+}
+
 /// Removes the claim's file. A file or folder that isn't there is fine: `false`.
 pub fn remove(dir: &Path, driver: &str, claim_uid: &str) -> Result<bool, CdiError> {
     let path = dir.join(cdi::file_name(driver, claim_uid));
