@@ -9,7 +9,7 @@ use super::nri::Sandbox;
 use super::{AttachError, Attacher};
 use crate::claim::PodRef;
 use crate::device::{CleanFacts, PciAddress};
-use crate::host::{Links, Netns, find_vf};
+use crate::host::{Links, Netns, find_vf, find_vf_on_host};
 use crate::prepare::engine::hold_claim;
 use crate::prepare::records::{Attachment, Entry, Unclean};
 
@@ -199,16 +199,32 @@ impl Attacher {
             .filter(|netns| netns.id() != self.site.kernel.host().id())
     }
 
-    /// Some process in the namespace where a claim's VFs are, by PID.
+    /// Some process in the namespace where a claim's VFs are, by PID. Where the record of it is lost, they are looked for.
     ///
     /// # Errors
     /// When the record can't be read, or it can't be told.
     pub fn user_of(&self, claim_uid: &str) -> Result<Option<i32>, AttachError> {
-        let Some(record) = self.site.ledger.attachment(claim_uid)? else { return Ok(None) };
-        match self.namespace_of(&record) {
-            Some(netns) => Ok(self.site.kernel.user_of(netns.id())?),
-            None => Ok(None),
+        let kernel = self.site.kernel.as_ref();
+        if let Some(record) = self.site.ledger.attachment(claim_uid)? {
+            let netns = self.namespace_of(&record);
+            return Ok(netns.map_or(Ok(None), |netns| kernel.user_of(netns.id()))?);
         }
+        for vf in self.vfs_of(claim_uid)? {
+            let clean = self.clean(claim_uid, vf)?;
+            let handle = self.handle(vf, Some(&clean));
+            if find_vf_on_host(kernel, &handle)?.is_some() {
+                continue;
+            }
+            for netns in kernel.namespaces() {
+                let Ok(mut links) = kernel.enter(&netns) else { continue };
+                if find_vf(links.as_mut(), &handle, &[])?.is_some()
+                    && let Some(pid) = kernel.user_of(netns.id())?
+                {
+                    return Ok(Some(pid));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The claim's VFs are in an earlier sandbox. They are taken back only when nobody lives there any more.
