@@ -6,13 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
 use super::functions::NodeFunctions;
 use crate::attach::{Attacher, Outbox, hook};
 use crate::host::Linux;
+use crate::host::age::is_older;
 use crate::host::boot::boot_id;
 use crate::host::sysfs::Sysfs;
 use crate::policy::Rules;
@@ -109,11 +110,10 @@ fn put(own: &Path, path: &Path) -> io::Result<()> {
 /// Left of agents that were killed while they copied; a copy takes a second, and another agent may be at it.
 fn remove_half_copies(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let written = entry.metadata().and_then(|meta| meta.modified());
-        let age = written.ok().and_then(|then| SystemTime::now().duration_since(then).ok());
-        let old = age.is_some_and(|age| age > Duration::from_secs(60));
-        if old && entry.path().extension().is_some_and(|ending| ending == "tmp") {
-            let _ = fs::remove_file(entry.path());
+        let path = entry.path();
+        if path.extension().is_some_and(|ending| ending == "tmp") && is_older(&path, Duration::from_secs(60))
+        {
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -188,7 +188,7 @@ mod tests {
         let (left, fresh) = (dir.path().join("bin/hook.7.tmp"), dir.path().join("bin/hook.8.tmp"));
         for (file, age_s) in [(&left, 3600), (&fresh, 0)] {
             let file = File::create(file).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(age_s)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age_s)).unwrap();
         }
         put(&own, &path).unwrap();
         assert!(!left.exists());

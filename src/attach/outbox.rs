@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::Report;
+use crate::host::age::is_older;
 
 /// How long a file that this version can't read is left for one that can.
 const FOREIGN: Duration = Duration::from_secs(3600);
@@ -104,9 +105,7 @@ impl Outbox {
     }
 
     fn done_if_old(&self, file: &Path) {
-        let written = fs::metadata(file).and_then(|meta| meta.modified());
-        let age = written.ok().and_then(|then| SystemTime::now().duration_since(then).ok());
-        if age.is_some_and(|age| age >= FOREIGN) {
+        if is_older(file, FOREIGN) {
             tracing::warn!(file = %file.display(), "a report of a claim that nobody could read is removed");
             self.done(file);
         }
@@ -164,7 +163,7 @@ mod tests {
         assert!(files.iter().all(|file| file.exists()));
         for file in &files {
             let file = fs::File::options().write(true).open(file).unwrap();
-            file.set_modified(SystemTime::now() - FOREIGN * 2).unwrap();
+            file.set_modified(std::time::SystemTime::now() - FOREIGN * 2).unwrap();
         }
         assert_eq!(outbox.waiting(), []);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -21,15 +21,16 @@ impl Engine {
         for uid in site.ledger.claims()? {
             let Ok(lock) = site.locks.claim(&uid, Instant::now()) else { continue };
             match site.ledger.entry(&uid) {
-                Ok(Some(entry)) if entry.boot_id == site.boot_id && entry.progress == Progress::Prepared => {
-                    if !site.has_cdi(&entry) {
+                Ok(Some(entry)) => {
+                    let holds = entry.boot_id == site.boot_id && entry.progress == Progress::Prepared;
+                    if holds && !site.has_cdi(&entry) {
                         site.write_cdi(&entry)?;
                         renewed += 1;
                     }
                 }
                 // Over meanwhile: the lock file was made for nothing.
                 Ok(None) => lock.remove_file(),
-                _ => {}
+                Err(_) => {}
             }
         }
         Ok(renewed)
@@ -43,6 +44,7 @@ impl Engine {
     /// When a folder can't be listed.
     pub fn sweep(&self) -> Result<Vec<String>, PrepareError> {
         let site = &self.site;
+        cdi_file::remove_half_written(&site.cdi_dir, &site.driver);
         let mut put_right = Vec::new();
         // By the names of files: an entry that can't be read is still somebody's.
         let known: BTreeSet<String> = site.ledger.claims()?.into_iter().collect();
