@@ -215,3 +215,17 @@ async fn a_claim_that_went_to_another_pod_meanwhile_has_its_whole_grace_again() 
     lab.strays.look(Duration::from_secs(60)).await;
     assert!(lab.strays.over[&claim.uid].since > before);
 }
+
+#[tokio::test]
+async fn a_pod_that_lives_in_a_namespace_with_the_number_of_a_former_one_keeps_nobodys_vf() {
+    let lab = Lab::new().await;
+    let claim = lab.prepared(false);
+    let former = lab.attached();
+    lab.kernel.destroy(former);
+    let ledger = &lab.strays.claims.engine.site.ledger;
+    let mut record = ledger.attachment(&claim.uid).unwrap().unwrap();
+    record.netns = lab.kernel.add_netns("/run/netns/next", 8).id();
+    ledger.put_attachment(&claim.uid, &record).unwrap();
+    lab.strays.claims.make_room(claim.clone()).await.unwrap();
+    assert!(!lab.is_prepared(&claim));
+}
