@@ -154,8 +154,17 @@ impl Attacher {
             return if only_watched { Ok(()) } else { Err(not_prepared()) };
         };
         if holder.uid != sandbox.pod_uid {
-            // The CDI file, and so this claim's UID, came from the kubelet, which hands out what the scheduler reserved:
-            // nobody has to be asked but the former pod.
+            // Made from a template: one pod's for its whole life, whoever named it. A runtime's wrapper or plugin may take
+            // names of CDI devices from what a pod wrote into its environment or annotations.
+            if entry.pod_claim_name != entry.claim.name {
+                return Err(AttachError::NotReserved {
+                    claim: format!("{}/{}", entry.claim.namespace, entry.claim.name),
+                    holder: holder.name,
+                    pod: format!("{}/{}", sandbox.pod_namespace, sandbox.pod_name),
+                });
+            }
+            // A claim that people made: it goes on to whom the scheduler reserved it, and who else can't be asked here
+            // takes it only where the former pod is over, or has not come to use it.
             let to = PodRef { uid: sandbox.pod_uid.clone(), name: sandbox.pod_name.clone() };
             self.hand_over(claim_uid, &to, deadline)?;
         }

@@ -92,8 +92,17 @@ fn a_state_that_does_not_say_enough_is_refused_with_what_is_missing() {
 
 /// A pod `p1` with claim `c1` of two VFs, prepared, and its namespace.
 fn prepared() -> (Lab, NetnsId, Sandbox) {
+    prepared_as(claim("c1", "p1", vec![wants(1), wants(2)]))
+}
+
+/// A claim that people made, and that pods use one after the other under its own name.
+fn named() -> ClaimSpec {
+    ClaimSpec { pod_claim_name: "claim-c1".into(), ..claim("c1", "p1", vec![wants(1), wants(2)]) }
+}
+
+fn prepared_as(spec: ClaimSpec) -> (Lab, NetnsId, Sandbox) {
     let lab = Lab::new(2);
-    lab.engine.prepare(&claim("c1", "p1", vec![wants(1), wants(2)]), soon()).unwrap();
+    lab.engine.prepare(&spec, soon()).unwrap();
     let ns = lab.kernel.add_netns("/run/netns/a", 7).id();
     (lab, ns, sandbox("A", "p1", "/run/netns/a"))
 }
@@ -145,7 +154,7 @@ fn a_vf_that_cannot_be_brought_stops_the_container_and_leaves_nothing_half_done(
 
 #[test]
 fn a_claim_that_is_not_prepared_or_whose_pod_lives_elsewhere_starts_nothing() {
-    let (lab, _, pod) = prepared();
+    let (lab, _, pod) = prepared_as(named());
     let error = lab.attacher.guard(&pod, "c9", soon()).unwrap_err().sentence();
     assert!(error.contains("claim c9 is not prepared on this node"), "{error}");
     lab.attacher.run(&pod, soon()).unwrap();
@@ -169,7 +178,7 @@ fn a_claim_that_was_prepared_before_a_reboot_starts_nothing_until_it_is_prepared
 
 #[test]
 fn a_claim_goes_to_its_next_pod_once_the_former_ones_namespace_is_gone() {
-    let (lab, former, pod) = prepared();
+    let (lab, former, pod) = prepared_as(named());
     lab.attacher.run(&pod, soon()).unwrap();
     lab.kernel.destroy(former);
     let ns = lab.kernel.add_netns("/run/netns/b", 8).id();
@@ -235,4 +244,15 @@ fn a_vf_whose_name_the_pod_gave_to_another_link_stops_the_container_and_stays_up
     lab.attacher.guard(&pod, "c1", soon()).unwrap_err();
     let up = names_up(&lab, ns);
     assert!(up.contains(&"net1".to_owned()) && up.contains(&"rail0".to_owned()), "{up:?}");
+}
+
+#[test]
+fn a_claim_that_was_made_for_one_pod_is_no_other_pods_even_before_that_pod_uses_it() {
+    let (lab, ns, pod) = prepared();
+    let thief_ns = lab.kernel.add_netns("/run/netns/b", 8).id();
+    let error = lab.attacher.guard(&sandbox("B", "p2", "/run/netns/b"), "c1", soon()).unwrap_err().sentence();
+    assert_eq!(error, "claim ns/claim-c1 belongs to pod pod-p1, and is not reserved for pod ns/pod-p2");
+    lab.attacher.guard(&pod, "c1", soon()).unwrap();
+    assert_eq!(names_up(&lab, ns), ["net1", "net2"]);
+    assert_eq!(names_up(&lab, thief_ns), Vec::<String>::new());
 }
