@@ -136,11 +136,7 @@ impl Claims {
         let first = deadline.min(Instant::now() + HOLDER_BUDGET);
         let entry = match self.on_thread(&spec, &held, first).await? {
             Err(PrepareFailure::Held { holder, .. }) => {
-                if self.is_over(&holder).await == Some(true) {
-                    tracing::warn!(claim = %holder.name, uid = %holder.uid, "a claim that is no more still holds a VF; it is unprepared");
-                    let over = ClaimRef { uid: holder.uid, namespace: holder.namespace, name: holder.name };
-                    self.unprepare(over).await?;
-                }
+                self.make_room(holder).await?;
                 self.on_thread(&spec, &held, deadline).await?
             }
             done => done,
@@ -161,14 +157,38 @@ impl Claims {
         done.await.map_err(|error| format!("prepare was cut off: {error}"))
     }
 
-    /// Whether a claim is gone, or has nothing allocated any more. `None`: the API server does not say.
+    /// Unprepares a claim that holds a VF another claim waits for: one that is over, and only where nobody can be using
+    /// the VF. A pod that was deleted by force may still run (decision 0005).
+    pub(super) async fn make_room(&self, holder: ClaimId) -> Result<(), String> {
+        if self.is_over(&holder).await != Some(true) || !self.nobody_lives(&holder.uid).await {
+            return Ok(());
+        }
+        tracing::warn!(claim = %holder.name, uid = %holder.uid, "a claim that is no more still holds a VF; it is unprepared");
+        let ClaimId { uid, namespace, name } = holder;
+        self.unprepare(ClaimRef { uid, namespace, name }).await
+    }
+
+    /// No process is where the claim's VFs are. `false` too when it can't be told.
+    pub(super) async fn nobody_lives(&self, claim_uid: &str) -> bool {
+        let (attacher, uid) = (self.attacher.clone(), claim_uid.to_owned());
+        matches!(spawn_blocking(move || attacher.user_of(&uid)).await, Ok(Ok(None)))
+    }
+
+    /// Whether a claim is gone, or has nothing allocated on this node any more. `None`: the API server does not say.
     pub(super) async fn is_over(&self, claim: &ClaimId) -> Option<bool> {
         let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
         let object = tokio::time::timeout(FETCH_TIMEOUT, api.get_opt(&claim.name)).await.ok()?.ok()?;
         Some(object.is_none_or(|object| {
-            object.metadata.uid.as_deref() != Some(claim.uid.as_str())
-                || object.status.is_none_or(|status| status.allocation.is_none())
+            object.metadata.uid.as_deref() != Some(claim.uid.as_str()) || !self.has_devices_here(object)
         }))
+    }
+
+    /// A claim that people made outlives its pods, and may have moved to another node.
+    fn has_devices_here(&self, claim: ResourceClaim) -> bool {
+        let allocation = claim.status.and_then(|status| status.allocation);
+        let results = allocation.and_then(|allocation| allocation.devices?.results).unwrap_or_default();
+        let driver = &self.engine.site.driver;
+        results.iter().any(|result| result.driver == *driver && result.pool == self.node)
     }
 
     /// Reads the claim; an API server that is away is asked again, a claim that is not there is an answer.

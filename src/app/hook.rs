@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use super::functions::NodeFunctions;
 use crate::attach::{Attacher, Outbox, hook};
 use crate::host::Linux;
+use crate::host::age::is_older;
 use crate::host::boot::boot_id;
 use crate::host::sysfs::Sysfs;
 use crate::policy::Rules;
@@ -65,8 +66,8 @@ impl Places {
 }
 
 /// Puts this very binary where CDI files say the hook is. It is replaced by rename: a hook that runs goes on, and there
-/// is never half a one. Without fsync: one that a power loss cut short lets no container start, and the next agent
-/// finds that it differs.
+/// is never half a one, nor an empty one after a loss of power: crun starts hooks with `execvpe(3)`, which hands a file
+/// that is no program to the shell, and an empty script lets every container start.
 ///
 /// # Errors
 /// When it can't be written, or can't be run there.
@@ -75,17 +76,7 @@ pub(super) fn install(places: &Places) -> anyhow::Result<HookCommand> {
     let own = Path::new("/proc/self/exe");
     let shown = command.path.display();
     if !same_content(own, &command.path).unwrap_or(false) {
-        let temporary = command.path.with_extension(format!("{}.tmp", std::process::id()));
-        let installed = (|| {
-            fs::create_dir_all(command.path.parent().unwrap_or(Path::new("/")))?;
-            fs::copy(own, &temporary)?;
-            fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
-            fs::rename(&temporary, &command.path)
-        })();
-        if installed.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        installed.with_context(|| format!("the hook can't be installed as {shown}"))?;
+        put(own, &command.path).with_context(|| format!("the hook can't be installed as {shown}"))?;
         tracing::info!(path = %shown, "hook installed");
     }
     let run = Command::new(&command.path).arg("--version").env_clear().output();
@@ -95,6 +86,34 @@ pub(super) fn install(places: &Places) -> anyhow::Result<HookCommand> {
         Err(error) => {
             let error = anyhow::Error::new(error);
             Err(error.context(format!("the hook {shown} can't be run (is its file system mounted noexec?)")))
+        }
+    }
+}
+
+fn put(own: &Path, path: &Path) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    fs::create_dir_all(folder)?;
+    remove_half_copies(folder);
+    let copied = (|| {
+        fs::copy(own, &temporary)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
+        File::open(&temporary)?.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if copied.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    copied
+}
+
+/// Left of agents that were killed while they copied; a copy takes a second, and another agent may be at it.
+fn remove_half_copies(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|ending| ending == "tmp") && is_older(&path, Duration::from_secs(60))
+        {
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -125,6 +144,8 @@ fn same_content(one: &Path, other: &Path) -> io::Result<bool> {
 /// # Errors
 /// One sentence why the container must not start.
 pub fn run_hook(places: &Places, claim_uid: &str, state: &str) -> anyhow::Result<()> {
+    // Whatever the runtime's is: the ledger is written here.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let pid = hook::process_of(state)?;
     let cgroups = |who: &str| fs::read_to_string(format!("/proc/{who}/cgroup")).unwrap_or_default();
     let sandbox = hook::sandbox_of(state, &cgroups(&pid.to_string()), &cgroups("self"))?;
@@ -152,4 +173,32 @@ fn attacher(places: &Places) -> anyhow::Result<Attacher> {
         boot_id: boot_id()?,
     };
     Ok(Attacher { site, outbox })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_binary_is_put_in_place_whole_and_what_killed_agents_left_beside_it_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, path) = (dir.path().join("own"), dir.path().join("bin/hook"));
+        fs::write(&own, "program").unwrap();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        let (left, fresh) = (dir.path().join("bin/hook.7.tmp"), dir.path().join("bin/hook.8.tmp"));
+        for (file, age_s) in [(&left, 3600), (&fresh, 0)] {
+            let file = File::create(file).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age_s)).unwrap();
+        }
+        put(&own, &path).unwrap();
+        assert!(!left.exists());
+        assert!(fresh.exists(), "another agent may be at it");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
+        assert!(same_content(&own, &path).unwrap());
+        fs::write(&own, "another").unwrap();
+        assert!(!same_content(&own, &path).unwrap());
+        put(&own, &path).unwrap();
+        assert!(same_content(&own, &path).unwrap());
+        assert_eq!(fs::read_dir(dir.path().join("bin")).unwrap().count(), 2);
+    }
 }

@@ -22,8 +22,18 @@ const GRACE: Duration = Duration::from_secs(600);
 pub(super) struct Strays {
     claims: Claims,
     kubelet_dir: PathBuf,
-    /// Claims with an entry that are over, and since when that is known.
-    over: BTreeMap<String, Instant>,
+    /// Claims with an entry that are over.
+    over: BTreeMap<String, Over>,
+}
+
+/// A claim that is over.
+#[derive(Debug)]
+struct Over {
+    /// Since when that is known.
+    since: Instant,
+    /// Whose it was then: a claim may be allocated again, to another pod, and be over again.
+    pod_uid: Option<String>,
+    told: bool,
 }
 
 impl Strays {
@@ -33,6 +43,15 @@ impl Strays {
 
     /// Looks until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        let engine = self.claims.engine.clone();
+        match spawn_blocking(move || engine.renew_cdi()).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(renewed)) => {
+                tracing::info!(renewed, "CDI files of prepared claims were not as this version writes them")
+            }
+            Ok(Err(error)) => tracing::warn!(error = %error.sentence(), "CDI files can't be renewed"),
+            Err(error) => tracing::warn!(%error, "renewing CDI files was cut off"),
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -86,24 +105,24 @@ impl Strays {
             }
             Some(true) => {}
         }
-        let since = *self.over.entry(uid.to_owned()).or_insert_with(Instant::now);
-        if since.elapsed() < grace {
+        let pod_uid = entry.pod.map(|pod| pod.uid);
+        self.over.retain(|known, over| known != uid || over.pod_uid == pod_uid);
+        let fresh = || Over { since: Instant::now(), pod_uid, told: false };
+        let over = self.over.entry(uid.to_owned()).or_insert_with(fresh);
+        if over.since.elapsed() < grace || !self.claims.nobody_lives(uid).await {
             return;
         }
-        let (attacher, owned) = (self.claims.attacher.clone(), uid.to_owned());
-        match spawn_blocking(move || attacher.user_of(&owned)).await {
-            Ok(Ok(None)) => {}
-            // Somebody lives where the VFs are, or it can't be told.
-            _ => return,
-        }
         let ClaimId { uid, namespace, name } = entry.claim;
-        tracing::warn!(
-            claim = %format!("{namespace}/{name}"), %uid, over_s = since.elapsed().as_secs(),
-            "this claim is over and the kubelet does not give it back; it is undone"
-        );
-        self.over.remove(&uid);
+        if !std::mem::replace(&mut over.told, true) {
+            tracing::warn!(
+                claim = %format!("{namespace}/{name}"), %uid, over_s = over.since.elapsed().as_secs(),
+                "this claim is over and the kubelet does not give it back; it is undone"
+            );
+        }
         // What goes wrong is logged there, and tried again with the next look.
-        let _ = self.claims.unprepare(ClaimRef { uid, namespace, name }).await;
+        if self.claims.unprepare(ClaimRef { uid: uid.clone(), namespace, name }).await.is_ok() {
+            self.over.remove(&uid);
+        }
     }
 }
 

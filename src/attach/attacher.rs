@@ -169,7 +169,9 @@ impl Attacher {
         if entry.pod.as_ref().is_none_or(|owner| owner.uid != pod.pod_uid) {
             return Ok(None);
         }
-        let Some((path, netns)) = &pod.netns else { return self.host_network(&entry, pod).map(|()| None) };
+        let Some((path, netns)) = &pod.netns else {
+            return self.host_network(&entry, pod, deadline).map(|()| None);
+        };
         self.still_current(pod, epoch)?;
         let attachment = Attachment {
             pod_uid: pod.pod_uid.clone(),
@@ -202,10 +204,11 @@ impl Attacher {
                 if resumed && moved.vfs.is_empty() {
                     return Ok(None);
                 }
+                // Before the record says that all is done: a process that is killed in between reports once more, not never.
+                self.report(Report { claim: entry.claim.clone(), devices });
                 self.site.ledger.put_attachment(uid, &Attachment { complete: true, ..attachment })?;
                 let vfs: Vec<String> = entry.vfs.iter().map(|vf| format!("{}={}", vf.pci, vf.name)).collect();
                 tracing::info!(claim = %uid, pod = %pod.pod, sandbox = %pod.id, vfs = %vfs.join(","), "attached");
-                self.report(Report { claim: entry.claim, devices });
                 Ok(Some(moved))
             }
             Err(first) => {
@@ -291,7 +294,7 @@ impl Attacher {
     }
 
     /// On the host's network a VF stays where it is; only what can be done there may have been asked for.
-    fn host_network(&self, entry: &Entry, pod: &PodSandbox) -> Result<(), AttachError> {
+    fn host_network(&self, entry: &Entry, pod: &PodSandbox, deadline: Instant) -> Result<(), AttachError> {
         if entry.vfs.iter().any(|vf| vf.interface_asked && !vf.admin_access) {
             let error = AttachError::HostNetwork {
                 pod: pod.pod.clone(),
@@ -300,17 +303,29 @@ impl Attacher {
             self.report(failure(entry, &error));
             return Err(error);
         }
-        let devices = entry.vfs.iter().map(|vf| {
-            let on_host = vf.clone();
-            match self.on_host(vf) {
-                Some((name, link)) => DeviceReport {
-                    reason: Reason::HostNetwork,
-                    ..device(&VfEntry { name, ..on_host }, Some(&link))
-                },
-                None => DeviceReport { reason: Reason::HostNetwork, ..device(&on_host, None) },
-            }
-        });
-        self.report(Report { claim: entry.claim.clone(), devices: devices.collect() });
+        let started = Instant::now();
+        let until = deadline.min(started + VF_WAIT);
+        let mut devices = Vec::new();
+        for vf in &entry.vfs {
+            let found = loop {
+                match self.on_host(vf) {
+                    Some(found) => break Some(found),
+                    None if vf.admin_access => break None,
+                    None if Instant::now() >= until => {
+                        let error = lost(vf.pci, started);
+                        self.report(failure(entry, &error));
+                        return Err(error);
+                    }
+                    None => thread::sleep(POLL),
+                }
+            };
+            let report = match found {
+                Some((name, link)) => device(&VfEntry { name, ..vf.clone() }, Some(&link)),
+                None => device(vf, None),
+            };
+            devices.push(DeviceReport { reason: Reason::HostNetwork, ..report });
+        }
+        self.report(Report { claim: entry.claim.clone(), devices });
         Ok(())
     }
 

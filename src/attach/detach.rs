@@ -9,7 +9,7 @@ use super::nri::Sandbox;
 use super::{AttachError, Attacher};
 use crate::claim::PodRef;
 use crate::device::{CleanFacts, PciAddress};
-use crate::host::{Links, Netns, find_vf};
+use crate::host::{HostError, Links, Netns, find_vf, find_vf_on_host};
 use crate::prepare::engine::hold_claim;
 use crate::prepare::records::{Attachment, Entry, Unclean};
 
@@ -199,16 +199,35 @@ impl Attacher {
             .filter(|netns| netns.id() != self.site.kernel.host().id())
     }
 
-    /// Some process in the namespace where a claim's VFs are, by PID.
+    /// Some process in a namespace where one of the claim's VFs is, by PID. What the record says is where the search
+    /// begins: it may be lost, and the kernel gives the inode of a namespace that ended to the next pod's.
     ///
     /// # Errors
-    /// When the record can't be read, or it can't be told.
+    /// When the ledger can't be read, or it can't be told.
     pub fn user_of(&self, claim_uid: &str) -> Result<Option<i32>, AttachError> {
-        let Some(record) = self.site.ledger.attachment(claim_uid)? else { return Ok(None) };
-        match self.namespace_of(&record) {
-            Some(netns) => Ok(self.site.kernel.user_of(netns.id())?),
-            None => Ok(None),
+        let kernel = self.site.kernel.as_ref();
+        let recorded = self.site.ledger.attachment(claim_uid)?.and_then(|record| self.namespace_of(&record));
+        for vf in self.vfs_of(claim_uid)? {
+            let clean = self.clean(claim_uid, vf)?;
+            let handle = self.handle(vf, Some(&clean));
+            if find_vf_on_host(kernel, &handle)?.is_some() {
+                continue;
+            }
+            let is_inside = |netns: &Netns| -> Result<bool, HostError> {
+                Ok(find_vf(kernel.enter(netns)?.as_mut(), &handle, &[])?.is_some())
+            };
+            let netns = match &recorded {
+                Some(netns) if is_inside(netns)? => Some(netns.clone()),
+                // One that ends meanwhile has nobody in it.
+                _ => kernel.namespaces().into_iter().find(|netns| is_inside(netns).unwrap_or(false)),
+            };
+            if let Some(netns) = netns
+                && let Some(pid) = kernel.user_of(netns.id())?
+            {
+                return Ok(Some(pid));
+            }
         }
+        Ok(None)
     }
 
     /// The claim's VFs are in an earlier sandbox. They are taken back only when nobody lives there any more.

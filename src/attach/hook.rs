@@ -148,9 +148,23 @@ impl Attacher {
         let entry = self.site.ledger.entry(claim_uid)?;
         // A CDI file that outlived a reboot: what it was made for is void.
         let entry = entry.filter(|entry| entry.boot_id == self.site.boot_id).ok_or_else(not_prepared)?;
-        if entry.pod.is_some_and(|holder| holder.uid != sandbox.pod_uid) {
-            // The CDI file, and so this claim's UID, came from the kubelet, which hands out what the scheduler reserved:
-            // nobody has to be asked but the former pod.
+        let Some(holder) = entry.pod else {
+            // Several pods may watch through one claim: nothing is owned, nothing is moved.
+            let only_watched = entry.vfs.iter().all(|vf| vf.admin_access);
+            return if only_watched { Ok(()) } else { Err(not_prepared()) };
+        };
+        if holder.uid != sandbox.pod_uid {
+            // Made from a template: one pod's for its whole life, whoever named it. A runtime's wrapper or plugin may take
+            // names of CDI devices from what a pod wrote into its environment or annotations.
+            if entry.pod_claim_name != entry.claim.name {
+                return Err(AttachError::NotReserved {
+                    claim: format!("{}/{}", entry.claim.namespace, entry.claim.name),
+                    holder: holder.name,
+                    pod: format!("{}/{}", sandbox.pod_namespace, sandbox.pod_name),
+                });
+            }
+            // A claim that people made: it goes on to whom the scheduler reserved it, and who else can't be asked here
+            // takes it only where the former pod is over, or has not come to use it.
             let to = PodRef { uid: sandbox.pod_uid.clone(), name: sandbox.pod_name.clone() };
             self.hand_over(claim_uid, &to, deadline)?;
         }

@@ -74,7 +74,13 @@ pub(super) fn complete(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result
         if link.up {
             pod.set_up(link, false)?;
         }
-        pod.rename(link, &vf.name)?;
+        if let Err(error) = pod.rename(link, &vf.name) {
+            // Other containers of the pod may be at work with it, under the name they gave it.
+            if link.up {
+                let _ = pod.set_up(link, true);
+            }
+            return Err(error);
+        }
     }
     if let Some(mtu) = vf.mtu.filter(|mtu| *mtu != link.mtu) {
         pod.set_mtu(link, mtu)?;

@@ -7,12 +7,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::Report;
+use crate::host::age::is_older;
+
+/// How long a file that this version can't read is left for one that can.
+const FOREIGN: Duration = Duration::from_secs(3600);
 
 /// Where reports are put and found.
 #[derive(Debug, Clone)]
@@ -46,14 +51,19 @@ impl Outbox {
         let name = format!("{}.{:020}.json", letter.report.claim.uid, letter.since.as_nanosecond());
         let temporary = self.folder.join(format!(".{name}.{}", std::process::id()));
         fs::create_dir_all(&self.folder)?;
-        fs::write(&temporary, serde_json::to_vec(&letter)?)?;
-        fs::rename(&temporary, self.folder.join(name))?;
+        let written = serde_json::to_vec(&letter).map_err(io::Error::from);
+        let written = written.and_then(|text| fs::write(&temporary, text));
+        if let Err(error) = written.and_then(|()| fs::rename(&temporary, self.folder.join(name))) {
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
         // Full: somebody is about to look anyway.
         let _ = self.wake.try_send(());
         Ok(())
     }
 
-    /// The newest report of each claim, by file; older ones, and files that are no report, are removed.
+    /// The newest report of each claim, by file; older ones are removed, and what nobody has been able to read or to
+    /// finish for an hour: until then another version may be at work beside this one.
     pub fn waiting(&self) -> Vec<(PathBuf, Letter)> {
         let mut newest: BTreeMap<String, PathBuf> = BTreeMap::new();
         let mut names: Vec<String> = fs::read_dir(&self.folder)
@@ -61,9 +71,12 @@ impl Outbox {
             .flatten()
             .flatten()
             .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| !name.starts_with('.'))
             .collect();
         names.sort();
+        // Left of a process that was killed while it wrote.
+        names
+            .extract_if(.., |name| name.starts_with('.'))
+            .for_each(|name| self.done_if_old(&self.folder.join(name)));
         for name in names {
             let claim = name.strip_suffix(".json").and_then(|stem| stem.rsplit_once('.'));
             let path = self.folder.join(&name);
@@ -73,7 +86,7 @@ impl Outbox {
                         self.done(&older);
                     }
                 }
-                None => self.done(&path),
+                None => self.done_if_old(&path),
             }
         }
         let mut letters = Vec::new();
@@ -81,14 +94,21 @@ impl Outbox {
             match fs::read(&path).map(|text| serde_json::from_slice(&text)) {
                 Ok(Ok(letter)) => letters.push((path, letter)),
                 Ok(Err(error)) => {
-                    tracing::warn!(file = %path.display(), %error, "a report of a claim can't be read; it is removed");
-                    self.done(&path);
+                    tracing::debug!(file = %path.display(), %error, "a report of a claim can't be read");
+                    self.done_if_old(&path);
                 }
                 // Another agent wrote it to the claim.
                 Err(_) => {}
             }
         }
         letters
+    }
+
+    fn done_if_old(&self, file: &Path) {
+        if is_older(file, FOREIGN) {
+            tracing::warn!(file = %file.display(), "a report of a claim that nobody could read is removed");
+            self.done(file);
+        }
     }
 
     /// The report is written, or never will be.
@@ -133,13 +153,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_report_is_removed_and_half_a_report_is_never_seen() {
+    fn what_cannot_be_read_is_left_for_another_version_for_an_hour_and_then_removed() {
         let dir = tempfile::tempdir().unwrap();
         let (outbox, _woken) = Outbox::at(dir.path().to_owned());
-        fs::write(dir.path().join("c1.00000000000000000001.json"), "{").unwrap();
-        fs::write(dir.path().join("stray"), "x").unwrap();
-        fs::write(dir.path().join(".c2.00000000000000000001.json.7"), "{").unwrap();
+        let files = ["c1.00000000000000000001.json", "stray", ".c2.00000000000000000001.json.7"]
+            .map(|name| dir.path().join(name));
+        files.iter().for_each(|file| fs::write(file, "{").unwrap());
         assert_eq!(outbox.waiting(), []);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(files.iter().all(|file| file.exists()));
+        for file in &files {
+            let file = fs::File::options().write(true).open(file).unwrap();
+            file.set_modified(std::time::SystemTime::now() - FOREIGN * 2).unwrap();
+        }
+        assert_eq!(outbox.waiting(), []);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

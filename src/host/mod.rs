@@ -5,6 +5,7 @@
 //!
 //! [`Kernel`] is the seam: [`Linux`] is the real one, `fake::FakeKernel` holds state and can fail on purpose.
 
+pub mod age;
 pub mod boot;
 pub mod devlink;
 mod error;

@@ -4,8 +4,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::cdi::{self, CdiError, Spec};
+use crate::host::age::is_older;
 
 /// Writes the claim's spec into `dir`, which is made if missing. Returns the file's path.
 ///
@@ -36,6 +38,12 @@ pub fn write(dir: &Path, driver: &str, claim_uid: &str, spec: &Spec) -> Result<P
     Ok(path)
 }
 
+/// Whether the claim's file says just this.
+pub fn is_written(dir: &Path, driver: &str, claim_uid: &str, spec: &Spec) -> bool {
+    let text = fs::read_to_string(dir.join(cdi::file_name(driver, claim_uid)));
+    text.is_ok_and(|text| cdi::parse(&text).is_ok_and(|there| there == *spec))
+}
+
 /// Removes the claim's file. A file or folder that isn't there is fine: `false`.
 pub fn remove(dir: &Path, driver: &str, claim_uid: &str) -> Result<bool, CdiError> {
     let path = dir.join(cdi::file_name(driver, claim_uid));
@@ -43,6 +51,19 @@ pub fn remove(dir: &Path, driver: &str, claim_uid: &str) -> Result<bool, CdiErro
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed("remove", &path)(error)),
+    }
+}
+
+/// Removes what killed writers of this driver left. Others may be writing at this very moment.
+pub fn remove_half_written(dir: &Path, driver: &str) {
+    let prefix = cdi::file_name(driver, "");
+    let prefix = prefix.trim_end_matches(".json");
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|name| name.starts_with(prefix) && name.ends_with(".tmp"));
+        if ours && is_older(&entry.path(), Duration::from_secs(60)) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -113,6 +134,24 @@ mod tests {
         let error = write(root.path(), "9.example", UID, &spec("9.example")).unwrap_err().to_string();
         assert!(error.starts_with("CDI spec 9.example/vf: kind must be vendor/class"), "{error}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_what_killed_writers_of_this_driver_left_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let names = [
+            "sriov-dra.io-vf_x.7.tmp",
+            "sriov-dra.io-vf_x.8.tmp",
+            "other-vf_x.7.tmp",
+            "sriov-dra.io-vf_x.json",
+        ];
+        let files = names.map(|name| root.path().join(name));
+        for (n, file) in files.iter().enumerate() {
+            let age = Duration::from_secs(if n == 1 { 0 } else { 3600 });
+            fs::File::create(file).unwrap().set_modified(std::time::SystemTime::now() - age).unwrap();
+        }
+        remove_half_written(root.path(), DRIVER);
+        assert_eq!(files.map(|file| file.exists()), [false, true, true, true]);
     }
 
     #[test]

@@ -133,7 +133,11 @@ impl Engine {
     /// process that was killed or a removal that a power loss undid. The VF was not changed then.
     pub(super) fn release_orphan(&self, vf: PciAddress, holder: &ClaimId) -> Result<bool, PrepareError> {
         let Ok(lock) = self.site.locks.claim(&holder.uid, Instant::now()) else { return Ok(false) };
-        let orphan = self.site.ledger.entry(&holder.uid)?.is_none()
+        // Whoever lets go of what a claim holds has the claim's lock: from here on the VF changes hands no more. Before, it
+        // may have: another agent or another Prepare may have found the same orphan.
+        let held = self.site.ledger.ownership(vf)?.is_some_and(|owner| owner.claim.uid == holder.uid);
+        let orphan = held
+            && self.site.ledger.entry(&holder.uid)?.is_none()
             && self.site.ledger.attachment(&holder.uid)?.is_none();
         if orphan {
             tracing::warn!(%vf, claim = %format!("{}/{}", holder.namespace, holder.name), "a VF held for a claim nobody knows is let go");

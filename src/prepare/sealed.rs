@@ -6,10 +6,13 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::host::age::is_older;
 
 /// What this agent writes.
 const VERSION: u32 = 1;
@@ -44,6 +47,9 @@ impl<T> Read<T> {
         }
     }
 }
+
+/// No write takes longer, even of a disk that is slow to sync.
+const WRITTEN_IN: Duration = Duration::from_secs(60);
 
 /// What to do about a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,12 +143,12 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Removes what killed writers left.
+/// Removes what killed writers left: a hook and a second agent may be writing at this very moment.
 pub(super) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(".tmp") {
+        if name.starts_with('.') && name.ends_with(".tmp") && is_older(&entry.path(), WRITTEN_IN) {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -196,5 +202,16 @@ mod tests {
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(read::<Value>(&path).unwrap(), Read::Found(serde_json::json!({"owner": "first"})));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_killed_writers_left_is_removed_and_what_somebody_is_writing_is_not() {
+        let (dir, path) = written(&serde_json::json!({"a": 1}));
+        let (left, fresh) = (dir.path().join(".e.json.7.x.tmp"), dir.path().join(".e.json.8.x.tmp"));
+        fs::write(&fresh, "{").unwrap();
+        let then = std::time::SystemTime::now() - WRITTEN_IN * 2;
+        File::create(&left).unwrap().set_modified(then).unwrap();
+        sweep(dir.path());
+        assert!(path.exists() && fresh.exists() && !left.exists());
     }
 }

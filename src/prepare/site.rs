@@ -32,6 +32,12 @@ pub struct Site {
 }
 
 impl Site {
+    /// Whether the claim's CDI file is there, as [`Site::write_cdi`] would write it.
+    pub fn has_cdi(&self, entry: &Entry) -> bool {
+        let spec = cdi::spec_of(&self.driver, entry, &self.hook);
+        super::cdi_file::is_written(&self.cdi_dir, &self.driver, &entry.claim.uid, &spec)
+    }
+
     /// Writes the claim's CDI file as its ledger entry says.
     ///
     /// # Errors

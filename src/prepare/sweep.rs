@@ -6,8 +6,36 @@ use std::time::Instant;
 use super::PrepareError;
 use super::cdi_file;
 use super::engine::Engine;
+use super::records::Progress;
 
 impl Engine {
+    /// Writes the CDI files of prepared claims anew where they are not as this process would write them, and says how many
+    /// that were: one of an older version names no hook, or a hook with other folders. A container that starts again is
+    /// given what the file says then. Claims at which somebody is at work are passed over: their file is written there.
+    ///
+    /// # Errors
+    /// When the entries can't be listed, or a file can't be written.
+    pub fn renew_cdi(&self) -> Result<usize, PrepareError> {
+        let site = &self.site;
+        let mut renewed = 0;
+        for uid in site.ledger.claims()? {
+            let Ok(lock) = site.locks.claim(&uid, Instant::now()) else { continue };
+            match site.ledger.entry(&uid) {
+                Ok(Some(entry)) => {
+                    let holds = entry.boot_id == site.boot_id && entry.progress == Progress::Prepared;
+                    if holds && !site.has_cdi(&entry) {
+                        site.write_cdi(&entry)?;
+                        renewed += 1;
+                    }
+                }
+                // Over meanwhile: the lock file was made for nothing.
+                Ok(None) => lock.remove_file(),
+                Err(_) => {}
+            }
+        }
+        Ok(renewed)
+    }
+
     /// Removes CDI files without an entry, and lets VFs go that are held for a claim without entry and attachment: both
     /// are left of a process that was killed, or of a removal that a loss of power undid. Returns a sentence for each.
     /// Claims at which somebody is at work are passed over.
@@ -16,6 +44,7 @@ impl Engine {
     /// When a folder can't be listed.
     pub fn sweep(&self) -> Result<Vec<String>, PrepareError> {
         let site = &self.site;
+        cdi_file::remove_half_written(&site.cdi_dir, &site.driver);
         let mut put_right = Vec::new();
         // By the names of files: an entry that can't be read is still somebody's.
         let known: BTreeSet<String> = site.ledger.claims()?.into_iter().collect();

@@ -270,3 +270,36 @@ fn an_unprepare_of_a_claim_nobody_knows_is_a_success() {
     lab.engine.unprepare(&claim("never", "p1", vec![]).id, soon()).unwrap();
     assert_eq!(std::fs::read_dir(lab.engine.site.ledger.lock_folder()).unwrap().count(), 0);
 }
+
+#[test]
+fn an_orphan_that_somebody_else_let_go_of_and_a_claim_took_meanwhile_stays_that_claims() {
+    let lab = Lab::new(1);
+    let (orphan, next) = (claim("c1", "p1", vec![wants(1)]), claim("c2", "p2", vec![wants(1)]));
+    lab.engine.prepare(&next, soon()).unwrap();
+    // Found while c1 still held it.
+    assert!(!lab.engine.release_orphan(pci(1), &orphan.id).unwrap());
+    let owner = lab.engine.site.ledger.ownership(pci(1)).unwrap();
+    assert_eq!(owner.map(|owner| owner.claim), Some(next.id));
+}
+
+#[test]
+fn cdi_files_of_an_older_version_are_renewed_once_and_those_of_another_boot_are_left() {
+    let mut lab = Lab::new(2);
+    let file = |uid: &str| lab.dir.path().join(format!("cdi/sriov-dra.io-vf_{uid}.json"));
+    let (one, two) = (file("c1"), file("c2"));
+    lab.engine.prepare(&claim("c1", "p1", vec![wants(1)]), soon()).unwrap();
+    lab.engine.prepare(&claim("c2", "p2", vec![wants(2)]), soon()).unwrap();
+    assert_eq!(lab.engine.renew_cdi().unwrap(), 0);
+    let wanted = std::fs::read_to_string(&one).unwrap();
+    let mut older: serde_json::Value = serde_json::from_str(&wanted).unwrap();
+    older["containerEdits"].as_object_mut().unwrap().remove("hooks").unwrap();
+    std::fs::write(&one, older.to_string()).unwrap();
+    std::fs::remove_file(&two).unwrap();
+    assert_eq!(lab.engine.renew_cdi().unwrap(), 2);
+    assert_eq!(std::fs::read_to_string(&one).unwrap(), wanted);
+    assert!(two.exists());
+    std::fs::remove_file(&two).unwrap();
+    lab.engine.site.boot_id = "boot-2".into();
+    assert_eq!(lab.engine.renew_cdi().unwrap(), 0);
+    assert!(!two.exists());
+}

@@ -81,6 +81,22 @@ impl Lab {
         id
     }
 
+    /// The claim's pod runs with the VF, in a namespace of its own.
+    fn attached(&self) -> crate::host::NetnsId {
+        let ns = self.kernel.add_netns("/run/netns/a", 7).id();
+        let sandbox = Sandbox {
+            id: "A".into(),
+            pod_uid: "p1".into(),
+            pod_name: "worker".into(),
+            pod_namespace: "ns".into(),
+            netns: Some("/run/netns/a".into()),
+            lists_namespaces: true,
+            pid: 7,
+        };
+        self.strays.claims.attacher.run(&sandbox, Instant::now() + Duration::from_millis(300)).unwrap();
+        ns
+    }
+
     fn is_prepared(&self, claim: &ClaimId) -> bool {
         self.strays.claims.engine.site.ledger.entry(&claim.uid).unwrap().is_some()
     }
@@ -105,17 +121,7 @@ async fn a_claim_that_is_gone_is_undone_after_its_grace_and_not_before() {
 async fn a_claim_that_was_deallocated_is_over_but_not_while_a_process_lives_where_its_vf_is() {
     let mut lab = Lab::new().await;
     let claim = lab.prepared(false);
-    let ns = lab.kernel.add_netns("/run/netns/a", 7).id();
-    let sandbox = Sandbox {
-        id: "A".into(),
-        pod_uid: "p1".into(),
-        pod_name: "worker".into(),
-        pod_namespace: "ns".into(),
-        netns: Some("/run/netns/a".into()),
-        lists_namespaces: true,
-        pid: 7,
-    };
-    lab.strays.claims.attacher.run(&sandbox, Instant::now() + Duration::from_millis(300)).unwrap();
+    let ns = lab.attached();
     lab.strays.look(Duration::ZERO).await;
     assert!(lab.is_prepared(&claim) && lab.kernel.links_of(ns).contains_key("net1"));
     lab.kernel.kill_users(ns);
@@ -154,4 +160,58 @@ async fn files_of_claims_nobody_knows_are_removed_and_others_are_left() {
     lab.strays.look(Duration::from_secs(60)).await;
     assert!(!stray.exists() && foreign.exists() && damaged.exists());
     assert!(lab.is_prepared(&claim));
+}
+
+#[tokio::test]
+async fn room_for_another_claim_is_never_made_in_a_pod_that_lives_even_where_no_record_says_so() {
+    let lab = Lab::new().await;
+    let claim = lab.prepared(false);
+    let ns = lab.attached();
+    lab.strays.claims.make_room(claim.clone()).await.unwrap();
+    assert!(lab.is_prepared(&claim) && lab.kernel.links_of(ns).contains_key("net1"));
+    lab.strays.claims.engine.site.ledger.remove_attachment(&claim.uid).unwrap();
+    lab.strays.claims.make_room(claim.clone()).await.unwrap();
+    assert!(lab.is_prepared(&claim) && lab.kernel.links_of(ns).contains_key("net1"));
+    lab.kernel.kill_users(ns);
+    lab.strays.claims.make_room(claim.clone()).await.unwrap();
+    assert!(!lab.is_prepared(&claim));
+    assert!(lab.kernel.links_of(crate::host::Kernel::host(&lab.kernel).id()).contains_key("ens1v1"));
+}
+
+#[tokio::test]
+async fn a_claim_that_moved_to_another_node_is_over_here() {
+    let mut lab = Lab::new().await;
+    let claim = lab.prepared(true);
+    lab.strays.claims.node = "node-b".into();
+    lab.strays.look(Duration::ZERO).await;
+    assert!(!lab.is_prepared(&claim));
+}
+
+#[tokio::test]
+async fn a_claim_that_went_to_another_pod_meanwhile_has_its_whole_grace_again() {
+    let mut lab = Lab::new().await;
+    let claim = lab.prepared(false);
+    lab.strays.look(Duration::from_secs(60)).await;
+    let before = lab.strays.over[&claim.uid].since;
+    lab.strays.look(Duration::from_secs(60)).await;
+    assert_eq!(lab.strays.over[&claim.uid].since, before);
+    let to = PodRef { uid: "p2".into(), name: "next".into() };
+    let soon = Instant::now() + Duration::from_millis(300);
+    lab.strays.claims.attacher.hand_over(&claim.uid, &to, soon).unwrap();
+    lab.strays.look(Duration::from_secs(60)).await;
+    assert!(lab.strays.over[&claim.uid].since > before);
+}
+
+#[tokio::test]
+async fn a_pod_that_lives_in_a_namespace_with_the_number_of_a_former_one_keeps_nobodys_vf() {
+    let lab = Lab::new().await;
+    let claim = lab.prepared(false);
+    let former = lab.attached();
+    lab.kernel.destroy(former);
+    let ledger = &lab.strays.claims.engine.site.ledger;
+    let mut record = ledger.attachment(&claim.uid).unwrap().unwrap();
+    record.netns = lab.kernel.add_netns("/run/netns/next", 8).id();
+    ledger.put_attachment(&claim.uid, &record).unwrap();
+    lab.strays.claims.make_room(claim.clone()).await.unwrap();
+    assert!(!lab.is_prepared(&claim));
 }

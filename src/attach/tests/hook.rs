@@ -92,8 +92,17 @@ fn a_state_that_does_not_say_enough_is_refused_with_what_is_missing() {
 
 /// A pod `p1` with claim `c1` of two VFs, prepared, and its namespace.
 fn prepared() -> (Lab, NetnsId, Sandbox) {
+    prepared_as(claim("c1", "p1", vec![wants(1), wants(2)]))
+}
+
+/// A claim that people made, and that pods use one after the other under its own name.
+fn named() -> ClaimSpec {
+    ClaimSpec { pod_claim_name: "claim-c1".into(), ..claim("c1", "p1", vec![wants(1), wants(2)]) }
+}
+
+fn prepared_as(spec: ClaimSpec) -> (Lab, NetnsId, Sandbox) {
     let lab = Lab::new(2);
-    lab.engine.prepare(&claim("c1", "p1", vec![wants(1), wants(2)]), soon()).unwrap();
+    lab.engine.prepare(&spec, soon()).unwrap();
     let ns = lab.kernel.add_netns("/run/netns/a", 7).id();
     (lab, ns, sandbox("A", "p1", "/run/netns/a"))
 }
@@ -145,7 +154,7 @@ fn a_vf_that_cannot_be_brought_stops_the_container_and_leaves_nothing_half_done(
 
 #[test]
 fn a_claim_that_is_not_prepared_or_whose_pod_lives_elsewhere_starts_nothing() {
-    let (lab, _, pod) = prepared();
+    let (lab, _, pod) = prepared_as(named());
     let error = lab.attacher.guard(&pod, "c9", soon()).unwrap_err().sentence();
     assert!(error.contains("claim c9 is not prepared on this node"), "{error}");
     lab.attacher.run(&pod, soon()).unwrap();
@@ -169,7 +178,7 @@ fn a_claim_that_was_prepared_before_a_reboot_starts_nothing_until_it_is_prepared
 
 #[test]
 fn a_claim_goes_to_its_next_pod_once_the_former_ones_namespace_is_gone() {
-    let (lab, former, pod) = prepared();
+    let (lab, former, pod) = prepared_as(named());
     lab.attacher.run(&pod, soon()).unwrap();
     lab.kernel.destroy(former);
     let ns = lab.kernel.add_netns("/run/netns/b", 8).id();
@@ -196,4 +205,54 @@ fn on_the_hosts_network_nothing_is_moved_and_interface_settings_are_refused() {
     let error = lab.attacher.guard(&pod, "c1", soon()).unwrap_err().sentence();
     assert!(error.contains("hostNetwork: true"), "{error}");
     lab.assert_pristine(2);
+}
+
+#[test]
+fn on_the_hosts_network_a_vf_that_is_not_there_stops_the_container() {
+    let lab = Lab::new(2);
+    let plain = ResultSpec { interface_asked: false, mtu: None, addresses: Vec::new(), ..wants(1) };
+    lab.engine.prepare(&claim("c1", "p1", vec![plain]), soon()).unwrap();
+    let pod = Sandbox { netns: Some("/proc/1/ns/net".into()), pid: 1, ..sandbox("A", "p1", "") };
+    lab.attacher.guard(&pod, "c1", soon()).unwrap();
+    lab.kernel.meddle(pci(1), |link| link.pci = None);
+    let error = lab.attacher.guard(&pod, "c1", soon()).unwrap_err().sentence();
+    assert!(error.contains("VF 0000:81:00.1 is neither on the host nor"), "{error}");
+    let report = lab.attacher.outbox.waiting().remove(0).1.report;
+    assert_eq!(report.devices[0].reason, Reason::AttachFailed);
+}
+
+#[test]
+fn a_claim_that_only_watches_starts_the_containers_of_every_pod_that_shares_it() {
+    let lab = Lab::new(1);
+    let ns = lab.kernel.add_netns("/run/netns/a", 7).id();
+    let watches = ResultSpec { admin_access: true, interface_asked: false, ..wants(1) };
+    let shared = ClaimSpec { pod: None, ..claim("c1", "p1", vec![watches]) };
+    lab.engine.prepare(&shared, soon()).unwrap();
+    for pod in ["p1", "p2"] {
+        lab.attacher.guard(&sandbox("A", pod, "/run/netns/a"), "c1", soon()).unwrap();
+    }
+    assert!(lab.kernel.links_of(ns).is_empty());
+    lab.assert_pristine(1);
+}
+
+#[test]
+fn a_vf_whose_name_the_pod_gave_to_another_link_stops_the_container_and_stays_up_for_the_others() {
+    let (lab, ns, pod) = prepared();
+    lab.attacher.run(&pod, soon()).unwrap();
+    lab.kernel.meddle(pci(2), |link| link.name = "rail0".into());
+    lab.kernel.add_other(ns, "net2");
+    lab.attacher.guard(&pod, "c1", soon()).unwrap_err();
+    let up = names_up(&lab, ns);
+    assert!(up.contains(&"net1".to_owned()) && up.contains(&"rail0".to_owned()), "{up:?}");
+}
+
+#[test]
+fn a_claim_that_was_made_for_one_pod_is_no_other_pods_even_before_that_pod_uses_it() {
+    let (lab, ns, pod) = prepared();
+    let thief_ns = lab.kernel.add_netns("/run/netns/b", 8).id();
+    let error = lab.attacher.guard(&sandbox("B", "p2", "/run/netns/b"), "c1", soon()).unwrap_err().sentence();
+    assert_eq!(error, "claim ns/claim-c1 belongs to pod pod-p1, and is not reserved for pod ns/pod-p2");
+    lab.attacher.guard(&pod, "c1", soon()).unwrap();
+    assert_eq!(names_up(&lab, ns), ["net1", "net2"]);
+    assert_eq!(names_up(&lab, thief_ns), Vec::<String>::new());
 }
