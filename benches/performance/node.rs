@@ -26,7 +26,16 @@ pub fn large() -> anyhow::Result<FakeSysfs> {
         let end = |name| End { name, hw_addr: None };
         wire::veth(kernel.host(), &end(&near), kernel.host(), &end(&far), 1500)?;
     }
-    Ok(cards.into_iter().fold(Tree::new(), Tree::card).build()?)
+    let tree = cards.into_iter().fold(Tree::new(), Tree::card).build()?;
+    let mut host = kernel.enter(kernel.host())?;
+    for function in std::fs::read_dir(tree.root().join("bus/pci/devices"))?.flatten() {
+        for netdev in std::fs::read_dir(function.path().join("net")).into_iter().flatten().flatten() {
+            let link = host.by_name(&netdev.file_name().to_string_lossy())?.context("a link is missing")?;
+            // What tells a stand-in.
+            host.set_alias(&link, &function.file_name().to_string_lossy())?;
+        }
+    }
+    Ok(tree)
 }
 
 fn card(number: usize) -> Card {
