@@ -71,16 +71,7 @@ fn free_name(
 /// Completes a VF that is in the namespace: whatever is as it should be stays untouched.
 pub(super) fn complete(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result<(), HostError> {
     if link.name != vf.name.as_str() {
-        if link.up {
-            pod.set_up(link, false)?;
-        }
-        if let Err(error) = pod.rename(link, &vf.name) {
-            // Other containers of the pod may be at work with it, under the name they gave it.
-            if link.up {
-                let _ = pod.set_up(link, true);
-            }
-            return Err(error);
-        }
+        rename(pod, link, vf)?;
     }
     if let Some(mtu) = vf.mtu.filter(|mtu| *mtu != link.mtu) {
         pod.set_mtu(link, mtu)?;
@@ -101,4 +92,20 @@ pub(super) fn complete(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result
         pod.add_address(link, *address)?;
     }
     Ok(())
+}
+
+/// Kernels before 6.2 rename only what is down. Newer ones are not asked to set it down: that costs other containers of the
+/// pod their routes and IPv6 addresses.
+fn rename(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result<(), HostError> {
+    match pod.rename(link, &vf.name) {
+        Err(error) if link.up && error.errno() == Some(nix::libc::EBUSY) => {}
+        done => return done,
+    }
+    pod.set_up(link, false)?;
+    let renamed = pod.rename(link, &vf.name);
+    if renamed.is_err() {
+        // Whoever is at work with it goes on under the name it has.
+        let _ = pod.set_up(link, true);
+    }
+    renamed
 }
