@@ -50,12 +50,12 @@ pub fn scan_only(
     vfs: &BTreeSet<PciAddress>,
 ) -> Result<Snapshot, SysfsError> {
     let mut functions = BTreeMap::new();
-    let mut pfs = BTreeSet::new();
+    let mut pfs: BTreeMap<PciAddress, BTreeSet<PciAddress>> = BTreeMap::new();
     let mut plain = false;
     for vf in vfs {
         let Some(function) = sysfs.function(*vf)? else { continue };
         match function.kind {
-            Kind::Virtual(pf) => pfs.extend([pf]),
+            Kind::Virtual(pf) => drop(pfs.entry(pf).or_default().insert(*vf)),
             Kind::Plain => plain = true,
             Kind::Physical(_) => continue,
         }
@@ -66,8 +66,8 @@ pub fn scan_only(
         functions = sysfs.functions()?.into_iter().map(|f| (f.pci, f)).collect();
     } else {
         // The PF's links must be read after the VF, as they are gone before it.
-        for pf in pfs {
-            functions.extend(sysfs.function(pf)?.map(|f| (f.pci, f)));
+        for (pf, vfs) in pfs {
+            functions.extend(sysfs.pf_of(pf, &vfs)?.map(|f| (f.pci, f)));
         }
     }
     let mut snapshot = assembled(sysfs, links, rdma, eswitch, &functions);

@@ -127,6 +127,11 @@ fn some_vfs_can_be_read_without_the_others_and_look_the_same() {
     for none in ["0000:81:00.0", "0000:ff:00.0"] {
         assert_eq!(only(&[pci(none)]).vfs, [], "{none}");
     }
+    // A PF that says nothing of use about where its VFs are: they are looked for.
+    tree.set("0000:81:00.0", "sriov_offset", "77").unwrap();
+    for vf in &all.vfs {
+        assert_eq!(only(&[vf.pci]).vfs, std::slice::from_ref(vf));
+    }
 }
 
 struct SetAtEnd<'a>(&'a AtomicBool);

@@ -4,7 +4,7 @@
 //! else of the VF goes (`pci_iov_remove_virtfn`, drivers/pci/iov.c), so a VF whose `physfn` is still there after all
 //! other reads was whole while they ran.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::{Component, Path};
 
@@ -81,21 +81,31 @@ pub struct Sriov {
 }
 
 impl Sriov {
-    /// Whether one of the VFs this PF can ever have lives at an address (PCI Express Base, SR-IOV: routing ID of VF n
-    /// is the PF's plus First VF Offset plus n times VF Stride).
+    /// Whether one of the VFs this PF can ever have lives at an address.
     pub fn covers(&self, pf: PciAddress, address: PciAddress) -> bool {
+        self.index_at(pf, address).is_some()
+    }
+
+    /// Index of the VF that this PF has, or can have, at an address (PCI Express Base, SR-IOV: routing ID of VF n is the
+    /// PF's plus First VF Offset plus n times VF Stride).
+    fn index_at(&self, pf: PciAddress, address: PciAddress) -> Option<u32> {
         let rid = |a: PciAddress| u32::from(a.bus) << 8 | u32::from(a.device) << 3 | u32::from(a.function);
-        let Some(distance) = rid(address).checked_sub(rid(pf).saturating_add(self.offset)) else {
-            return false;
-        };
+        let distance = rid(address).checked_sub(rid(pf).saturating_add(self.offset))?;
         // A lone VF may have no stride.
         let index = distance.checked_div(self.stride).unwrap_or_default();
-        pf.domain == address.domain && distance == index * self.stride && index < self.total_vfs
+        let fits = pf.domain == address.domain && distance == index * self.stride && index < self.total_vfs;
+        fits.then_some(index)
     }
 }
 
-/// Reads the function at an address; `None` for another class of device and for one that goes while it is read.
-pub(super) fn read(devices: impl AsFd, path: &Path, pci: PciAddress) -> Result<Option<Function>, SysfsError> {
+/// Reads the function at an address; `None` for another class of device and for one that goes while it is read. Of a PF's
+/// VFs only those wanted are looked at, where that can be told: a port may have 127.
+pub(super) fn read(
+    devices: impl AsFd,
+    path: &Path,
+    pci: PciAddress,
+    wanted: Option<&BTreeSet<PciAddress>>,
+) -> Result<Option<Function>, SysfsError> {
     let name = pci.to_string();
     let Some(dir) = Dir::open(devices.as_fd(), path, &name, pci)? else {
         return Ok(None);
@@ -113,7 +123,7 @@ pub(super) fn read(devices: impl AsFd, path: &Path, pci: PciAddress) -> Result<O
     let kind = match physfn {
         Some(pf) => Kind::Virtual(pf),
         None => match dir.number::<u32>("sriov_totalvfs")? {
-            Some(total_vfs) => Kind::Physical(sriov(&dir, total_vfs)?),
+            Some(total_vfs) => Kind::Physical(sriov(&dir, pci, total_vfs, wanted)?),
             None => Kind::Plain,
         },
     };
@@ -158,22 +168,38 @@ fn id(dir: &Dir, file: &str) -> Result<Option<u16>, SysfsError> {
     Ok(dir.hex(file)?.and_then(|id| u16::try_from(id).ok()))
 }
 
-fn sriov(dir: &Dir, total_vfs: u32) -> Result<Sriov, SysfsError> {
-    let num_vfs: u32 = dir.number("sriov_numvfs")?.unwrap_or_default();
-    let mut vfs = BTreeMap::new();
-    // NumVFs is a 16-bit register: a larger number is no number of VFs.
-    for index in 0..num_vfs.min(u32::from(u16::MAX)) {
-        let vf = dir.link(&format!("virtfn{index}"))?.and_then(|name| name.parse().ok());
-        vfs.extend(vf.map(|vf| (vf, index)));
-    }
-    Ok(Sriov {
+fn sriov(
+    dir: &Dir,
+    pf: PciAddress,
+    total_vfs: u32,
+    wanted: Option<&BTreeSet<PciAddress>>,
+) -> Result<Sriov, SysfsError> {
+    let mut sriov = Sriov {
         total_vfs,
-        num_vfs,
+        num_vfs: dir.number("sriov_numvfs")?.unwrap_or_default(),
         drivers_autoprobe: dir.number::<u8>("sriov_drivers_autoprobe")?.map(|flag| flag != 0),
         offset: dir.number("sriov_offset")?.unwrap_or_default(),
         stride: dir.number("sriov_stride")?.unwrap_or_default(),
-        vfs,
-    })
+        vfs: BTreeMap::new(),
+    };
+    let vf_at = |index: u32| -> Result<Option<PciAddress>, SysfsError> {
+        Ok(dir.link(&format!("virtfn{index}"))?.and_then(|name| name.parse().ok()))
+    };
+    for vf in wanted.into_iter().flatten() {
+        if let Some(index) = sriov.index_at(pf, *vf)
+            && vf_at(index)? == Some(*vf)
+        {
+            sriov.vfs.insert(*vf, index);
+        }
+    }
+    if wanted.is_some_and(|wanted| sriov.vfs.len() == wanted.len()) {
+        return Ok(sriov);
+    }
+    // NumVFs is a 16-bit register: a larger number is no number of VFs.
+    for index in 0..sriov.num_vfs.min(u32::from(u16::MAX)) {
+        sriov.vfs.extend(vf_at(index)?.map(|vf| (vf, index)));
+    }
+    Ok(sriov)
 }
 
 /// Root complex and nearest bridge from the link below `bus/pci/devices`, which states the real path. The root is

@@ -12,6 +12,7 @@ mod netdev;
 pub mod tree;
 mod vfio;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
@@ -142,7 +143,7 @@ impl Sysfs {
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
         let share = addresses.len().div_ceil(threads).max(LEAST_SHARE);
         let read = |share: &[PciAddress]| -> Result<Vec<Function>, SysfsError> {
-            let read = share.iter().map(|pci| function::read(&devices, &path, *pci));
+            let read = share.iter().map(|pci| function::read(&devices, &path, *pci, None));
             read.filter_map(Result::transpose).collect()
         };
         std::thread::scope(|scope| {
@@ -166,9 +167,25 @@ impl Sysfs {
     /// # Errors
     /// As for [`functions`](Self::functions).
     pub fn function(&self, pci: PciAddress) -> Result<Option<Function>, SysfsError> {
+        self.function_with(pci, None)
+    }
+
+    /// A PF with these of its VFs at least.
+    ///
+    /// # Errors
+    /// As for [`functions`](Self::functions).
+    pub fn pf_of(&self, pf: PciAddress, vfs: &BTreeSet<PciAddress>) -> Result<Option<Function>, SysfsError> {
+        self.function_with(pf, Some(vfs))
+    }
+
+    fn function_with(
+        &self,
+        pci: PciAddress,
+        wanted: Option<&BTreeSet<PciAddress>>,
+    ) -> Result<Option<Function>, SysfsError> {
         let path = self.root.join("bus/pci/devices");
         match open_folder(&path) {
-            Ok(devices) => function::read(&devices, &path, pci),
+            Ok(devices) => function::read(&devices, &path, pci, wanted),
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("bus").is_dir() => Ok(None),
             Err(source) => Err(SysfsError::List { path, source }),
         }
