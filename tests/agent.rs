@@ -69,6 +69,18 @@ impl Node {
         self.stage.allocate(&claim, object(allocation), pod).await.unwrap()
     }
 
+    /// `status.devices` of the claim once it is written; nobody waits for that.
+    async fn status(&self, claim: &ResourceClaim) -> Value {
+        for _ in 0..200 {
+            let status = self.stage.claim(claim).and_then(|claim| claim.status);
+            if let Some(devices) = status.and_then(|status| status.devices) {
+                return serde_json::to_value(devices).unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no status within 10 s; the agent's log:\n{}", self.stage.agent_log());
+    }
+
     async fn refusal(&self, claim: &ResourceClaim) -> String {
         let sentence = self.stage.prepare(claim).await.unwrap_err().to_string();
         self.assert_nothing_is_left();
@@ -268,15 +280,7 @@ fn the_hook_alone_brings_the_vf_while_no_agent_runs_and_the_next_agent_writes_th
         assert_eq!(links(&running.netns().unwrap()), inside);
 
         node.stage.start_another(&[&running]).await.unwrap();
-        let mut told = Value::Null;
-        for _ in 0..200 {
-            let status = node.stage.claim(&claim).and_then(|claim| claim.status);
-            told = serde_json::to_value(status.and_then(|status| status.devices)).unwrap();
-            if told[0]["networkData"]["interfaceName"] == "fabric" {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let told = node.status(&claim).await;
         assert_eq!(told[0]["networkData"]["interfaceName"], "fabric", "{told}");
         assert_eq!(told[0]["conditions"][0]["status"], "True", "{told}");
         node.stage.stop(running).await.unwrap();
@@ -457,6 +461,34 @@ fn whatever_fails_on_the_way_a_container_starts_with_its_vf_or_not_at_all() {
             }
         }
         assert_eq!(started, 25, "with its VF there, every pod starts");
+    });
+}
+
+#[test]
+fn a_status_that_the_api_server_does_not_take_at_first_is_written_when_it_does() {
+    on_a_node(|node| async move {
+        let pod = node.pod("worker").await;
+        let claim = node.claim("c", &pod, &[VF], Value::Null).await;
+        let prepared = node.stage.prepare(&claim).await.unwrap();
+        node.stage.server.faults().next(
+            3,
+            |request| request.is_write() && request.is_about("resourceclaims"),
+            Fault::Drop,
+        );
+        let running = node.stage.run(&pod).await.unwrap();
+        node.stage.create_container(&running, "main", &[&prepared]).await.unwrap();
+        let told = node.status(&claim).await;
+        assert_eq!(told[0]["conditions"][0]["status"], "True", "{told}");
+        let waiting = || std::fs::read_dir(node.folder.path().join("run/status")).unwrap().count();
+        for _ in 0..100 {
+            if waiting() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(waiting(), 0, "what is written waits no more");
+        node.stage.stop(running).await.unwrap();
+        node.stage.unprepare(&claim).await.unwrap();
     });
 }
 

@@ -38,7 +38,10 @@ pub async fn run(
     let mut tries: BTreeMap<PathBuf, u32> = BTreeMap::new();
     let mut pause = Duration::ZERO;
     while !stop.is_cancelled() {
-        let failed = write_all(&client, &driver, &outbox, &mut tries).await;
+        let failed = tokio::select! {
+            () = stop.cancelled() => break,
+            failed = write_all(&client, &driver, &outbox, &mut tries) => failed,
+        };
         pause = if failed { (pause * 2).clamp(RETRY.0, RETRY.1) } else { Duration::ZERO };
         tokio::select! {
             () = stop.cancelled() => break,
@@ -71,6 +74,11 @@ async fn write_all(
                 tracing::warn!(%claim, reason, "claim status not written");
                 outbox.done(&file);
             }
+            // The others would wait for the same silence.
+            Err(Failure::Away(reason)) => {
+                tracing::debug!(%claim, reason, "claim statuses wait for the API server");
+                return true;
+            }
             Err(Failure::Again(reason)) => {
                 failed = true;
                 let tried = tries.entry(file).or_default();
@@ -88,6 +96,8 @@ async fn write_all(
 }
 
 enum Failure {
+    /// The API server does not answer.
+    Away(String),
     Final(String),
     Again(String),
 }
@@ -103,7 +113,8 @@ async fn apply(client: &Client, driver: &str, report: &Report, since: Timestamp)
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 404 | 422) => {
             Err(Failure::Final(status.message.clone()))
         }
-        Ok(Err(error)) => Err(Failure::Again(error.to_string())),
-        Err(_) => Err(Failure::Again(format!("no answer within {} s", TIMEOUT.as_secs()))),
+        Ok(Err(error @ kube::Error::Api(_))) => Err(Failure::Again(error.to_string())),
+        Ok(Err(error)) => Err(Failure::Away(error.to_string())),
+        Err(_) => Err(Failure::Away(format!("no answer within {} s", TIMEOUT.as_secs()))),
     }
 }

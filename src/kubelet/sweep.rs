@@ -1,16 +1,18 @@
 //! Sockets of instances that died without unlinking them: the kubelet would try to reach them for ever.
 
-use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// An instance that has bound its socket and does not listen yet refuses connections as a dead one does.
 const YOUNG: Duration = Duration::from_secs(60);
 
 /// Removes this driver's sockets on which nobody listens, in `plugins/<driver>` and `plugins_registry`; returns which.
-/// Blocks, for as long as a local connection takes.
+/// Blocks on the disk only.
 pub fn remove_dead_sockets(kubelet_dir: &Path, driver: &str) -> Vec<PathBuf> {
     let own = kubelet_dir.join("plugins").join(driver);
     let registry = kubelet_dir.join("plugins_registry");
@@ -24,14 +26,19 @@ pub fn remove_dead_sockets(kubelet_dir: &Path, driver: &str) -> Vec<PathBuf> {
             if !ours || !meta.file_type().is_socket() || age.is_none_or(|age| age < YOUNG) {
                 continue;
             }
-            let refused = UnixStream::connect(entry.path())
-                .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
-            if refused && std::fs::remove_file(entry.path()).is_ok() {
+            if is_refused(&entry.path()) && std::fs::remove_file(entry.path()).is_ok() {
                 removed.push(entry.path());
             }
         }
     }
     removed
+}
+
+/// Nobody listens. Without waiting: a listener that is busy (EAGAIN, unix(7)) lives.
+fn is_refused(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let Ok(socket) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else { return false };
+    UnixAddr::new(path).is_ok_and(|address| connect(socket.as_raw_fd(), &address) == Err(Errno::ECONNREFUSED))
 }
 
 /// `<driver>@reg.sock` and `<driver>-<pod UID>@reg.sock`. Driver `a` must not take what belongs to driver `a-b`.
