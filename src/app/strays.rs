@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::claims::Claims;
+use crate::attach::nri::Connection;
 use crate::claim::ClaimId;
 use crate::kubelet::{self, ClaimRef, ClaimService};
 
@@ -52,6 +54,7 @@ impl Strays {
             Ok(Err(error)) => tracing::warn!(error = %error.sentence(), "CDI files can't be renewed"),
             Err(error) => tracing::warn!(%error, "renewing CDI files was cut off"),
         }
+        let mut runtime = self.claims.runtime.clone();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -60,6 +63,8 @@ impl Strays {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
+                // A runtime that is new, or was away, has told of its pods.
+                () = connected(runtime.as_mut()) => {}
             }
         }
     }
@@ -124,6 +129,18 @@ impl Strays {
             self.over.remove(&uid);
         }
     }
+}
+
+/// The next time that the runtime is connected anew.
+async fn connected(runtime: Option<&mut watch::Receiver<Connection>>) {
+    if let Some(runtime) = runtime {
+        while runtime.changed().await.is_ok() {
+            if matches!(&*runtime.borrow_and_update(), Connection::Connected { .. }) {
+                return;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

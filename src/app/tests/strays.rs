@@ -1,13 +1,14 @@
 //! Strays on the kernel that holds state, beside the embedded API server.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::attach::nri::Sandbox;
+use crate::attach::nri::{Runtime, Sandbox};
 use crate::attach::{Attacher, Outbox};
 use crate::claim::{ClaimSpec, NameSpec, PodRef, ResultSpec};
 use crate::demo::apiserver::ApiServer;
@@ -214,4 +215,41 @@ async fn a_pod_that_lives_in_a_namespace_with_the_number_of_a_former_one_keeps_n
     ledger.put_attachment(&claim.uid, &record).unwrap();
     lab.strays.claims.make_room(claim.clone()).await.unwrap();
     assert!(!lab.is_prepared(&claim));
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_back_makes_the_agent_look_at_once() {
+    let mut lab = Lab::new().await;
+    let containerd = Runtime {
+        name: "containerd".into(),
+        version: "2.1.9".into(),
+        request_timeout: Duration::from_secs(2),
+    };
+    let away = || Connection::Disconnected { since: SystemTime::now(), reason: None };
+    let (runtime, connection) = watch::channel(away());
+    lab.strays.claims.runtime = Some(connection);
+    let cdi = lab.dir.path().join("cdi");
+    std::fs::create_dir_all(&cdi).unwrap();
+    let stop = CancellationToken::new();
+    let looking = tokio::spawn(lab.strays.run(stop.clone()));
+    // The look at the start finds the first; the next one would be minutes later.
+    for number in 0..2 {
+        let stray = cdi.join(format!("sriov-dra.io-vf_stray-{number}.json"));
+        std::fs::write(&stray, "{}").unwrap();
+        for _ in 0..200 {
+            // Again and again: the first look may not be over when it is told the first time.
+            runtime.send_replace(away());
+            runtime.send_replace(Connection::Connected {
+                since: SystemTime::now(),
+                runtime: containerd.clone(),
+            });
+            if !stray.exists() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!stray.exists(), "stray {number}");
+    }
+    stop.cancel();
+    looking.await.unwrap();
 }
