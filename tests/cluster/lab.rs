@@ -32,6 +32,8 @@ pub struct Lab {
     pub runtime: Runtime,
     /// VFs.
     pub sim: Sim,
+    /// For programs that ask the API server.
+    pub kubeconfig: PathBuf,
     /// `Kubernetes v1.36.2`
     pub version: String,
     ground: Ground,
@@ -59,7 +61,8 @@ impl Lab {
         let mut real = Real::start(assets, folder, logs).await?;
         let api = real.plane.api().await?;
         let kubeconfig = real.plane.kubeconfig();
-        let kubectl = assets.path("kubectl").map(|program| Kubectl { program, kubeconfig, work });
+        let kubectl =
+            assets.path("kubectl").map(|program| Kubectl { program, kubeconfig: kubeconfig.clone(), work });
         let version = api.get("/version").await?["gitVersion"].as_str().unwrap_or_default().to_owned();
         wait_for(Duration::from_secs(60), "the manifests to be taken", async || {
             apply::manifests(kubectl.as_ref(), &api, &sim.root()).await
@@ -70,6 +73,7 @@ impl Lab {
             api,
             runtime: Runtime::Containerd(Containerd::connect()),
             sim,
+            kubeconfig,
             version: format!("Kubernetes {version}"),
             ground: Ground::Real(Box::new(real)),
             kubectl,
@@ -95,12 +99,14 @@ impl Lab {
         let work = work(folder)?;
         let (stand_ins, api) = StandIns::start(folder, &sim.root()).await?;
         let kubeconfig = StandIns::kubeconfig(folder);
-        let kubectl = in_path("kubectl").map(|program| Kubectl { program, kubeconfig, work });
+        let kubectl =
+            in_path("kubectl").map(|program| Kubectl { program, kubeconfig: kubeconfig.clone(), work });
         let version = api.get("/version").await?["gitVersion"].as_str().unwrap_or_default().to_owned();
         let lab = Self {
             api,
             runtime: Runtime::StandIn(stand_ins.machines()),
             sim,
+            kubeconfig,
             version: format!("the embedded API server {version}"),
             ground: Ground::StandIns(stand_ins),
             kubectl,

@@ -62,6 +62,7 @@ stories! {
     takes::an_admin_claim_shows_a_vf_that_another_pod_has_and_leaves_it_there: On::Both;
     takes::a_claim_that_two_pods_name_is_the_first_ones_until_that_ends: On::Both;
     scarce::eight_pods_get_eight_vfs_and_the_ninth_waits_for_one_to_come_back: On::Both;
+    scarce::explain_names_the_vf_that_a_claim_then_gets_and_who_holds_the_others: On::Both;
     refusals::a_claim_with_a_faulty_config_is_refused_with_a_sentence_that_names_the_field: On::Both;
     refusals::a_pod_on_the_hosts_network_is_refused_what_needs_a_namespace_of_its_own: On::Both;
     slices::a_slice_that_somebody_deletes_comes_back: On::Both;
