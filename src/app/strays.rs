@@ -94,28 +94,27 @@ impl Strays {
         };
         self.over.retain(|uid, _| known.contains(uid));
         for uid in known {
-            self.undo_if_over(&uid, grace).await;
+            if self.undo_if_over(&uid, grace).await.is_none() {
+                // The others would wait for the same silence.
+                return;
+            }
         }
     }
 
     /// Undoes a claim that is over at the API server and that the kubelet does not give back, once no process can be using
-    /// its VFs.
-    async fn undo_if_over(&mut self, uid: &str, grace: Duration) {
-        let Ok(Some(entry)) = self.claims.engine.site.ledger.entry(uid) else { return };
-        match self.claims.is_over(&entry.claim).await {
-            None => return,
-            Some(false) => {
-                self.over.remove(uid);
-                return;
-            }
-            Some(true) => {}
+    /// its VFs. `None`: the API server does not say.
+    async fn undo_if_over(&mut self, uid: &str, grace: Duration) -> Option<()> {
+        let Ok(Some(entry)) = self.claims.engine.site.ledger.entry(uid) else { return Some(()) };
+        if !self.claims.is_over(&entry.claim).await? {
+            self.over.remove(uid);
+            return Some(());
         }
         let pod_uid = entry.pod.map(|pod| pod.uid);
         self.over.retain(|known, over| known != uid || over.pod_uid == pod_uid);
         let fresh = || Over { since: Instant::now(), pod_uid, told: false };
         let over = self.over.entry(uid.to_owned()).or_insert_with(fresh);
         if over.since.elapsed() < grace || !self.claims.nobody_lives(uid).await {
-            return;
+            return Some(());
         }
         let ClaimId { uid, namespace, name } = entry.claim;
         if !std::mem::replace(&mut over.told, true) {
@@ -128,6 +127,7 @@ impl Strays {
         if self.claims.unprepare(ClaimRef { uid: uid.clone(), namespace, name }).await.is_ok() {
             self.over.remove(&uid);
         }
+        Some(())
     }
 }
 
