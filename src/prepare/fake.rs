@@ -11,6 +11,7 @@ use super::ledger::Ledger;
 use super::locks::Locks;
 use super::site::Site;
 use crate::DEFAULT_DRIVER_NAME;
+use crate::claim::{NameSpec, ResultSpec};
 use crate::device::{Incarnation, LinkType, PciAddress, Place, Vf};
 use crate::host::{HostError, Kernel};
 
@@ -35,6 +36,22 @@ pub fn site(
         hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
         boot_id: boot_id.to_owned(),
     })
+}
+
+/// One allocated VF that asks for nothing, in request `vf<function>`.
+pub fn plain_result(pci: PciAddress) -> ResultSpec {
+    ResultSpec {
+        request: format!("vf{}", pci.function),
+        pool: "node-a".to_owned(),
+        device: pci.device_name(),
+        pci,
+        share_id: None,
+        admin_access: false,
+        interface_asked: false,
+        name: NameSpec::Template("net{n}".to_owned()),
+        mtu: None,
+        addresses: Vec::new(),
+    }
 }
 
 /// Clones share one state.

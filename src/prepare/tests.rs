@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::PrepareError;
 use super::engine::Engine;
-use super::fake::{FakeFunctions, site};
+use super::fake::{FakeFunctions, plain_result, site};
 use super::functions::Facts;
 use super::plan::{Driver, Step};
 use super::records::Progress;
@@ -66,18 +66,7 @@ fn pf(mtu: u32) -> Pf {
 }
 
 fn wants(n: u8) -> ResultSpec {
-    ResultSpec {
-        request: format!("vf{n}"),
-        pool: "node-a".into(),
-        device: pci(n).device_name(),
-        pci: pci(n),
-        share_id: None,
-        admin_access: false,
-        interface_asked: false,
-        name: NameSpec::Template("net{n}".into()),
-        mtu: None,
-        addresses: Vec::new(),
-    }
+    plain_result(pci(n))
 }
 
 fn claim(uid: &str, pod: &str, results: Vec<ResultSpec>) -> ClaimSpec {

@@ -10,12 +10,12 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::attach::nri::{Runtime, Sandbox};
 use crate::attach::{Attacher, Outbox};
-use crate::claim::{ClaimSpec, NameSpec, PodRef, ResultSpec};
+use crate::claim::{ClaimSpec, PodRef};
 use crate::demo::apiserver::ApiServer;
 use crate::device::PciAddress;
 use crate::host::fake::FakeKernel;
 use crate::prepare::engine::Engine;
-use crate::prepare::fake::{FakeFunctions, site};
+use crate::prepare::fake::{FakeFunctions, plain_result, site};
 
 const VF: PciAddress = PciAddress { domain: 0, bus: 0x81, device: 2, function: 1 };
 
@@ -65,18 +65,7 @@ impl Lab {
             id: id.clone(),
             pod_claim_name: "vf".into(),
             pod: Some(PodRef { uid: "p1".into(), name: "worker".into() }),
-            results: vec![ResultSpec {
-                request: "vf".into(),
-                pool: "node-a".into(),
-                device: VF.device_name(),
-                pci: VF,
-                share_id: None,
-                admin_access: false,
-                interface_asked: false,
-                name: NameSpec::Template("net{n}".into()),
-                mtu: None,
-                addresses: Vec::new(),
-            }],
+            results: vec![plain_result(VF)],
         };
         self.strays.claims.engine.prepare(&spec, Instant::now() + Duration::from_millis(300)).unwrap();
         id

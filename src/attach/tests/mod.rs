@@ -16,7 +16,7 @@ use crate::host::NetnsId;
 use crate::host::fake::FakeKernel;
 use crate::prepare::PrepareError;
 use crate::prepare::engine::Engine;
-use crate::prepare::fake::{FakeFunctions, site};
+use crate::prepare::fake::{FakeFunctions, plain_result, site};
 use crate::prepare::site::Site;
 
 mod faults;
@@ -44,16 +44,10 @@ fn name(name: &str) -> NameSpec {
 
 fn wants(vf: u8) -> ResultSpec {
     ResultSpec {
-        request: format!("vf{vf}"),
-        pool: "node-a".into(),
-        device: pci(vf).device_name(),
-        pci: pci(vf),
-        share_id: None,
-        admin_access: false,
         interface_asked: true,
-        name: NameSpec::Template("net{n}".into()),
         mtu: Some(9000),
         addresses: vec![format!("10.1.0.{vf}/24").parse().unwrap()],
+        ..plain_result(pci(vf))
     }
 }
 

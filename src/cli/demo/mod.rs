@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::resource::v1::DeviceClass;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::explain::{Documents, Given, Origin, answer};
+use super::explain::{Documents, Format, Given, Origin, answer};
 use crate::DEFAULT_DRIVER_NAME;
 use crate::app::Supply;
 use crate::demo::stage::{NODE, Stage};
@@ -36,16 +36,6 @@ const EXAMPLES: [(&str, &str); 7] = [
 
 /// What `kubectl apply -k manifests` brings besides the agent.
 const DEVICE_CLASS: &str = include_str!("../../../manifests/deviceclass.yaml");
-
-/// Shape of the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Format {
-    /// For people, as it happens.
-    #[default]
-    Text,
-    /// For programs, at the end.
-    Json,
-}
 
 /// Arguments of `sriov-dra demo`.
 #[derive(Debug, Clone, clap::Args)]
