@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::Api;
 use tokio::sync::{Semaphore, watch};
@@ -11,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use crate::attach::Attacher;
 use crate::attach::nri::Connection;
-use crate::claim::{self, ClaimId, ClaimSpec};
+use crate::claim::{self, ClaimId, ClaimSpec, PodRef};
 use crate::kubelet::{ClaimRef, ClaimService, PreparedDevice};
 use crate::prepare::PrepareError;
 use crate::prepare::cdi;
@@ -131,6 +132,10 @@ impl Claims {
                 "the container runtime is not connected over NRI: the pod gets its VFs from the hook, before its first container"
             );
         }
+        if let (None, Some(pod)) = (&self.runtime, &spec.pod) {
+            let pod = self.fetch_pod(&claim.namespace, pod).await?;
+            spec.check_by_hook(&pod).map_err(|error| error.to_string())?;
+        }
         let _turn = self.prepares.acquire().await.map_err(|error| error.to_string())?;
         let held = held_by.map(|pod| pod.uid);
         let first = deadline.min(Instant::now() + HOLDER_BUDGET);
@@ -194,27 +199,48 @@ impl Claims {
     /// Reads the claim; an API server that is away is asked again, a claim that is not there is an answer.
     async fn fetch(&self, claim: &ClaimRef) -> Result<ResourceClaim, String> {
         let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &claim.namespace);
-        let name = format!("ResourceClaim {}/{}", claim.namespace, claim.name);
-        let until = Instant::now() + FETCH_BUDGET;
-        let mut pause = Duration::from_millis(200);
-        loop {
-            let error = match tokio::time::timeout(FETCH_TIMEOUT, api.get_opt(&claim.name)).await {
-                Ok(Ok(Some(object))) => return Ok(object),
-                Ok(Ok(None)) => return Err(format!("{name} does not exist")),
-                Ok(Err(kube::Error::Api(status)))
-                    if (400..500).contains(&status.code) && status.code != 429 =>
-                {
-                    return Err(format!("{name} can't be read: {}", status.message));
-                }
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {} s", FETCH_TIMEOUT.as_secs()),
-            };
-            if Instant::now() + pause >= until {
-                return Err(format!("{name} can't be read from the API server: {error}"));
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
+        read_until_told(&api, "ResourceClaim", &claim.namespace, &claim.name).await
+    }
+
+    /// Only where the hook alone attaches: over NRI the runtime tells what is to be known of a pod.
+    async fn fetch_pod(&self, namespace: &str, pod: &PodRef) -> Result<Pod, String> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let object = read_until_told(&api, "Pod", namespace, &pod.name).await?;
+        match object.metadata.uid.as_deref() {
+            Some(uid) if uid == pod.uid => Ok(object),
+            other => Err(format!(
+                "Pod {namespace}/{}: its UID is {}, but its claim is reserved for UID {}: it was deleted and created again",
+                pod.name,
+                other.unwrap_or("none"),
+                pod.uid
+            )),
         }
+    }
+}
+
+/// One object, asked for until the API server answers or the budget is used up.
+async fn read_until_told<K>(api: &Api<K>, kind: &str, namespace: &str, name: &str) -> Result<K, String>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let shown = format!("{kind} {namespace}/{name}");
+    let until = Instant::now() + FETCH_BUDGET;
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let error = match tokio::time::timeout(FETCH_TIMEOUT, api.get_opt(name)).await {
+            Ok(Ok(Some(object))) => return Ok(object),
+            Ok(Ok(None)) => return Err(format!("{shown} does not exist")),
+            Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
+                return Err(format!("{shown} can't be read: {}", status.message));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", FETCH_TIMEOUT.as_secs()),
+        };
+        if Instant::now() + pause >= until {
+            return Err(format!("{shown} can't be read from the API server: {error}"));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
     }
 }
 
@@ -269,3 +295,7 @@ fn devices(driver: &str, entry: &Entry) -> Vec<PreparedDevice> {
     });
     devices.collect()
 }
+
+#[cfg(test)]
+#[path = "tests/claims.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use crate::prepare::site::Site;
 const BUDGET: Duration = Duration::from_secs(10);
 /// When the runtime gives up; the hook has said its sentence before.
 const TIMEOUT_S: i64 = 15;
+/// Where the node's system log listens (syslog(3); systemd-journald and rsyslog alike).
+const SYSTEM_LOG: &str = "/dev/log";
 
 /// Where the driver's folders are, for the agent and for the hook that it installs.
 #[derive(Debug, Clone)]
@@ -139,11 +142,31 @@ fn same_content(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
-/// One run of the hook for a container's state.
+/// One run of the hook for a container's state. Why the container must not start goes to the node's system log too: a
+/// runtime may throw away what a hook says (crun does by default).
 ///
 /// # Errors
 /// One sentence why the container must not start.
 pub fn run_hook(places: &Places, claim_uid: &str, state: &str) -> anyhow::Result<()> {
+    let done = guard(places, claim_uid, state);
+    if let Err(error) = &done {
+        let line = format!("claim {claim_uid}: {error:#}");
+        // Where there is no system log there is nobody to tell; the runtime has its answer anyway.
+        let _ = tell(Path::new(SYSTEM_LOG), &places.driver_name, &line);
+    }
+    done
+}
+
+/// One message of facility daemon, severity error, as syslog(3) sends it (RFC 3164 section 4.1.1: 3 * 8 + 3).
+fn tell(log: &Path, driver: &str, line: &str) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    // A log that is behind must not hold up the pod.
+    socket.set_nonblocking(true)?;
+    let message = format!("<27>{driver}-hook[{}]: {line}", std::process::id());
+    socket.send_to(message.as_bytes(), log).map(drop)
+}
+
+fn guard(places: &Places, claim_uid: &str, state: &str) -> anyhow::Result<()> {
     // Whatever the runtime's is: the ledger is written here.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let pid = hook::process_of(state)?;
@@ -200,5 +223,18 @@ mod tests {
         put(&own, &path).unwrap();
         assert!(same_content(&own, &path).unwrap());
         assert_eq!(fs::read_dir(dir.path().join("bin")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_refusal_reaches_the_system_log_as_one_message_and_its_absence_is_no_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        assert!(tell(&path, "sriov-dra.io", "x").is_err(), "nobody listens");
+        let log = UnixDatagram::bind(&path).unwrap();
+        tell(&path, "sriov-dra.io", "claim c1: no VF").unwrap();
+        let mut heard = [0; 200];
+        let length = log.recv(&mut heard).unwrap();
+        let heard = String::from_utf8_lossy(&heard[..length]).into_owned();
+        assert_eq!(heard, format!("<27>sriov-dra.io-hook[{}]: claim c1: no VF", std::process::id()));
     }
 }

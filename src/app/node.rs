@@ -87,10 +87,11 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     let functions = NodeFunctions::new(Sysfs::at(&sysfs_root), kernel.clone(), rules, Some(ledger.clone()));
 
     let (outbox, woken) = Outbox::at(ledger.outbox_folder());
+    let locks = Locks::at(ledger.lock_folder());
     let site = Site {
         kernel,
         functions: Arc::new(functions.clone()),
-        locks: Locks::at(ledger.lock_folder()),
+        locks: locks.clone(),
         ledger: ledger.clone(),
         driver: driver_name.clone(),
         cdi_dir: cdi_dir.clone(),
@@ -109,7 +110,7 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     if let Some(runtime) = runtime {
         parts.spawn(named("NRI plugin", runtime.run(pods, stop.clone())));
     }
-    let writer = status::run(client.clone(), driver_name.clone(), outbox, woken, stop.clone());
+    let writer = status::run(client.clone(), driver_name.clone(), outbox, locks, woken, stop.clone());
     parts.spawn(named("status writer", writer));
     let service = Claims {
         runtime: connection,

@@ -1,7 +1,8 @@
 //! Reports that wait to become claim status, as files: the agent may be killed after an attach and before the write,
 //! the API server may be away for hours, and the hook that attached is gone when anybody could write.
 //!
-//! `<boot>/status/<claim uid>.<nanoseconds>.json`, whole or not there. The newest of a claim counts.
+//! `<boot>/status/<claim uid>.<nanoseconds since boot>.json`, whole or not there. The newest of a claim counts, also where
+//! the wall clock was set back between two reports.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::Report;
 use crate::host::age::is_older;
+use crate::host::boot::since_boot;
 
 /// How long a file that this version can't read is left for one that can.
 const FOREIGN: Duration = Duration::from_secs(3600);
@@ -48,7 +50,8 @@ impl Outbox {
     /// When the disk refuses.
     pub fn put(&self, report: Report) -> io::Result<()> {
         let letter = Letter { since: Timestamp::now(), report };
-        let name = format!("{}.{:020}.json", letter.report.claim.uid, letter.since.as_nanosecond());
+        let since_boot = since_boot().map_err(|error| io::Error::other(error.sentence()))?;
+        let name = format!("{}.{:020}.json", letter.report.claim.uid, since_boot.as_nanos());
         let temporary = self.folder.join(format!(".{name}.{}", std::process::id()));
         fs::create_dir_all(&self.folder)?;
         let written = serde_json::to_vec(&letter).map_err(io::Error::from);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::ResourceClaim;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::Outbox;
 use super::report::Report;
 use super::status_body::status_body;
+use crate::prepare::locks::Locks;
 
 /// One write.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +33,7 @@ pub async fn run(
     client: Client,
     driver: String,
     outbox: Outbox,
+    locks: Locks,
     mut woken: mpsc::Receiver<()>,
     stop: CancellationToken,
 ) {
@@ -40,7 +42,7 @@ pub async fn run(
     while !stop.is_cancelled() {
         let failed = tokio::select! {
             () = stop.cancelled() => break,
-            failed = write_all(&client, &driver, &outbox, &mut tries) => failed,
+            failed = write_all(&client, &driver, &outbox, &locks, &mut tries) => failed,
         };
         pause = if failed { (pause * 2).clamp(RETRY.0, RETRY.1) } else { Duration::ZERO };
         tokio::select! {
@@ -50,16 +52,19 @@ pub async fn run(
         }
     }
     tokio::time::sleep(QUIET).await;
-    write_all(&client, &driver, &outbox, &mut tries).await;
+    write_all(&client, &driver, &outbox, &locks, &mut tries).await;
 }
 
-/// `true` when something has to be tried again.
+/// `true` when something has to be tried again. One agent writes at a time: of two reports of a claim that two agents hold
+/// in their hands, the older could be the last to arrive.
 async fn write_all(
     client: &Client,
     driver: &str,
     outbox: &Outbox,
+    locks: &Locks,
     tries: &mut BTreeMap<PathBuf, u32>,
 ) -> bool {
+    let Ok(_writer) = locks.status(Instant::now()) else { return true };
     let letters = outbox.waiting();
     tries.retain(|file, _| letters.iter().any(|(waiting, _)| waiting == file));
     let mut failed = false;

@@ -4,7 +4,7 @@
 //! that names object, field, what is wrong and what would be right. Never here: the kernel, whether a device exists
 //! on this node, files.
 //!
-//! [`compile`] is the front door. Behind it: `config` says which `VfConfig` entries count for which result and what
+//! [`compile`] is the front door; [`ClaimSpec::check_by_hook`] asks the pod where there is no NRI. Behind it: `config` says which `VfConfig` entries count for which result and what
 //! they add up to, `decode` reads one of them strictly, `fields` lists the fields there are, `name` and
 //! `address` know what a good value is.
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::{IfName, PciAddress};
 
 mod address;
+mod by_hook;
 mod compile;
 mod config;
 mod decode;
@@ -21,6 +22,7 @@ mod error;
 mod fields;
 mod name;
 
+pub use by_hook::ByHookError;
 pub use compile::compile;
 pub use decode::{API_VERSION, KIND, decode_parameters, edits};
 pub use error::{ClaimError, Fault, Faults};

@@ -1,6 +1,7 @@
 //! The boot this process lives in.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::HostError;
 
@@ -15,4 +16,19 @@ pub fn boot_id() -> Result<String, HostError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Time since the boot, standby included: what orders events of several processes of one boot, whatever is done to the
+/// wall clock (`CLOCK_BOOTTIME`, clock_gettime(2)).
+///
+/// # Errors
+/// Never on a kernel since 2.6.39.
+pub fn since_boot() -> Result<Duration, HostError> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    let now = now.map_err(|errno| HostError::File {
+        what: "read",
+        path: Path::new("CLOCK_BOOTTIME").to_owned(),
+        source: errno.into(),
+    })?;
+    Ok(now.into())
 }

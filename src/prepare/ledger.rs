@@ -121,6 +121,11 @@ impl Ledger {
         self.durable.join("claims").join(format!("{claim_uid}.json"))
     }
 
+    /// Whether there is a file of the claim, readable or not.
+    pub fn has_entry(&self, claim_uid: &str) -> bool {
+        self.entry_path(claim_uid).exists()
+    }
+
     fn ownership_path(&self, vf: PciAddress) -> PathBuf {
         self.durable.join("vf").join(format!("{vf}.json"))
     }

@@ -51,4 +51,35 @@ impl Locks {
     pub fn sandbox_record(&self, pod_uid: &str, deadline: Instant) -> Result<HeldLock, HostError> {
         lock(&self.folder.join(format!("sandbox-{pod_uid}")), deadline)
     }
+    /// By itself: held by the one agent that writes claim status, from its look at what waits until that is written.
+    ///
+    /// # Errors
+    /// When it is not free by the deadline.
+    pub fn status(&self, deadline: Instant) -> Result<HeldLock, HostError> {
+        lock(&self.folder.join("status"), deadline)
+    }
+
+    /// UIDs of the pods and claims whose lock files are there, in the folder's order.
+    pub fn subjects(&self) -> Vec<Subject> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let subject = |name: String| {
+            let (kind, uid) = name.split_once('-')?;
+            match kind {
+                "pod" | "sandbox" => Some(Subject::Pod(uid.to_owned())),
+                "claim" => Some(Subject::Claim(uid.to_owned())),
+                _ => None,
+            }
+        };
+        names.filter_map(subject).collect()
+    }
+}
+
+/// What a lock file is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A pod, by UID.
+    Pod(String),
+    /// A claim, by UID.
+    Claim(String),
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::PrepareError;
 use super::cdi_file;
 use super::engine::Engine;
+use super::locks::Subject;
 use super::records::Progress;
 
 impl Engine {
@@ -62,6 +63,7 @@ impl Engine {
             }
             lock.remove_file();
         }
+        self.forget_pods_and_locks()?;
         for (vf, owner) in site.ledger.owned()? {
             if !known.contains(&owner.claim.uid) && self.release_orphan(vf, &owner.claim)? {
                 let claim = format!("{}/{}", owner.claim.namespace, owner.claim.name);
@@ -71,5 +73,33 @@ impl Engine {
             }
         }
         Ok(put_right)
+    }
+
+    /// A hook that was called while its claim was unprepared leaves the record of its sandbox and files of locks behind.
+    /// Nothing is told of them: nobody is missing anything.
+    fn forget_pods_and_locks(&self) -> Result<(), PrepareError> {
+        let site = &self.site;
+        let subjects: BTreeSet<Subject> = site.locks.subjects().into_iter().collect();
+        for subject in subjects {
+            match subject {
+                Subject::Pod(uid) if site.ledger.claims_of_pod(&uid)?.is_empty() => {
+                    let Ok(pod) = site.locks.pod(&uid, Instant::now()) else { continue };
+                    let Ok(record) = site.locks.sandbox_record(&uid, Instant::now()) else { continue };
+                    if site.ledger.claims_of_pod(&uid)?.is_empty() {
+                        site.ledger.forget_sandbox(&uid)?;
+                        record.remove_file();
+                        pod.remove_file();
+                    }
+                }
+                Subject::Claim(uid) if !site.ledger.has_entry(&uid) => {
+                    let Ok(claim) = site.locks.claim(&uid, Instant::now()) else { continue };
+                    if !site.ledger.has_entry(&uid) {
+                        claim.remove_file();
+                    }
+                }
+                Subject::Pod(_) | Subject::Claim(_) => {}
+            }
+        }
+        Ok(())
     }
 }

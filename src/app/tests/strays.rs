@@ -16,6 +16,7 @@ use crate::device::PciAddress;
 use crate::host::fake::FakeKernel;
 use crate::prepare::engine::Engine;
 use crate::prepare::fake::{FakeFunctions, plain_result, site};
+use crate::prepare::records::CurrentSandbox;
 
 const VF: PciAddress = PciAddress { domain: 0, bus: 0x81, device: 2, function: 1 };
 
@@ -241,4 +242,29 @@ async fn a_runtime_that_is_back_makes_the_agent_look_at_once() {
     }
     stop.cancel();
     looking.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_late_hook_left_of_a_pod_and_a_claim_that_are_over_goes_and_what_is_in_use_stays() {
+    let mut lab = Lab::new().await;
+    lab.prepared(true);
+    lab.attached();
+    let site = lab.strays.claims.engine.site.clone();
+    let soon = Instant::now() + Duration::from_millis(300);
+    let record = CurrentSandbox { sandbox: "B".into(), epoch: 1, retired: Vec::new() };
+    site.ledger.put_current_sandbox("p0", &record).unwrap();
+    for lock in
+        [site.locks.sandbox_record("p0", soon), site.locks.pod("p0", soon), site.locks.claim("c0", soon)]
+    {
+        drop(lock.unwrap());
+    }
+    let working = site.locks.claim("c1", soon).unwrap();
+    lab.strays.look(Duration::ZERO).await;
+    assert_eq!(site.ledger.current_sandbox("p0").unwrap(), None);
+    assert_eq!(site.ledger.current_sandbox("p1").unwrap().unwrap().sandbox, "A");
+    let files = std::fs::read_dir(lab.dir.path().join("run/lock")).unwrap();
+    let names: Vec<String> = files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.contains(&"claim-c1".to_owned()), "somebody is at work: {names:?}");
+    assert!(!names.iter().any(|name| name.ends_with("p0") || name.ends_with("c0")), "{names:?}");
+    drop(working);
 }

@@ -119,9 +119,28 @@ pub async fn a_node_without_nri_gives_its_vfs_by_the_hook_alone(lab: &mut Lab) -
     lab.template(&json!({ "interface": { "addresses": ["10.77.0.1/24"] } })).await?;
     lab.create(&pod("hooked", "vf")).await?;
     let given = lab.check_pod("default", "hooked").await;
+    let refused = what_the_hook_can_not_do_is_refused(lab).await;
     // The other stories want the agent as it was, whatever became of this one.
     run_with(lab, &before).await?;
+    refused?;
     let given = given?;
     ensure!(lab.check_pod("default", "hooked").await? == given, "the pod has other VFs than before");
     lab.delete_pod("hooked").await
+}
+
+/// Prepare says so in the pod's events, and the pods go away as they came.
+async fn what_the_hook_can_not_do_is_refused(lab: &Lab) -> Result<()> {
+    let mut unlisted = pod("unlisted", "vf");
+    unlisted["spec"]["containers"][0]["resources"] = json!({});
+    let mut on_host = pod("on-host", "vf");
+    on_host["spec"]["hostNetwork"] = json!(true);
+    for (name, pod, words) in [
+        ("unlisted", unlisted, ["no container lists net under resources.claims", "--attach=hook"]),
+        ("on-host", on_host, ["hostNetwork is true", "--attach=hook"]),
+    ] {
+        lab.create(&pod).await?;
+        lab.wait_event(name, &words).await?;
+        lab.delete_pod(name).await?;
+    }
+    Ok(())
 }

@@ -47,6 +47,7 @@ pub async fn the_agents_account_may_do_what_it_needs_and_nothing_else(lab: &mut 
         "resource.k8s.io/resourceclaims/driver[sriov-dra.io] associated-node:update",
         "resource.k8s.io/resourceclaims/driver[sriov-dra.io] associated-node:patch",
         "/nodes get",
+        "/pods get",
     ]
     .map(str::to_owned)
     .into();
