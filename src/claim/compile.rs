@@ -135,6 +135,8 @@ fn our_result(
         name: NameSpec::Template(DEFAULT_NAME_TEMPLATE.to_owned()),
         mtu: None,
         addresses: Vec::new(),
+        settings: Default::default(),
+        bind: Default::default(),
     })
 }
 

@@ -11,7 +11,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::device::{IfName, PciAddress};
+use crate::device::{IfName, PciAddress, WantedSettings};
 
 mod address;
 mod by_hook;
@@ -85,6 +85,21 @@ pub struct ResultSpec {
     pub mtu: Option<u32>,
     /// With prefix length, in the order given.
     pub addresses: Vec<IpNet>,
+    /// `vf.*`
+    pub settings: WantedSettings,
+    /// `bind.*`
+    pub bind: WantedBinding,
+}
+
+/// Which driver a VF gets, and what comes with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WantedBinding {
+    /// `bind.driver: vfio-pci`; else the kernel's network driver.
+    pub vfio: bool,
+    /// `bind.vhost`: `/dev/vhost-net` and `/dev/net/tun` too.
+    pub vhost: bool,
+    /// `bind.allowNoIommu`: without an IOMMU too, where the kernel allows it. Only a class sets it.
+    pub allow_no_iommu: bool,
 }
 
 /// How the interface in the pod gets its name.

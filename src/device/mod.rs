@@ -6,6 +6,7 @@
 mod function;
 mod link;
 mod pci;
+mod settings;
 
 pub use function::{
     CleanFacts, EswitchMode, Incarnation, LinkType, Netdev, Pf, Place, RdmaDevice, RdmaNetnsMode, Snapshot,
@@ -13,3 +14,4 @@ pub use function::{
 };
 pub use link::{HwAddr, IfName, IfNameError};
 pub use pci::{PciAddress, PciAddressError};
+pub use settings::{LinkState, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings};

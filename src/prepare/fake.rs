@@ -51,6 +51,8 @@ pub fn plain_result(pci: PciAddress) -> ResultSpec {
         name: NameSpec::Template("net{n}".to_owned()),
         mtu: None,
         addresses: Vec::new(),
+        settings: Default::default(),
+        bind: Default::default(),
     }
 }
 
