@@ -138,6 +138,8 @@ fn wants(n: u8) -> ResultSpec {
             format!("10.7.{n}.5/24").parse().unwrap(),
             format!("fd07:{n}::5/64").parse().unwrap(),
         ],
+        settings: Default::default(),
+        bind: Default::default(),
     }
 }
 
