@@ -1,18 +1,23 @@
 //! PCI functions of this node: sysfs, the host's links, devlink and RDMA read together, judged by the policy.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::device::{CleanFacts, EswitchMode, PciAddress, Snapshot};
+use crate::device::{
+    CleanFacts, EswitchMode, HwAddr, LinkState, PciAddress, PfLink, Rate, Setting, Snapshot, VfSettings, Vlan,
+};
 use crate::host::boot::boot_id;
 use crate::host::devlink::Devlink;
 use crate::host::sysfs::Sysfs;
-use crate::host::{HostError, Kernel, rdma};
+use crate::host::{HostError, Kernel, modules, rdma, vf_admin};
 use crate::inventory::{self, HostLinks};
 use crate::policy::{self, Rules, Verdict, WithheldReason};
-use crate::prepare::functions::{Facts, Functions, Life};
+use crate::prepare::functions::{Facts, Functions, Life, VfioNodes};
 use crate::prepare::ledger::Ledger;
+use crate::prepare::plan::VFIO_PCI;
+use crate::prepare::vfio::VfioFacts;
 
 /// Reads the node.
 #[derive(Debug, Clone)]
@@ -102,10 +107,97 @@ impl Functions for NodeFunctions {
     }
 
     fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
+        if self.kernel.has_stand_ins() {
+            let network = self.sysfs.driver_of_siblings(vf);
+            return Ok(self.sysfs.pretend_bound(vf, driver.or(network.as_deref()))?);
+        }
+        if driver == Some(VFIO_PCI) && !self.sysfs.has_vfio_pci() {
+            modules::load(VFIO_PCI)?;
+        }
         Ok(self.sysfs.rebind(vf, driver)?)
     }
 
     fn unbind(&self, vf: PciAddress) -> Result<(), HostError> {
+        if self.kernel.has_stand_ins() {
+            return Ok(self.sysfs.pretend_bound(vf, None)?);
+        }
         Ok(self.sysfs.unbind(vf)?)
+    }
+
+    fn settings(&self, vf: PciAddress, pf: &PfLink, index: u32) -> Result<VfSettings, HostError> {
+        if !self.kernel.has_stand_ins() {
+            return vf_admin::read(self.kernel.host(), pf, index);
+        }
+        // What most drivers say of a VF that nobody set.
+        let fresh = || VfSettings {
+            mac: Some(HwAddr::new([0; 6])),
+            vlan: Some(Vlan::default()),
+            spoof_check: Some(true),
+            trust: Some(false),
+            link_state: Some(LinkState::Auto),
+            rate: Some(Rate::default()),
+        };
+        let told = self.sysfs.pretended_settings(vf);
+        Ok(told.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(fresh))
+    }
+
+    fn set(&self, vf: PciAddress, pf: &PfLink, index: u32, setting: &Setting) -> Result<(), HostError> {
+        if !self.kernel.has_stand_ins() {
+            return vf_admin::set(self.kernel.host(), pf, index, setting);
+        }
+        let mut settings = self.settings(vf, pf, index)?;
+        settings.put(setting.clone());
+        let text = serde_json::to_string(&settings).unwrap_or_default();
+        Ok(self.sysfs.pretend_settings(vf, &text)?)
+    }
+
+    fn vfio(&self, vf: PciAddress) -> Result<VfioFacts, HostError> {
+        let stand_in = self.kernel.has_stand_ins();
+        if !stand_in && !self.sysfs.has_vfio_pci() {
+            modules::load(VFIO_PCI)?;
+        }
+        let group = self.sysfs.iommu_group(vf);
+        Ok(VfioFacts {
+            group,
+            blockers: if group.is_some() { self.sysfs.group_blockers(vf)? } else { Vec::new() },
+            no_iommu: self.sysfs.allows_no_iommu(),
+            driver: stand_in || self.sysfs.has_vfio_pci(),
+        })
+    }
+
+    fn vfio_nodes(&self, vf: PciAddress) -> Result<VfioNodes, HostError> {
+        let mut nodes = VfioNodes { group: self.sysfs.vfio_group(vf), paths: Vec::new() };
+        if self.kernel.has_stand_ins() {
+            nodes.group = self.sysfs.iommu_group(vf).map(|group| group.to_string());
+        }
+        if let Some(group) = &nodes.group {
+            nodes.paths.extend(["/dev/vfio/vfio".into(), Path::new("/dev/vfio").join(group)]);
+        }
+        if let Some(device) = self.sysfs.vfio_device(vf).filter(|_| self.sysfs.has_misc("iommu")) {
+            nodes.paths.extend(["/dev/iommu".into(), Path::new("/dev/vfio/devices").join(device)]);
+        }
+        if nodes.paths.is_empty() {
+            let reason = "vfio made no device node for it".to_owned();
+            return Err(HostError::Protocol { what: format!("look for the vfio group of VF {vf}"), reason });
+        }
+        Ok(nodes)
+    }
+
+    fn vhost_nodes(&self) -> Result<Vec<PathBuf>, HostError> {
+        // Class name, module, node (drivers/vhost/net.c, drivers/net/tun.c).
+        let wanted = [("vhost-net", "vhost_net", "/dev/vhost-net"), ("tun", "tun", "/dev/net/tun")];
+        for (class, module, _) in wanted.iter().filter(|_| !self.kernel.has_stand_ins()) {
+            if !self.sysfs.has_misc(class) {
+                modules::load(module)?;
+            }
+            if !self.sysfs.has_misc(class) {
+                let reason = format!("the node's kernel has no module {module}");
+                return Err(HostError::Protocol {
+                    what: "give out vhost-net (bind.vhost)".to_owned(),
+                    reason,
+                });
+            }
+        }
+        Ok(wanted.iter().map(|(.., node)| PathBuf::from(node)).collect())
     }
 }

@@ -13,6 +13,7 @@ use crate::claim::{ClaimId, PodRef};
 use crate::device::{CleanFacts, IfName, PciAddress};
 use crate::host::{HostError, Link, Links, Netns, VfHandle, find_vf, find_vf_on_host};
 use crate::prepare::cdi;
+use crate::prepare::plan::VFIO_PCI;
 use crate::prepare::records::{Attachment, CurrentSandbox, Entry, VfEntry};
 use crate::prepare::site::Site;
 
@@ -99,7 +100,8 @@ impl Attacher {
         let mut planned = BTreeSet::new();
         for uid in self.site.ledger.claims_of_pod(&pod.pod_uid)? {
             if let Ok(Some(entry)) = self.site.ledger.entry(&uid) {
-                planned.extend(entry.vfs.iter().filter(|vf| !vf.admin_access).map(|vf| vf.name.to_string()));
+                planned
+                    .extend(entry.vfs.iter().filter(|vf| vf.has_interface()).map(|vf| vf.name.to_string()));
             }
         }
         let mut attached: Vec<Moved> = Vec::new();
@@ -233,7 +235,8 @@ impl Attacher {
         let mut inside = self.site.kernel.enter(target.netns)?;
         let mut devices = Vec::new();
         for vf in &mut entry.vfs {
-            if vf.admin_access {
+            if !vf.has_interface() {
+                self.check_driver(vf)?;
                 devices.push(device(vf, None));
                 continue;
             }
@@ -276,6 +279,16 @@ impl Attacher {
         Ok(devices)
     }
 
+    /// What has no interface is not moved; the container opens its device node.
+    fn check_driver(&self, vf: &VfEntry) -> Result<(), AttachError> {
+        let driver = self.site.functions.life(vf.pci).and_then(|life| life.driver);
+        if vf.vfio && driver.as_deref() != Some(VFIO_PCI) {
+            let driver = driver.map_or("no driver".to_owned(), |driver| format!("driver {driver}"));
+            return Err(AttachError::NotOnVfio { vf: vf.pci, driver });
+        }
+        Ok(())
+    }
+
     fn find_on_host(&self, host: &mut dyn Links, handle: &VfHandle<'_>) -> Result<Option<Link>, HostError> {
         let names = self.site.kernel.netdev_names(handle.pci);
         find_vf(host, handle, &names.iter().map(String::as_str).collect::<Vec<_>>())
@@ -307,6 +320,11 @@ impl Attacher {
         let until = deadline.min(started + VF_WAIT);
         let mut devices = Vec::new();
         for vf in &entry.vfs {
+            if vf.vfio {
+                self.check_driver(vf)?;
+                devices.push(device(vf, None));
+                continue;
+            }
             let found = loop {
                 match self.on_host(vf) {
                     Some(found) => break Some(found),
@@ -473,12 +491,20 @@ fn device(vf: &VfEntry, link: Option<&Link>) -> DeviceReport {
         reason: if vf.admin_access { Reason::AdminAccess } else { Reason::Attached },
         message: match link {
             _ if vf.admin_access => format!("VF {} is watched, not used", vf.pci),
+            _ if vf.vfio => match &vf.vfio_group {
+                Some(group) => format!("VF {} is on vfio-pci, in group {group}", vf.pci),
+                None => format!("VF {} is on vfio-pci", vf.pci),
+            },
             Some(_) => format!("VF {} is in the pod as {}", vf.pci, vf.name),
             None => format!("VF {} stays on the host", vf.pci),
         },
         interface: link.map(|_| vf.name.to_string()).filter(|_| !vf.admin_access),
         addresses: if vf.admin_access { Vec::new() } else { vf.addresses.clone() },
-        hw_addr: link.and_then(|link| link.hw_addr.clone()).filter(|_| !vf.admin_access),
+        hw_addr: match link {
+            _ if vf.admin_access => None,
+            Some(link) => vf.mac().cloned().or_else(|| link.hw_addr.clone()),
+            None => vf.mac().cloned(),
+        },
     }
 }
 

@@ -4,14 +4,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::attacher::lost;
-use super::link_out::{move_out, restore};
+use super::link_out::move_out;
 use super::nri::Sandbox;
 use super::{AttachError, Attacher};
 use crate::claim::PodRef;
 use crate::device::{CleanFacts, PciAddress};
 use crate::host::{HostError, Links, Netns, find_vf, find_vf_on_host};
-use crate::prepare::engine::hold_claim;
+use crate::prepare::hold_claim;
+use crate::prepare::plan::VFIO_PCI;
 use crate::prepare::records::{Attachment, Entry, Unclean};
+use crate::prepare::restore::{RestoreError, restore};
 
 /// How often a VF on its way back is looked for: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -131,9 +133,15 @@ impl Attacher {
         deadline: Instant,
     ) -> Result<(), AttachError> {
         let failed = |source| AttachError::Vf { vf, source };
-        if self.is_another(vf, clean) {
+        let driver = self.site.functions.life(vf).and_then(|life| life.driver);
+        // On vfio-pci there is nothing to move: the process that had it open is gone, or Unprepare waits for it.
+        if driver.as_deref() == Some(VFIO_PCI) || self.is_another(vf, clean) {
             return Ok(());
         }
+        // An address that the PF holds it to is given back through the PF, when the claim is over.
+        let held_to_address = clean.settings.mac.is_some();
+        let as_lent =
+            CleanFacts { hw_addr: clean.hw_addr.clone().filter(|_| !held_to_address), ..clean.clone() };
         let handle = self.handle(vf, Some(clean));
         if let Some(inside) = inside
             && let Some(link) = find_vf(inside, &handle, &[]).map_err(failed)?
@@ -144,11 +152,11 @@ impl Attacher {
         let mut pause = POLL.0;
         let mut searched = !last;
         loop {
-            match restore(self.site.kernel.as_ref(), &handle, clean) {
-                Err(AttachError::Lost { .. }) => {}
-                Err(error) if last => return self.give_up(vf, clean, &error),
+            match restore(self.site.kernel.as_ref(), &handle, &as_lent) {
+                Err(RestoreError::Missing { .. }) => {}
+                Err(error) if last => return self.give_up(vf, clean, &error.into()),
                 Ok(()) => return Ok(self.site.ledger.mark_clean(vf)?),
-                other => return other,
+                Err(other) => return Err(other.into()),
             }
             // On another driver, or on none, it has no netdev to wait for; Unprepare gives it its driver back.
             let other_driver = self.site.functions.life(vf).is_none_or(|life| life.driver != clean.driver);
@@ -260,7 +268,7 @@ impl Attacher {
 
     fn vf_inside(&self, entry: &Entry, netns: &Netns) -> Result<Option<PciAddress>, AttachError> {
         let mut links = self.site.kernel.enter(netns)?;
-        for vf in entry.vfs.iter().filter(|vf| !vf.admin_access) {
+        for vf in entry.vfs.iter().filter(|vf| vf.has_interface()) {
             let clean = self.clean(&entry.claim.uid, vf.pci)?;
             if find_vf(links.as_mut(), &self.handle(vf.pci, Some(&clean)), &[vf.name.as_str()])?.is_some() {
                 return Ok(Some(vf.pci));

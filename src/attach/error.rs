@@ -98,14 +98,17 @@ pub enum AttachError {
         source: HostError,
     },
     /// The VF came back, but not as it was.
-    #[error("VF {vf} came back with {is}, but had {was}")]
-    NotAsBefore {
+    #[error(transparent)]
+    Restore(#[from] crate::prepare::restore::RestoreError),
+    /// A VF that is to be on vfio-pci is not.
+    #[error(
+        "VF {vf} is on {driver}, and its claim wants it on vfio-pci: somebody bound it anew; delete the pod and create it again"
+    )]
+    NotOnVfio {
         /// Which VF.
         vf: PciAddress,
-        /// What differs.
-        is: String,
-        /// What it was.
-        was: String,
+        /// What is bound.
+        driver: String,
     },
     /// The ledger.
     #[error(transparent)]

@@ -73,6 +73,10 @@ pub(super) fn complete(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result
     if link.name != vf.name.as_str() {
         rename(pod, link, vf)?;
     }
+    // Where the driver did not take it from the PF, and after a pod that was trusted with its own.
+    if let Some(mac) = vf.mac().filter(|mac| link.hw_addr.as_ref() != Some(*mac)) {
+        pod.set_hw_addr(link, mac)?;
+    }
     if let Some(mtu) = vf.mtu.filter(|mtu| *mtu != link.mtu) {
         pod.set_mtu(link, mtu)?;
     }

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{HwAddr, IfName, PciAddress};
+use super::{HwAddr, IfName, PciAddress, VfSettings};
 
 /// The life of one VF between two (re-)creations: the inode of its sysfs directory. A new incarnation is clean by
 /// definition: all settings of a VF vanish with it.
@@ -210,6 +210,9 @@ pub struct CleanFacts {
     /// Names of its RDMA devices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rdma: Vec<RdmaDevice>,
+    /// Settings made by its PF, of the kinds that its claim changes; others are nobody's business.
+    #[serde(default, skip_serializing_if = "VfSettings::is_empty")]
+    pub settings: VfSettings,
 }
 
 /// One scan of the node.

@@ -14,4 +14,4 @@ pub use function::{
 };
 pub use link::{HwAddr, IfName, IfNameError};
 pub use pci::{PciAddress, PciAddressError};
-pub use settings::{LinkState, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings};
+pub use settings::{LinkState, PfLink, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings};

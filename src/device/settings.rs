@@ -112,6 +112,26 @@ pub struct WantedSettings {
 }
 
 impl VfSettings {
+    /// Says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Every setting there is, in the order in which `sriov-cni` makes them: the tag before the address that it is for,
+    /// trust after what it would let the VF change.
+    pub fn each(&self) -> Vec<Setting> {
+        let Self { mac, vlan, spoof_check, trust, link_state, rate } = self.clone();
+        let all = [
+            vlan.map(Setting::Vlan),
+            mac.map(Setting::Mac),
+            rate.map(Setting::Rate),
+            spoof_check.map(Setting::SpoofCheck),
+            trust.map(Setting::Trust),
+            link_state.map(Setting::LinkState),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
     /// The value of this kind that the VF has, if its driver says.
     pub fn like(&self, setting: &Setting) -> Option<Setting> {
         match setting {
@@ -134,6 +154,13 @@ impl VfSettings {
             Setting::LinkState(state) => self.link_state = Some(state),
             Setting::Rate(rate) => self.rate = Some(rate),
         }
+    }
+}
+
+impl WantedSettings {
+    /// Wants nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -183,4 +210,13 @@ impl fmt::Display for Setting {
             Self::Rate(Rate { min_mbps, max_mbps }) => write!(f, "min {min_mbps} max {max_mbps}"),
         }
     }
+}
+
+/// A PF's netdev, through which its VFs are set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PfLink {
+    /// Name, for people.
+    pub name: String,
+    /// Index in the host's namespace.
+    pub index: u32,
 }

@@ -16,12 +16,14 @@ pub mod flock;
 mod link;
 mod linux;
 pub mod memory;
+pub mod modules;
 mod netlink;
 mod netns;
 mod raw;
 pub mod rdma;
 pub mod sysfs;
 pub mod uevent;
+pub mod vf_admin;
 pub mod wire;
 
 pub use error::HostError;

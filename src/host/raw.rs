@@ -1,4 +1,4 @@
-//! Netlink families that have no crate here: generic netlink (devlink) and RDMA. Header and attributes by hand.
+//! Netlink by hand, header and attributes: generic netlink (devlink), RDMA, and settings of VFs.
 
 use netlink_sys::{Socket, SocketAddr};
 
@@ -21,16 +21,24 @@ pub(super) fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// The first attribute of a kind.
-pub(super) fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    while let [l0, l1, k0, k1, ..] = *attributes {
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([k0, k1]) & TYPE_MASK == wanted {
-            return Some(value);
+pub(super) fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    each(attributes, wanted).next()
+}
+
+/// Every attribute of a kind, in order; what can't be read ends the list.
+pub(super) fn each(mut attributes: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        while let [l0, l1, k0, k1, ..] = *attributes {
+            let length = usize::from(u16::from_ne_bytes([l0, l1]));
+            let value = attributes.get(4..length)?;
+            // The last one may lack its padding.
+            attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if u16::from_ne_bytes([k0, k1]) & TYPE_MASK == wanted {
+                return Some(value);
+            }
         }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
-    None
+        None
+    })
 }
 
 /// One request without dump; the payload of the first answer, `None` for a bare acknowledgement.

@@ -3,7 +3,7 @@
 //! Names, environment, and the marker by which a container's claims are known again; what a spec is and which are
 //! valid stands in `cdi_spec`. Pure; files are written by [`cdi_file`](super::cdi_file).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 pub use super::cdi_spec::{
@@ -18,7 +18,7 @@ use crate::device::{IfName, PciAddress};
 const CLASS: &str = "vf";
 
 /// What containers are told of one top-level request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestEnv {
     /// Top-level request name; several entries with one name are joined.
     pub request: String,
@@ -26,6 +26,10 @@ pub struct RequestEnv {
     pub pci_addresses: Vec<PciAddress>,
     /// Their interfaces in the pod, as far as they have one.
     pub interfaces: Vec<IfName>,
+    /// Their groups below `/dev/vfio`, as far as they have one.
+    pub vfio_groups: Vec<String>,
+    /// Device nodes that come with them.
+    pub nodes: Vec<PathBuf>,
 }
 
 const MARKER: &str = "SRIOV_DRA_CLAIM_";
@@ -60,9 +64,9 @@ impl HookCommand {
 /// The spec for one claim: one device per top-level request with its environment, and for all of them the hook, and the
 /// marker by which the NRI plugin knows the claim again.
 ///
-/// Keys are `SRIOV_DRA_<CLAIM>_<REQUEST>_PCI_ADDRESSES` and `…_INTERFACES` (left out without interfaces), where the
-/// claim is called as the pod calls it; values are comma-separated. Claim and request are joined by the sign that
-/// stands for their dashes too, so claim `a-b` with request `c` and claim `a` with request `b-c` share a key in one pod.
+/// Keys are `SRIOV_DRA_<CLAIM>_<REQUEST>_PCI_ADDRESSES`, `…_INTERFACES` and `…_VFIO_GROUPS` (left out where there are
+/// none); values are comma-separated. Claim and request are joined by the sign that stands for their dashes too: claim `a-b`
+/// with request `c` and claim `a` with request `b-c` would share a key, and are refused in one pod.
 pub fn spec_for(
     claim: &ClaimId,
     pod_claim_name: &str,
@@ -87,31 +91,46 @@ pub fn spec_for(
 }
 
 fn devices(claim: &ClaimId, pod_claim_name: &str, requests: &[RequestEnv]) -> Vec<Device> {
-    let mut joined: Vec<(&str, Vec<String>, Vec<String>)> = Vec::new();
-    for RequestEnv { request, pci_addresses, interfaces } in requests {
-        let pci = pci_addresses.iter().map(ToString::to_string);
-        let names = interfaces.iter().map(ToString::to_string);
-        match joined.iter_mut().find(|(name, ..)| name == request) {
-            Some((_, all_pci, all_names)) => {
-                all_pci.extend(pci);
-                all_names.extend(names);
+    let mut joined: Vec<RequestEnv> = Vec::new();
+    for one in requests {
+        match joined.iter_mut().find(|known| known.request == one.request) {
+            Some(known) => {
+                let RequestEnv { request: _, pci_addresses, interfaces, vfio_groups, nodes } = one;
+                known.pci_addresses.extend(pci_addresses);
+                known.interfaces.extend_from_slice(interfaces);
+                known.vfio_groups.extend_from_slice(vfio_groups);
+                known.nodes.extend_from_slice(nodes);
             }
-            None => joined.push((request, pci.collect(), names.collect())),
+            None => joined.push(one.clone()),
         }
     }
-    let devices = joined.into_iter().map(|(request, pci, names)| {
-        let prefix = format!("SRIOV_DRA_{}_{}", env_key(pod_claim_name), env_key(request));
+    let devices = joined.into_iter().map(|one| {
+        let prefix = variable_prefix(pod_claim_name, &one.request);
+        let pci: Vec<String> = one.pci_addresses.iter().map(ToString::to_string).collect();
+        let interfaces = one.interfaces.iter().map(ToString::to_string).collect();
         let mut env = vec![format!("{prefix}_PCI_ADDRESSES={}", pci.join(","))];
-        if !names.is_empty() {
-            env.push(format!("{prefix}_INTERFACES={}", names.join(",")));
+        for (name, values) in [("INTERFACES", interfaces), ("VFIO_GROUPS", one.vfio_groups)] {
+            if !values.is_empty() {
+                env.push(format!("{prefix}_{name}={}", values.join(",")));
+            }
         }
-        Device {
-            name: device_name(&claim.uid, request),
-            annotations: BTreeMap::new(),
-            container_edits: ContainerEdits { env, ..Default::default() },
-        }
+        // VFs of one claim share /dev/vfio/vfio.
+        let nodes: BTreeSet<PathBuf> = one.nodes.into_iter().collect();
+        let device_nodes = nodes.iter().map(|path| DeviceNode {
+            path: path.display().to_string(),
+            permissions: Some("rw".to_owned()),
+            ..DeviceNode::default()
+        });
+        let container_edits =
+            ContainerEdits { env, device_nodes: device_nodes.collect(), ..Default::default() };
+        Device { name: device_name(&claim.uid, &one.request), annotations: BTreeMap::new(), container_edits }
     });
     devices.collect()
+}
+
+/// What the variables of a request begin with: `SRIOV_DRA_<CLAIM>_<REQUEST>`, where the claim is called as the pod calls it.
+pub fn variable_prefix(pod_claim_name: &str, request: &str) -> String {
+    format!("SRIOV_DRA_{}_{}", env_key(pod_claim_name), env_key(request))
 }
 
 /// The spec for a claim as the ledger holds it.
@@ -123,7 +142,9 @@ fn requests(entry: &Entry) -> Vec<RequestEnv> {
     let of = |vf: &VfEntry| RequestEnv {
         request: vf.top_level_request().to_owned(),
         pci_addresses: vec![vf.pci],
-        interfaces: if vf.admin_access { Vec::new() } else { vec![vf.name.clone()] },
+        interfaces: if vf.has_interface() { vec![vf.name.clone()] } else { Vec::new() },
+        vfio_groups: vf.vfio_group.iter().cloned().collect(),
+        nodes: vf.nodes.clone(),
     };
     entry.vfs.iter().map(of).collect()
 }
@@ -192,6 +213,7 @@ mod tests {
             request: name.into(),
             pci_addresses: vfs.iter().map(|(pci, _)| pci.parse().unwrap()).collect(),
             interfaces: vfs.iter().filter_map(|(_, name)| IfName::new(*name).ok()).collect(),
+            ..RequestEnv::default()
         }
     }
 

@@ -101,7 +101,7 @@ mod tests {
 
     fn spec(driver: &str) -> Spec {
         let claim = ClaimId { uid: UID.into(), namespace: "team-a".into(), name: "worker-vf".into() };
-        let request = RequestEnv { request: "main".into(), pci_addresses: vec![], interfaces: vec![] };
+        let request = RequestEnv { request: "main".into(), ..RequestEnv::default() };
         let hook = HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 };
         spec_for(&claim, "vf", driver, &[request], &hook)
     }

@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use super::PrepareError;
 use super::functions::Facts;
-use super::ledger::Ledger;
-use super::locks::Locks;
-use super::plan::{Driver, Plan, Situation, Step, plan};
-use super::records::{Entry, Ownership, Progress};
+use super::plan::{Plan, Situation, plan};
+use super::records::{Entry, Ownership, Progress, VfEntry};
+use super::settings::link_of;
 use super::site::Site;
+use super::steps::Step;
+use super::vfio::VfioFacts;
 use crate::claim::{ClaimId, ClaimSpec};
-use crate::device::{CleanFacts, IfName, PciAddress, Place};
-use crate::host::flock::HeldLock;
+use crate::device::{CleanFacts, IfName, PciAddress, Place, VfSettings};
 use crate::host::{VfHandle, find_vf_on_host};
 
 /// How long a VF that nobody owns may be on its way back.
-const SETTLE: Duration = Duration::from_secs(5);
+pub(super) const SETTLE: Duration = Duration::from_secs(5);
 /// How often a VF that is not there yet is looked for again.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -54,8 +54,11 @@ impl Engine {
             Some(pod) => self.siblings(&pod.uid, &spec.id.uid)?,
             None => Vec::new(),
         };
+        let (settings, vfio) = self.asked_for(spec, &facts)?;
         let situation = Situation {
             facts: &facts,
+            settings: &settings,
+            vfio: &vfio,
             own: &own,
             previous: previous.as_ref(),
             siblings: &siblings,
@@ -64,10 +67,34 @@ impl Engine {
         let Plan { entry, steps } = plan(spec, &situation)?;
 
         let mut done = Done::default();
-        match self.execute(&entry, previous.as_ref(), &steps, &facts, &mut done, deadline) {
+        let seen = Seen { facts: &facts, settings: &settings };
+        match self.execute(&entry, previous.as_ref(), &steps, &seen, &mut done, deadline) {
             Ok(entry) => Ok(entry),
             Err(first) => Err(self.undo(first, &entry, previous.is_some(), done)),
         }
+    }
+
+    /// What is read only of VFs that something is wanted for: asking a PF for its VFs takes some NICs milliseconds.
+    fn asked_for(
+        &self,
+        spec: &ClaimSpec,
+        facts: &BTreeMap<PciAddress, Facts>,
+    ) -> Result<AskedFor, PrepareError> {
+        let (mut settings, mut vfio) = (BTreeMap::new(), BTreeMap::new());
+        for result in spec.results.iter().filter(|result| !result.admin_access) {
+            let vf = result.pci;
+            let failed = |source| PrepareError::Vf { vf, source };
+            let Some(facts) = facts.get(&vf) else { continue };
+            if !result.settings.is_empty()
+                && let Some((pf, index)) = link_of(&facts.vf, facts.pf.as_ref())
+            {
+                settings.insert(vf, self.site.functions.settings(vf, &pf, index).map_err(failed)?);
+            }
+            if result.bind.vfio {
+                vfio.insert(vf, self.site.functions.vfio(vf).map_err(failed)?);
+            }
+        }
+        Ok((settings, vfio))
     }
 
     /// The namespace of a former pod may end some seconds after the pod: a VF that nobody owns and that is elsewhere is
@@ -130,18 +157,19 @@ impl Engine {
     }
 
     /// A file of ownership whose claim has neither entry nor attachment, and nobody at work on it, is left from a
-    /// process that was killed or a removal that a power loss undid. The VF was not changed then.
+    /// process that was killed, of a removal that a power loss undid, or of an entry that was damaged: what was changed is
+    /// taken back as at the claim's end.
     pub(super) fn release_orphan(&self, vf: PciAddress, holder: &ClaimId) -> Result<bool, PrepareError> {
         let Ok(lock) = self.site.locks.claim(&holder.uid, Instant::now()) else { return Ok(false) };
         // Whoever lets go of what a claim holds has the claim's lock: from here on the VF changes hands no more. Before, it
         // may have: another agent or another Prepare may have found the same orphan.
-        let held = self.site.ledger.ownership(vf)?.is_some_and(|owner| owner.claim.uid == holder.uid);
-        let orphan = held
-            && self.site.ledger.entry(&holder.uid)?.is_none()
+        let owner = self.site.ledger.ownership(vf)?.filter(|owner| owner.claim.uid == holder.uid);
+        let Some(owner) = owner else { return Ok(false) };
+        let orphan = self.site.ledger.entry(&holder.uid)?.is_none()
             && self.site.ledger.attachment(&holder.uid)?.is_none();
         if orphan {
             tracing::warn!(%vf, claim = %format!("{}/{}", holder.namespace, holder.name), "a VF held for a claim nobody knows is let go");
-            self.site.ledger.release(vf)?;
+            self.give_back(vf, &owner, Instant::now() + SETTLE)?;
             lock.remove_file();
         }
         Ok(orphan)
@@ -152,20 +180,23 @@ impl Engine {
         planned: &Entry,
         previous: Option<&Entry>,
         steps: &[Step],
-        facts: &BTreeMap<PciAddress, Facts>,
+        seen: &Seen<'_>,
         done: &mut Done,
         deadline: Instant,
     ) -> Result<Entry, PrepareError> {
+        let facts = seen.facts;
         for vf in planned.vfs.iter().filter(|vf| !vf.admin_access) {
             if let Some(found) = facts.get(&vf.pci) {
-                self.own(&planned.claim, found, done, deadline)?;
+                let original = originals(vf, seen.settings.get(&vf.pci));
+                self.own(&planned.claim, found, &original, done, deadline)?;
             }
         }
         let mut planned = planned.clone();
         for vf in planned.vfs.iter_mut().filter(|vf| !vf.admin_access) {
             vf.clean = self.site.ledger.ownership(vf.pci)?.map(|owner| owner.clean);
         }
-        let prepared = Entry { progress: Progress::Prepared, ..planned.clone() };
+        self.keep_nodes(&mut planned, previous);
+        let mut prepared = Entry { progress: Progress::Prepared, ..planned.clone() };
         if previous != Some(&prepared) {
             // Each write waits for the disk: what changes nothing on the node needs one only.
             self.site.ledger.put_entry(if steps.is_empty() { &prepared } else { &planned })?;
@@ -184,9 +215,11 @@ impl Engine {
                 self.apply(step, deadline)?;
             }
         }
+        // Known only now: a group's node is made when the driver is bound.
+        let named = self.name_nodes(&mut prepared)?;
         done.cdi = true;
-        self.site.write_cdi(&planned)?;
-        if done.entry && !steps.is_empty() {
+        self.site.write_cdi(&prepared)?;
+        if (done.entry && !steps.is_empty()) || named {
             self.site.ledger.put_entry(&prepared)?;
         }
         Ok(prepared)
@@ -198,6 +231,7 @@ impl Engine {
         &self,
         claim: &ClaimId,
         facts: &Facts,
+        original: &VfSettings,
         done: &mut Done,
         deadline: Instant,
     ) -> Result<(), PrepareError> {
@@ -207,13 +241,23 @@ impl Engine {
                 return Err(held(vf, &owner.claim, Instant::now()));
             }
             if owner.boot_id == self.site.boot_id && owner.clean.incarnation == facts.vf.incarnation {
-                return Ok(());
+                let mut settings = owner.clean.settings.clone();
+                original
+                    .each()
+                    .into_iter()
+                    .filter(|one| owner.clean.settings.like(one).is_none())
+                    .for_each(|one| settings.put(one));
+                if settings == owner.clean.settings {
+                    return Ok(());
+                }
+                let clean = CleanFacts { settings, ..owner.clean.clone() };
+                return self.site.ledger.refresh(vf, &Ownership { clean, ..owner });
             }
-            let clean = self.clean_facts(facts, deadline)?;
+            let clean = self.clean_facts(facts, original, deadline)?;
             let ownership = Ownership { claim: claim.clone(), boot_id: self.site.boot_id.clone(), clean };
             return self.site.ledger.refresh(vf, &ownership);
         }
-        let clean = self.clean_facts(facts, deadline)?;
+        let clean = self.clean_facts(facts, original, deadline)?;
         let ownership = Ownership { claim: claim.clone(), boot_id: self.site.boot_id.clone(), clean };
         if !self.site.ledger.take(vf, &ownership)? {
             let holder = self.site.ledger.ownership(vf)?.map_or_else(|| claim.clone(), |owner| owner.claim);
@@ -224,7 +268,12 @@ impl Engine {
     }
 
     /// What the VF is while nobody owns it. A VF that is on its way back from a namespace that ended is waited for.
-    fn clean_facts(&self, facts: &Facts, deadline: Instant) -> Result<CleanFacts, PrepareError> {
+    fn clean_facts(
+        &self,
+        facts: &Facts,
+        settings: &VfSettings,
+        deadline: Instant,
+    ) -> Result<CleanFacts, PrepareError> {
         let vf = &facts.vf;
         let mut clean = CleanFacts {
             incarnation: vf.incarnation,
@@ -237,6 +286,7 @@ impl Engine {
             up: false,
             queue_length: None,
             rdma: vf.rdma.clone(),
+            settings: settings.clone(),
         };
         if matches!(vf.place, Place::Unbound | Place::Userspace) {
             return Ok(clean);
@@ -253,7 +303,7 @@ impl Engine {
         Ok(clean)
     }
 
-    fn wait_for_netdev(
+    pub(super) fn wait_for_netdev(
         &self,
         vf: PciAddress,
         hw_addr: Option<&crate::device::HwAddr>,
@@ -273,23 +323,6 @@ impl Engine {
                 return Err(PrepareError::NoNetdev { vf, why, waited_s: started.elapsed().as_secs() });
             }
             thread::sleep(POLL);
-        }
-    }
-
-    fn apply(&self, step: &Step, deadline: Instant) -> Result<(), PrepareError> {
-        match step {
-            Step::Bind { vf, to, .. } => {
-                let bound = match to {
-                    Driver::Unbound => self.site.functions.unbind(*vf),
-                    Driver::Network => self.site.functions.bind(*vf, None),
-                    Driver::Named(driver) => self.site.functions.bind(*vf, Some(driver)),
-                };
-                bound.map_err(|source| PrepareError::Vf { vf: *vf, source })?;
-                if *to == Driver::Network {
-                    self.wait_for_netdev(*vf, None, deadline)?;
-                }
-                Ok(())
-            }
         }
     }
 
@@ -318,6 +351,12 @@ impl Engine {
             }
             note(undone);
         }
+        let touched: BTreeSet<PciAddress> = done.steps.iter().map(Step::vf).collect();
+        for vf in touched.difference(&stuck) {
+            // A driver that was bound again gave the interface another name.
+            let owner = self.site.ledger.ownership(*vf);
+            note(owner.and_then(|owner| owner.map_or(Ok(()), |owner| self.restore_link(*vf, &owner.clean))));
+        }
         if done.entry && !had_entry && stuck.is_empty() {
             note(
                 self.site
@@ -329,103 +368,6 @@ impl Engine {
             note(self.site.ledger.release(*vf));
         }
         if others.is_empty() { first } else { PrepareError::UndoFailed { first: Box::new(first), others } }
-    }
-
-    /// Undoes a claim: drivers back, CDI file, ledger and ownership gone. The VFs must be back on the host. A claim
-    /// nobody knows is a success.
-    ///
-    /// # Errors
-    /// Everything that could not be undone; what could be is, and the next call goes on from there.
-    pub fn unprepare(&self, claim: &ClaimId, deadline: Instant) -> Result<(), PrepareError> {
-        let HeldClaim { pod: pod_lock, claim: claim_lock, entry } =
-            hold_claim(&self.site.ledger, &self.site.locks, &claim.uid, deadline)?;
-        let pod_uid = entry.as_ref().and_then(|entry| entry.pod.as_ref()).map(|pod| pod.uid.clone());
-        if self.site.ledger.attachment(&claim.uid)?.is_some() {
-            return Err(PrepareError::StillAttached { claim: format!("{}/{}", claim.namespace, claim.name) });
-        }
-        // The files of ownership say it too: they are there when the entry was lost.
-        let owned: Vec<(PciAddress, Ownership)> =
-            self.site.ledger.owned()?.into_iter().filter(|(_, owner)| owner.claim.uid == claim.uid).collect();
-        let mut errors = Vec::new();
-        for (vf, ownership) in &owned {
-            if let Err(error) = self.give_back(*vf, ownership, deadline) {
-                errors.push(error);
-            }
-        }
-        super::cdi_file::remove(&self.site.cdi_dir, &self.site.driver, &claim.uid)?;
-        if let Some(first) = errors.pop() {
-            let others: Vec<String> = errors.iter().map(PrepareError::sentence).collect();
-            return Err(match others.is_empty() {
-                true => first,
-                false => PrepareError::UndoFailed { first: Box::new(first), others },
-            });
-        }
-        self.site.ledger.remove_entry(&claim.uid, pod_uid.as_deref())?;
-        claim_lock.remove_file();
-        if let (Some(lock), Some(uid)) = (pod_lock, pod_uid)
-            && self.site.ledger.claims_of_pod(&uid)?.is_empty()
-        {
-            let record = self.site.locks.sandbox_record(&uid, deadline)?;
-            self.site.ledger.forget_sandbox(&uid)?;
-            record.remove_file();
-            lock.remove_file();
-        }
-        Ok(())
-    }
-
-    fn give_back(
-        &self,
-        vf: PciAddress,
-        ownership: &Ownership,
-        deadline: Instant,
-    ) -> Result<(), PrepareError> {
-        if let Some(life) = self.site.functions.life(vf) {
-            let same_life =
-                ownership.boot_id == self.site.boot_id && life.incarnation == ownership.clean.incarnation;
-            if same_life && life.driver != ownership.clean.driver {
-                let facts = self.site.functions.facts(&BTreeSet::from([vf]))?;
-                let pf = facts.get(&vf).and_then(|facts| facts.vf.pf);
-                let _pf = self.site.locks.pf(pf.unwrap_or(vf), deadline)?;
-                let to = ownership.clean.driver.clone().map_or(Driver::Unbound, Driver::Named);
-                let from = life.driver.map_or(Driver::Unbound, Driver::Named);
-                self.apply(&Step::Bind { vf, from, to }, deadline)?;
-            }
-        }
-        self.site.ledger.release(vf)
-    }
-}
-
-/// A claim's locks, and its entry as it is under them.
-#[derive(Debug)]
-pub struct HeldClaim {
-    /// Its pod's, if it has one.
-    pub pod: Option<HeldLock>,
-    /// Its own.
-    pub claim: HeldLock,
-    /// None: nobody knows the claim.
-    pub entry: Option<Entry>,
-}
-
-/// Takes the locks of a claim known by its UID only: which pod's lock comes first stands in the entry, which may be
-/// handed over to another pod meanwhile.
-///
-/// # Errors
-/// When they are not free by the deadline, or the entry can't be read.
-pub fn hold_claim(
-    ledger: &Ledger,
-    locks: &Locks,
-    uid: &str,
-    deadline: Instant,
-) -> Result<HeldClaim, PrepareError> {
-    let pod_of = |entry: &Option<Entry>| Some(entry.as_ref()?.pod.as_ref()?.uid.clone());
-    loop {
-        let before = pod_of(&ledger.entry(uid)?);
-        let pod = before.as_ref().map(|pod| locks.pod(pod, deadline)).transpose()?;
-        let claim = locks.claim(uid, deadline)?;
-        let entry = ledger.entry(uid)?;
-        if pod_of(&entry) == before {
-            return Ok(HeldClaim { pod, claim, entry });
-        }
     }
 }
 
@@ -440,4 +382,20 @@ struct Done {
     entry: bool,
     steps: Vec<Step>,
     cdi: bool,
+}
+
+/// Current settings and IOMMU groups.
+type AskedFor = (BTreeMap<PciAddress, VfSettings>, BTreeMap<PciAddress, VfioFacts>);
+
+/// The VFs as they were when the plan was made.
+struct Seen<'a> {
+    facts: &'a BTreeMap<PciAddress, Facts>,
+    settings: &'a BTreeMap<PciAddress, VfSettings>,
+}
+
+/// What the VF has now of the kinds that its claim sets.
+fn originals(vf: &VfEntry, now: Option<&VfSettings>) -> VfSettings {
+    let mut settings = VfSettings::default();
+    vf.settings.iter().filter_map(|setting| now?.like(setting)).for_each(|setting| settings.put(setting));
+    settings
 }

@@ -51,6 +51,33 @@ pub enum PrepareError {
         /// What it refused.
         source: HostError,
     },
+    /// A setting that the kernel or the PF's driver refuses.
+    #[error("VF {vf}: {field}")]
+    Setting {
+        /// Which VF.
+        vf: PciAddress,
+        /// Field of the `VfConfig`.
+        field: &'static str,
+        /// What was refused.
+        source: HostError,
+    },
+    /// A setting that was accepted and not made.
+    #[error("VF {vf}: {field}: PF {pf} accepted {wanted}, but has {is}")]
+    NotTaken {
+        /// Which VF.
+        vf: PciAddress,
+        /// Field of the `VfConfig`.
+        field: &'static str,
+        /// What was asked for.
+        wanted: String,
+        /// What it has.
+        is: String,
+        /// The PF's name.
+        pf: String,
+    },
+    /// A VF that is not what it was.
+    #[error(transparent)]
+    Restore(#[from] super::restore::RestoreError),
     /// A lock or a namespace.
     #[error(transparent)]
     Host(#[from] HostError),

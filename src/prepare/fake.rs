@@ -1,18 +1,23 @@
 //! PCI functions as plain data, and a node below one folder, for tests of what works on claims.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
 
 use super::PrepareError;
 use super::cdi::HookCommand;
-use super::functions::{Facts, Functions, Life};
+use super::functions::{Facts, Functions, Life, VfioNodes};
 use super::ledger::Ledger;
 use super::locks::Locks;
 use super::site::Site;
+use super::vfio::VfioFacts;
 use crate::DEFAULT_DRIVER_NAME;
 use crate::claim::{NameSpec, ResultSpec};
-use crate::device::{Incarnation, LinkType, PciAddress, Place, Vf};
+use crate::device::{
+    HwAddr, Incarnation, LinkState, LinkType, PciAddress, PfLink, Place, Rate, Setting, Vf, VfSettings, Vlan,
+};
 use crate::host::{HostError, Kernel};
 
 /// A node that keeps all of its state below one folder. Its hook is never run.
@@ -60,6 +65,10 @@ pub fn plain_result(pci: PciAddress) -> ResultSpec {
 #[derive(Debug, Clone, Default)]
 pub struct FakeFunctions {
     state: Arc<Mutex<BTreeMap<PciAddress, Facts>>>,
+    settings: Arc<Mutex<BTreeMap<PciAddress, VfSettings>>>,
+    vfio: Arc<Mutex<BTreeMap<PciAddress, VfioFacts>>>,
+    /// The k-th set from now (0 is the next) fails with this errno.
+    refusal: Arc<Mutex<Option<(u32, Errno)>>>,
 }
 
 impl FakeFunctions {
@@ -97,6 +106,34 @@ impl FakeFunctions {
         }
     }
 
+    /// What its PF says of a VF; at first what most drivers say of a new one.
+    pub fn settings_of(&self, pci: PciAddress) -> VfSettings {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        settings.get(&pci).cloned().unwrap_or_else(|| VfSettings {
+            mac: Some(HwAddr::new([0; 6])),
+            vlan: Some(Vlan::default()),
+            spoof_check: Some(true),
+            trust: Some(false),
+            link_state: Some(LinkState::Auto),
+            rate: Some(Rate::default()),
+        })
+    }
+
+    /// Has the PF say something else of a VF, behind everybody's back.
+    pub fn say(&self, pci: PciAddress, settings: VfSettings) {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).insert(pci, settings);
+    }
+
+    /// What stands between a VF and vfio-pci.
+    pub fn set_vfio(&self, pci: PciAddress, facts: VfioFacts) {
+        self.vfio.lock().unwrap_or_else(PoisonError::into_inner).insert(pci, facts);
+    }
+
+    /// The k-th setting from now (0 is the next) is refused.
+    pub fn refuse_set(&self, k: u32, errno: Errno) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some((k, errno));
+    }
+
     /// The VF vanishes.
     pub fn remove(&self, pci: PciAddress) {
         self.state().remove(&pci);
@@ -129,5 +166,39 @@ impl Functions for FakeFunctions {
             facts.vf.place = Place::Unbound;
         });
         Ok(())
+    }
+
+    fn settings(&self, vf: PciAddress, _pf: &PfLink, _index: u32) -> Result<VfSettings, HostError> {
+        Ok(self.settings_of(vf))
+    }
+
+    fn set(&self, vf: PciAddress, pf: &PfLink, index: u32, setting: &Setting) -> Result<(), HostError> {
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        *refusal = match *refusal {
+            Some((0, errno)) => {
+                *refusal = None;
+                let what = format!("set {} {setting} on VF {index} of PF {}", setting.field(), pf.name);
+                return Err(HostError::Netlink { what, source: errno.into() });
+            }
+            other => other.map(|(k, errno)| (k - 1, errno)),
+        };
+        let mut settings = self.settings_of(vf);
+        settings.put(setting.clone());
+        self.say(vf, settings);
+        Ok(())
+    }
+
+    fn vfio(&self, vf: PciAddress) -> Result<VfioFacts, HostError> {
+        Ok(self.vfio.lock().unwrap_or_else(PoisonError::into_inner).get(&vf).cloned().unwrap_or_default())
+    }
+
+    fn vfio_nodes(&self, vf: PciAddress) -> Result<VfioNodes, HostError> {
+        let group = self.vfio(vf)?.group.unwrap_or_default().to_string();
+        let paths = vec![PathBuf::from("/dev/vfio/vfio"), PathBuf::from(format!("/dev/vfio/{group}"))];
+        Ok(VfioNodes { group: Some(group), paths })
+    }
+
+    fn vhost_nodes(&self) -> Result<Vec<PathBuf>, HostError> {
+        Ok(["/dev/vhost-net", "/dev/net/tun"].map(PathBuf::from).to_vec())
     }
 }

@@ -1,8 +1,10 @@
 //! What the engine needs to know about PCI functions, and may do to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use crate::device::{Incarnation, PciAddress, Pf, Vf};
+use super::vfio::VfioFacts;
+use crate::device::{Incarnation, PciAddress, Pf, PfLink, Setting, Vf, VfSettings};
 use crate::host::HostError;
 
 /// One VF as it is at this moment.
@@ -44,4 +46,38 @@ pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When sysfs refuses.
     fn unbind(&self, vf: PciAddress) -> Result<(), HostError>;
+    /// What a VF's PF says of it.
+    ///
+    /// # Errors
+    /// When the kernel or the PF's driver does not say.
+    fn settings(&self, vf: PciAddress, pf: &PfLink, index: u32) -> Result<VfSettings, HostError>;
+    /// Has a VF's PF set something of it.
+    ///
+    /// # Errors
+    /// The kernel's or the driver's.
+    fn set(&self, vf: PciAddress, pf: &PfLink, index: u32, setting: &Setting) -> Result<(), HostError>;
+    /// What stands between a VF and vfio-pci. The module is loaded if it is not.
+    ///
+    /// # Errors
+    /// When sysfs can't be read.
+    fn vfio(&self, vf: PciAddress) -> Result<VfioFacts, HostError>;
+    /// The device nodes of a VF that is bound to vfio-pci.
+    ///
+    /// # Errors
+    /// When it has none, or sysfs can't be read.
+    fn vfio_nodes(&self, vf: PciAddress) -> Result<VfioNodes, HostError>;
+    /// The device nodes of vhost-net; its modules are loaded if they are not.
+    ///
+    /// # Errors
+    /// When the kernel has no such module.
+    fn vhost_nodes(&self) -> Result<Vec<PathBuf>, HostError>;
+}
+
+/// How a process gets at a VF on vfio-pci.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VfioNodes {
+    /// Name below `/dev/vfio`; none where the kernel has device nodes only.
+    pub group: Option<String>,
+    /// Paths below `/dev`.
+    pub paths: Vec<PathBuf>,
 }

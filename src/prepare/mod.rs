@@ -4,9 +4,10 @@
 //! attached or returned exactly as they were. Every call is level-triggered: it trusts nothing it did before, re-reads
 //! the kernel and repairs what differs. Never here: gRPC, the API server, network namespaces of pods.
 //!
-//! [`plan`] is pure; [`engine`] executes it; [`ledger`] is the only memory; [`locks`] keeps agent, second agent and
+//! [`plan`] is pure, and so are [`steps`], `settings` and [`vfio`]; [`engine`] executes it; [`ledger`] is the only memory; [`locks`] keeps agent, second agent and
 //! hook apart.
 
+mod apply;
 pub mod cdi;
 pub mod cdi_file;
 mod cdi_spec;
@@ -15,14 +16,20 @@ mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod functions;
+mod give_back;
 pub mod ledger;
 pub mod locks;
 pub mod plan;
 pub mod records;
+pub mod restore;
 mod sealed;
+mod settings;
 pub mod site;
+pub mod steps;
 mod sweep;
 #[cfg(test)]
 mod tests;
+pub mod vfio;
 
 pub use error::PrepareError;
+pub use give_back::{HeldClaim, hold_claim};

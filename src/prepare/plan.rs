@@ -4,55 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
+use super::cdi::variable_prefix;
 use super::functions::Facts;
 use super::records::{Entry, Progress, VfEntry};
+use super::settings::{SettingProblem, settings_of};
+use super::steps::{Driver, Step};
+use super::vfio::{VfioFacts, VfioProblem, check_vfio};
 use crate::claim::{ClaimSpec, NameFacts, NameSpec, ResultSpec};
-use crate::device::{IfName, LinkType, PciAddress, Place};
+use crate::device::{IfName, LinkType, PciAddress, Place, VfSettings};
+
+/// The driver that gives a VF to a process (Documentation/driver-api/vfio.rst).
+pub const VFIO_PCI: &str = "vfio-pci";
 
 /// Interface numbers of one pod end here; `net{n}` and routing tables count on three digits.
 const MAX_INDEX: u16 = 999;
-
-/// One effect of Prepare on one VF. Closed: each variant has its inverse in [`Step::inverse`], and the engine matches
-/// exhaustively.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Gives the VF another driver; `None` is no driver before, the kernel's network driver after.
-    Bind {
-        /// Which VF.
-        vf: PciAddress,
-        /// What was bound.
-        from: Driver,
-        /// What shall be bound.
-        to: Driver,
-    },
-}
-
-/// A driver to bind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Driver {
-    /// None at all.
-    Unbound,
-    /// The kernel's choice: the network driver.
-    Network,
-    /// This one.
-    Named(String),
-}
-
-impl Step {
-    /// What takes the step back.
-    pub fn inverse(&self) -> Self {
-        match self {
-            Self::Bind { vf, from, to } => Self::Bind { vf: *vf, from: to.clone(), to: from.clone() },
-        }
-    }
-
-    /// The VF it is about.
-    pub fn vf(&self) -> PciAddress {
-        match self {
-            Self::Bind { vf, .. } => *vf,
-        }
-    }
-}
 
 /// What Prepare will do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +111,43 @@ pub enum PlanError {
         /// Who has it.
         other: String,
     },
+    /// A setting that can't be made.
+    #[error("{claim}: request {request}: {problem}")]
+    Setting {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// Which field on which VF, what is in the way, and what would be right.
+        problem: SettingProblem,
+    },
+    /// A VF that can't be given to vfio-pci.
+    #[error("{claim}: request {request}: {problem}")]
+    Vfio {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// What is in the way.
+        problem: VfioProblem,
+    },
+    /// Two claims of one pod tell containers of their VFs under the same names.
+    #[error(
+        "{claim}: its request {request} and request {other_request} of claim {other} of the same pod would use the variable \
+         {variable} both; rename one of the requests, or one of the claims in the pod"
+    )]
+    VariableTaken {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// The other claim.
+        other: String,
+        /// Its request.
+        other_request: String,
+        /// The variable.
+        variable: String,
+    },
     /// No name can be made.
     #[error("{claim}: request {request}: no interface name can be made: {why}")]
     NoName {
@@ -169,6 +171,10 @@ pub struct Situation<'a> {
     pub previous: Option<&'a Entry>,
     /// The other claims of the same pod.
     pub siblings: &'a [Entry],
+    /// What the PFs say now of the VFs that settings are wanted for.
+    pub settings: &'a BTreeMap<PciAddress, VfSettings>,
+    /// IOMMU groups of the VFs that are wanted for vfio-pci.
+    pub vfio: &'a BTreeMap<PciAddress, VfioFacts>,
     /// The boot the plan is for.
     pub boot_id: &'a str,
 }
@@ -199,6 +205,7 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
             });
         }
     }
+    check_variables(&claim, spec, situation.siblings)?;
     let mut steps = Vec::new();
     let mut vfs = Vec::new();
     for result in &spec.results {
@@ -241,9 +248,27 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
                 why,
             })?,
         };
-        if !result.admin_access && matches!(facts.vf.place, Place::Unbound | Place::Userspace) {
-            let from = facts.vf.driver.clone().map_or(Driver::Unbound, Driver::Named);
-            steps.push(Step::Bind { vf: result.pci, from, to: Driver::Network });
+        // Before the bind: whoever gets the VF finds it set.
+        let wanted = match result.admin_access {
+            true => Vec::new(),
+            false => settings_of(result, facts, situation.settings.get(&result.pci), &mut steps).map_err(
+                |problem| PlanError::Setting { claim: claim.clone(), request: request(), problem },
+            )?,
+        };
+        let vfio = result.bind.vfio && !result.admin_access;
+        let from = || facts.vf.driver.clone().map_or(Driver::Unbound, Driver::Named);
+        if vfio {
+            check_vfio(result, spec, situation.vfio).map_err(|problem| PlanError::Vfio {
+                claim: claim.clone(),
+                request: request(),
+                problem,
+            })?;
+            if facts.vf.driver.as_deref() != Some(VFIO_PCI) {
+                let to = Driver::Named(VFIO_PCI.to_owned());
+                steps.push(Step::Bind { vf: result.pci, from: from(), to });
+            }
+        } else if !result.admin_access && matches!(facts.vf.place, Place::Unbound | Place::Userspace) {
+            steps.push(Step::Bind { vf: result.pci, from: from(), to: Driver::Network });
         }
         vfs.push(VfEntry {
             pci: result.pci,
@@ -259,6 +284,11 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
             template,
             mtu: result.mtu,
             addresses: result.addresses.clone(),
+            settings: wanted,
+            vfio,
+            vhost: result.bind.vhost && !result.admin_access,
+            vfio_group: None,
+            nodes: Vec::new(),
             clean: None,
         });
     }
@@ -271,6 +301,28 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
         vfs,
     };
     Ok(Plan { entry, steps })
+}
+
+/// Variables are called after claim and request, whose dashes and joint are one sign there.
+fn check_variables(claim: &str, spec: &ClaimSpec, siblings: &[Entry]) -> Result<(), PlanError> {
+    for sibling in siblings {
+        for vf in &sibling.vfs {
+            let taken = variable_prefix(&sibling.pod_claim_name, vf.top_level_request());
+            let clashes = |result: &&ResultSpec| {
+                variable_prefix(&spec.pod_claim_name, result.top_level_request()) == taken
+            };
+            if let Some(result) = spec.results.iter().find(clashes) {
+                return Err(PlanError::VariableTaken {
+                    claim: claim.to_owned(),
+                    request: result.request.clone(),
+                    other: sibling.claim.name.clone(),
+                    other_request: vf.request.clone(),
+                    variable: format!("{taken}_PCI_ADDRESSES"),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_mtu(claim: &str, result: &ResultSpec, facts: &Facts) -> Result<(), PlanError> {

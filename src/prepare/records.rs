@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::claim::{ClaimId, PodRef};
-use crate::device::{CleanFacts, IfName, Incarnation, PciAddress};
+use crate::device::{CleanFacts, HwAddr, IfName, Incarnation, PciAddress, Setting};
 use crate::host::NetnsId;
 
 /// How far a claim got.
@@ -73,6 +73,21 @@ pub struct VfEntry {
     /// In the order given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpNet>,
+    /// What its PF says of it, in the order it was said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<Setting>,
+    /// It is on vfio-pci: no interface, nothing to move.
+    #[serde(default)]
+    pub vfio: bool,
+    /// Containers get vhost-net with it.
+    #[serde(default)]
+    pub vhost: bool,
+    /// The name of its group below `/dev/vfio`, once it is bound: a number, or `noiommu-` and a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vfio_group: Option<String>,
+    /// Device nodes that containers get with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<PathBuf>,
     /// What the VF was, once it was taken: a second copy, for when the file of ownership is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean: Option<CleanFacts>,
@@ -82,6 +97,19 @@ impl VfEntry {
     /// The request as the kubelet and containers call it.
     pub fn top_level_request(&self) -> &str {
         self.request.split('/').next().unwrap_or(&self.request)
+    }
+
+    /// It is moved into the pod: not so a VF that is only watched, nor one on vfio-pci.
+    pub fn has_interface(&self) -> bool {
+        !self.admin_access && !self.vfio
+    }
+
+    /// The link-layer address that its PF holds it to.
+    pub fn mac(&self) -> Option<&HwAddr> {
+        self.settings.iter().find_map(|setting| match setting {
+            Setting::Mac(mac) => Some(mac),
+            _ => None,
+        })
     }
 }
 

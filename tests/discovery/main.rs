@@ -68,6 +68,7 @@ fn clean(vf: &Vf) -> CleanFacts {
         up: netdev.is_some_and(|netdev| netdev.up),
         queue_length: None,
         rdma: vf.rdma.clone(),
+        settings: Default::default(),
     }
 }
 

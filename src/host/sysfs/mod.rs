@@ -8,6 +8,7 @@
 mod bind;
 mod dir;
 mod function;
+mod group;
 mod netdev;
 pub mod tree;
 mod vfio;

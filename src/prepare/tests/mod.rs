@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::PrepareError;
-use super::engine::Engine;
-use super::fake::{FakeFunctions, plain_result, site};
-use super::functions::Facts;
-use super::plan::{Driver, Step};
-use super::records::Progress;
 use crate::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use crate::device::{IfName, LinkType, Netdev, PciAddress, Pf, Place};
 use crate::host::fake::FakeKernel;
+use crate::prepare::PrepareError;
+use crate::prepare::engine::Engine;
+use crate::prepare::fake::{FakeFunctions, plain_result, site};
+use crate::prepare::functions::Facts;
+use crate::prepare::records::Progress;
+use crate::prepare::steps::{Driver, Step};
+
+mod settings;
+mod vfio;
 
 struct Lab {
     kernel: FakeKernel,
@@ -95,6 +98,7 @@ impl Lab {
             functions.add(pci(n));
             functions.change(pci(n), |facts| {
                 facts.vf.pf = Some(PF);
+                facts.vf.index = Some(u32::from(n) - 1);
                 facts.pf = Some(pf(9000));
             });
         }

@@ -1,0 +1,162 @@
+//! One step at a time: what it takes until the kernel has what was wanted.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::PrepareError;
+use super::engine::Engine;
+use super::plan::VFIO_PCI;
+use super::records::Entry;
+use super::restore::{RestoreError, restore};
+use super::steps::{Driver, Step};
+use crate::device::{CleanFacts, HwAddr, PciAddress, PfLink, Setting};
+use crate::host::{HostError, VfHandle, find_vf_on_host};
+
+/// How long a driver gets that is busy (a VF that resets), or that takes a setting and shows it later (i40e).
+const LATE: Duration = Duration::from_secs(2);
+/// How often it is asked again.
+const POLL: Duration = Duration::from_millis(50);
+/// Network drivers that lose their VF when its PF gives it an address, until they are bound again. Seen with igb; its VF
+/// driver has no way to hear of it.
+const BOUND_AGAIN: [&str; 1] = ["igbvf"];
+
+impl Engine {
+    pub(super) fn apply(&self, step: &Step, deadline: Instant) -> Result<(), PrepareError> {
+        match step {
+            Step::Set { vf, pf, index, to, .. } => self.set(*vf, pf, *index, to, deadline),
+            Step::Bind { vf, to, .. } => {
+                let bound = match to {
+                    Driver::Unbound => self.site.functions.unbind(*vf),
+                    Driver::Network => self.site.functions.bind(*vf, None),
+                    Driver::Named(driver) => self.site.functions.bind(*vf, Some(driver)),
+                };
+                bound.map_err(|source| PrepareError::Vf { vf: *vf, source })?;
+                if *to == Driver::Network {
+                    self.wait_for_netdev(*vf, None, deadline)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn set(
+        &self,
+        vf: PciAddress,
+        pf: &PfLink,
+        index: u32,
+        setting: &Setting,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
+        let refused = |source| PrepareError::Setting { vf, field: setting.field(), source };
+        let until = deadline.min(Instant::now() + LATE);
+        patiently(until, || self.site.functions.set(vf, pf, index, setting)).map_err(refused)?;
+        loop {
+            let now = self.site.functions.settings(vf, pf, index).map_err(refused)?.like(setting);
+            if now.as_ref() == Some(setting) {
+                break;
+            }
+            if Instant::now() >= until {
+                return Err(PrepareError::NotTaken {
+                    vf,
+                    field: setting.field(),
+                    wanted: setting.to_string(),
+                    is: now.map_or_else(|| "nothing".to_owned(), |now| now.to_string()),
+                    pf: pf.name.clone(),
+                });
+            }
+            thread::sleep(POLL);
+        }
+        match setting {
+            Setting::Mac(mac) => self.make_effective(vf, mac, deadline),
+            Setting::Vlan(_)
+            | Setting::SpoofCheck(_)
+            | Setting::Trust(_)
+            | Setting::LinkState(_)
+            | Setting::Rate(_) => Ok(()),
+        }
+    }
+
+    /// An address that the PF gave is the VF's own only when its driver has taken it up.
+    fn make_effective(&self, vf: PciAddress, mac: &HwAddr, deadline: Instant) -> Result<(), PrepareError> {
+        let failed = |source| PrepareError::Vf { vf, source };
+        let Some(driver) = self.site.functions.life(vf).and_then(|life| life.driver) else { return Ok(()) };
+        if driver == VFIO_PCI {
+            return Ok(());
+        }
+        if BOUND_AGAIN.contains(&driver.as_str()) {
+            self.site.functions.unbind(vf).map_err(failed)?;
+            self.site.functions.bind(vf, Some(&driver)).map_err(failed)?;
+            self.wait_for_netdev(vf, None, deadline)?;
+        }
+        let zero = mac.bytes().iter().all(|byte| *byte == 0);
+        let handle = VfHandle { pci: vf, hw_addr: None, stand_in: self.site.kernel.has_stand_ins() };
+        let Some((mut host, link)) = find_vf_on_host(self.site.kernel.as_ref(), &handle).map_err(failed)?
+        else {
+            return Ok(());
+        };
+        if zero || link.hw_addr.as_ref() == Some(mac) {
+            return Ok(());
+        }
+        let until = deadline.min(Instant::now() + LATE);
+        patiently(until, || host.set_hw_addr(&link, mac)).map_err(failed)
+    }
+
+    /// Nodes that an earlier call found stay until this one has looked.
+    pub(super) fn keep_nodes(&self, planned: &mut Entry, previous: Option<&Entry>) {
+        for vf in planned.vfs.iter_mut().filter(|vf| !vf.admin_access) {
+            let before = previous.and_then(|entry| entry.vfs.iter().find(|before| before.pci == vf.pci));
+            if let Some(before) = before {
+                vf.vfio_group.clone_from(&before.vfio_group);
+                vf.nodes.clone_from(&before.nodes);
+            }
+        }
+    }
+
+    /// Notes the device nodes of VFs on vfio-pci; `true` when something was not noted yet.
+    pub(super) fn name_nodes(&self, entry: &mut Entry) -> Result<bool, PrepareError> {
+        let mut changed = false;
+        for vf in entry.vfs.iter_mut().filter(|vf| !vf.admin_access) {
+            let failed = |source| PrepareError::Vf { vf: vf.pci, source };
+            let mut found = match vf.vfio {
+                true => self.site.functions.vfio_nodes(vf.pci).map_err(failed)?,
+                false => Default::default(),
+            };
+            if vf.vhost {
+                found.paths.extend(self.site.functions.vhost_nodes().map_err(failed)?);
+            }
+            changed |= vf.vfio_group != found.group || vf.nodes != found.paths;
+            vf.vfio_group = found.group;
+            vf.nodes = found.paths;
+        }
+        Ok(changed)
+    }
+
+    /// Makes the VF's interface what it was, where it has one on the host.
+    pub(super) fn restore_link(&self, vf: PciAddress, clean: &CleanFacts) -> Result<(), PrepareError> {
+        if clean.name.is_none() {
+            return Ok(());
+        }
+        let handle =
+            VfHandle { pci: vf, hw_addr: clean.hw_addr.as_ref(), stand_in: self.site.kernel.has_stand_ins() };
+        match restore(self.site.kernel.as_ref(), &handle, clean) {
+            Err(RestoreError::Missing { .. }) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+}
+
+/// Tries again while the driver says that it is busy.
+fn patiently(until: Instant, mut change: impl FnMut() -> Result<(), HostError>) -> Result<(), HostError> {
+    loop {
+        match change() {
+            Err(error) if is_busy(&error) && Instant::now() < until => thread::sleep(POLL),
+            done => return done,
+        }
+    }
+}
+
+/// A VF that resets refuses an address with any of these (i40e, ice, iavf).
+fn is_busy(error: &HostError) -> bool {
+    use nix::libc::{EADDRNOTAVAIL, EAGAIN, EBUSY};
+    matches!(error.errno(), Some(EAGAIN | EBUSY | EADDRNOTAVAIL))
+}

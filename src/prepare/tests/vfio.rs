@@ -1,0 +1,97 @@
+//! VFs on vfio-pci: given and taken back as they were, refused where they can't be.
+
+use super::*;
+use crate::claim::WantedBinding;
+use crate::device::WantedSettings;
+use crate::prepare::cdi;
+use crate::prepare::vfio::VfioFacts;
+
+fn for_vfio(n: u8) -> ResultSpec {
+    ResultSpec { bind: WantedBinding { vfio: true, ..Default::default() }, ..wants(n) }
+}
+
+fn group(number: u32) -> VfioFacts {
+    VfioFacts { group: Some(number), driver: true, ..Default::default() }
+}
+
+#[test]
+fn a_vf_on_vfio_pci_has_its_group_in_the_container_no_interface_and_its_driver_back_in_the_end() {
+    let lab = Lab::new(2);
+    lab.functions.set_vfio(pci(1), group(42));
+    let settings = WantedSettings { trust: Some(true), ..Default::default() };
+    let bind = WantedBinding { vfio: true, vhost: true, allow_no_iommu: false };
+    let spec = claim("c1", "p1", vec![ResultSpec { bind, settings, ..wants(1) }, wants(2)]);
+    let entry = lab.engine.prepare(&spec, soon()).unwrap();
+    assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("vfio-pci"));
+    assert_eq!(lab.functions.settings_of(pci(1)).trust, Some(true), "set before the bind");
+
+    let spec_file = cdi::spec_of("sriov-dra.io", &entry, &lab.engine.site.hook);
+    let edits = &spec_file.devices[0].container_edits;
+    let nodes: Vec<&str> = edits.device_nodes.iter().map(|node| node.path.as_str()).collect();
+    assert_eq!(nodes, ["/dev/net/tun", "/dev/vfio/42", "/dev/vfio/vfio", "/dev/vhost-net"]);
+    assert_eq!(
+        edits.env,
+        ["SRIOV_DRA_VF_VF1_PCI_ADDRESSES=0000:81:02.1", "SRIOV_DRA_VF_VF1_VFIO_GROUPS=42"],
+        "no interface"
+    );
+    assert!(spec_file.devices[1].container_edits.device_nodes.is_empty(), "the other request has none of it");
+    assert_eq!(lab.engine.prepare(&spec, soon()).unwrap(), entry, "once more changes nothing");
+
+    lab.engine.unprepare(&spec.id, soon()).unwrap();
+    assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("igbvf"));
+    assert_eq!(lab.functions.settings_of(pci(1)).trust, Some(false));
+}
+
+#[test]
+fn a_vf_that_somebody_bound_anew_is_given_to_vfio_pci_again_by_the_next_prepare() {
+    let lab = Lab::new(1);
+    lab.functions.set_vfio(pci(1), group(42));
+    let spec = claim("c1", "p1", vec![for_vfio(1)]);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    lab.engine.site.functions.bind(pci(1), Some("igbvf")).unwrap();
+    lab.engine.prepare(&spec, soon()).unwrap();
+    assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("vfio-pci"));
+    lab.engine.unprepare(&spec.id, soon()).unwrap();
+    assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("igbvf"));
+}
+
+#[test]
+fn what_stands_between_a_vf_and_vfio_pci_is_named_and_nothing_is_touched() {
+    let lab = Lab::new(2);
+    let alone = claim("c1", "p1", vec![for_vfio(1)]);
+    let error = lab.refusal(&alone);
+    assert!(error.contains("VF 0000:81:02.1 has no IOMMU group; switch the IOMMU on"), "{error}");
+
+    lab.functions.set_vfio(pci(1), VfioFacts { no_iommu: true, driver: true, ..Default::default() });
+    let error = lab.refusal(&alone);
+    assert!(error.contains("has no IOMMU group"), "only where the class allows it: {error}");
+    let bind = WantedBinding { vfio: true, vhost: false, allow_no_iommu: true };
+    lab.engine.prepare(&claim("c2", "p2", vec![ResultSpec { bind, ..wants(1) }]), soon()).unwrap();
+    lab.engine.unprepare(&claim("c2", "p2", vec![]).id, soon()).unwrap();
+
+    let shared = VfioFacts { blockers: vec![(pci(2), "igbvf".into())], ..group(7) };
+    lab.functions.set_vfio(pci(1), shared);
+    let error = lab.refusal(&alone);
+    assert!(error.contains("shares IOMMU group 7 with 0000:81:02.2 (driver igbvf)"), "{error}");
+    lab.functions.set_vfio(pci(2), VfioFacts { blockers: vec![(pci(1), "igbvf".into())], ..group(7) });
+    lab.engine.prepare(&claim("c3", "p3", vec![for_vfio(1), for_vfio(2)]), soon()).unwrap();
+
+    let lab = Lab::new(1);
+    lab.functions.set_vfio(pci(1), VfioFacts { driver: false, ..group(7) });
+    let error = lab.refusal(&alone);
+    assert!(error.contains("modprobe vfio-pci"), "{error}");
+}
+
+#[test]
+fn two_claims_of_a_pod_whose_variables_would_be_called_the_same_are_refused() {
+    let lab = Lab::new(2);
+    let named = |uid: &str, name: &str, result: ResultSpec| ClaimSpec {
+        pod_claim_name: name.into(),
+        ..claim(uid, "p1", vec![result])
+    };
+    let result = |n: u8, request: &str| ResultSpec { request: request.into(), ..wants(n) };
+    lab.engine.prepare(&named("c1", "a-b", result(1, "c")), soon()).unwrap();
+    let error = lab.refusal(&named("c2", "a", result(2, "b-c")));
+    assert!(error.contains("would use the variable SRIOV_DRA_A_B_C_PCI_ADDRESSES both"), "{error}");
+    lab.engine.prepare(&named("c3", "a", result(2, "b")), soon()).unwrap();
+}
