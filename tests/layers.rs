@@ -72,6 +72,7 @@ const PURE: &[(&str, &[&str])] = &[
     // Imports `host::NetnsId`: two numbers that name a namespace. Data, though its room is not.
     ("prepare/records.rs", &["ipnet", "serde"]),
     ("attach/report.rs", &["ipnet", "serde"]),
+    ("attach/variables.rs", &[]),
     ("attach/status_body.rs", &["jiff", "serde_json"]),
 ];
 

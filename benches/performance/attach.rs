@@ -156,6 +156,8 @@ impl Host {
             name: NameSpec::Template("net{n}".to_owned()),
             mtu: Some(MTU),
             addresses: vec![device.address],
+            settings: Default::default(),
+            bind: Default::default(),
         });
         let claim = ClaimSpec {
             id: ClaimId { uid: format!("claim-{uid}"), namespace: "ns".into(), name: "rails".into() },

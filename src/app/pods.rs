@@ -138,7 +138,7 @@ impl PodEvents for Pods {
     }
 
     async fn create_container(&self, sandbox: Sandbox, container: Container) -> Result<Adjustment, String> {
-        if !names_a_claim(&container) {
+        if !names_a_claim(&container.env) {
             return Ok(Adjustment::default());
         }
         self.take_over(&sandbox, &container).await?;

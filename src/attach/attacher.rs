@@ -8,11 +8,10 @@ use super::link_in::{complete, move_in};
 use super::nri::{Adjustment, Container, Sandbox};
 use super::outbox::Outbox;
 use super::report::{DeviceReport, Reason, Report};
-use super::{AttachError, PodSandbox};
+use super::{AttachError, PodSandbox, variables};
 use crate::claim::{ClaimId, PodRef};
 use crate::device::{CleanFacts, IfName, PciAddress};
 use crate::host::{HostError, Link, Links, Netns, VfHandle, find_vf, find_vf_on_host};
-use crate::prepare::cdi;
 use crate::prepare::plan::VFIO_PCI;
 use crate::prepare::records::{Attachment, CurrentSandbox, Entry, VfEntry};
 use crate::prepare::site::Site;
@@ -364,7 +363,7 @@ impl Attacher {
         container: &Container,
     ) -> Result<Vec<ForeignClaim>, AttachError> {
         let mut foreign = Vec::new();
-        for uid in claims_named(container) {
+        for uid in variables::claims_named(&container.env) {
             if let Some(entry) = self.site.ledger.entry(&uid)?
                 && let Some(holder) = entry.pod.filter(|holder| holder.uid != sandbox.pod_uid)
             {
@@ -385,7 +384,7 @@ impl Attacher {
         container: &Container,
         deadline: Instant,
     ) -> Result<Adjustment, AttachError> {
-        let named = claims_named(container);
+        let named = variables::claims_named(&container.env);
         if named.is_empty() {
             return Ok(Adjustment::default());
         }
@@ -403,35 +402,23 @@ impl Attacher {
             }
         }
         self.attach_claims(&named, &pod, epoch, Present::Leave, deadline)?;
-        let mut adjustment = Adjustment::default();
+        let mut entries = Vec::new();
         for uid in &named {
-            if let Some(entry) = self.site.ledger.entry(uid)? {
-                adjustment.env.extend(self.variables_to_correct(&entry, &pod, container));
-            }
+            entries.extend(self.site.ledger.entry(uid)?);
         }
-        Ok(adjustment)
+        if pod.netns.is_none() {
+            entries.iter_mut().for_each(|entry| self.name_as_on_host(entry));
+        }
+        Ok(Adjustment { env: variables::to_set(&entries, &container.env) })
     }
 
-    /// The CDI file was read before a name had to give way, or says a pod name where the VF stays on the host.
-    fn variables_to_correct(
-        &self,
-        entry: &Entry,
-        pod: &PodSandbox,
-        container: &Container,
-    ) -> Vec<(String, String)> {
-        let mut entry = entry.clone();
-        if pod.netns.is_none() {
-            for vf in &mut entry.vfs {
-                if let Some((name, _)) = self.on_host(vf) {
-                    vf.name = name;
-                }
+    /// The CDI file says the names of a pod; these VFs stay on the host.
+    fn name_as_on_host(&self, entry: &mut Entry) {
+        for vf in &mut entry.vfs {
+            if let Some((name, _)) = self.on_host(vf) {
+                vf.name = name;
             }
         }
-        let differs = |(key, value): &(String, String)| {
-            let prefix = format!("{key}=");
-            container.env.iter().any(|line| line.strip_prefix(&prefix).is_some_and(|now| now != value))
-        };
-        cdi::variables_of(&entry).into_iter().filter(differs).collect()
     }
 
     /// Synchronize: attaches what is missing in live sandboxes, returns what is left of dead ones.
@@ -465,18 +452,6 @@ impl Attacher {
             tracing::warn!(%claim, %error, "claim status will not be written: the report can't be kept");
         }
     }
-}
-
-/// The claims whose CDI devices a container got.
-fn claims_named(container: &Container) -> Vec<String> {
-    let named: BTreeSet<String> =
-        container.env.iter().filter_map(|line| cdi::claim_uid_of_marker(line)).collect();
-    named.into_iter().collect()
-}
-
-/// Whether a container names any claim of this driver: cheap, for the many that do not.
-pub fn names_a_claim(container: &Container) -> bool {
-    container.env.iter().any(|line| cdi::claim_uid_of_marker(line).is_some())
 }
 
 pub(super) fn lost(vf: PciAddress, since: Instant) -> AttachError {

@@ -20,9 +20,11 @@ pub mod status;
 pub mod status_body;
 #[cfg(test)]
 mod tests;
+mod variables;
 
-pub use attacher::{Attacher, ForeignClaim, names_a_claim};
+pub use attacher::{Attacher, ForeignClaim};
 pub use error::AttachError;
 pub use outbox::{Letter, Outbox};
 pub use report::{DeviceReport, Reason, Report};
 pub use sandbox::PodSandbox;
+pub use variables::names_a_claim;

@@ -68,6 +68,9 @@ pub struct Netdev {
     pub hw_addr: Option<HwAddr>,
     /// Bytes.
     pub mtu: Option<u32>,
+    /// Largest MTU that the driver takes, bytes (netlink only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_mtu: Option<u32>,
     /// `operstate`: `up`, `down`, `unknown`, …
     pub oper_state: Option<String>,
     /// Administratively up (IFF_UP).

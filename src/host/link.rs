@@ -15,6 +15,8 @@ pub struct Link {
     pub hw_addr: Option<HwAddr>,
     /// Bytes.
     pub mtu: u32,
+    /// Largest MTU that the driver takes, bytes; 0 where the kernel knows no limit.
+    pub max_mtu: u32,
     /// IFF_UP.
     pub up: bool,
     /// IFF_PROMISC.

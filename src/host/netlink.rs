@@ -229,6 +229,7 @@ fn parse_link(message: LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(bytes) => link.hw_addr = Some(HwAddr::new(bytes)),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::MaxMtu(mtu) => link.max_mtu = mtu,
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::Group(group) => link.group = group,

@@ -120,6 +120,7 @@ impl Assembly<'_> {
         if self.links.has(&netdev.name, netdev.ifindex) {
             netdev.addresses = self.links.addresses_of(netdev.ifindex);
             netdev.uplink = self.uplinks.contains(&netdev.ifindex);
+            netdev.max_mtu = self.links.max_mtus.get(&netdev.ifindex).copied();
             netdev.uppers.extend(self.links.uppers_of(netdev.ifindex).map(str::to_owned));
         }
         netdev

@@ -17,6 +17,8 @@ pub struct HostLinks {
     pub lowers: Vec<(u32, u32)>,
     /// Names by index (RTM_GETLINK).
     pub names: BTreeMap<u32, String>,
+    /// Largest MTUs by index, bytes, where drivers have a limit.
+    pub max_mtus: BTreeMap<u32, u32>,
 }
 
 impl HostLinks {
@@ -33,6 +35,7 @@ impl HostLinks {
         for link in links.all()? {
             read.lowers.extend(link.master.map(|master| (master, link.index)));
             read.lowers.extend(link.lower.map(|lower| (link.index, lower)));
+            read.max_mtus.extend(Some((link.index, link.max_mtu)).filter(|(_, limit)| *limit != 0));
             read.names.insert(link.index, link.name);
         }
         Ok(read)

@@ -66,6 +66,7 @@ mod tests {
             arphrd: 1,
             hw_addr: None,
             mtu: None,
+            max_mtu: None,
             oper_state: None,
             up: false,
             speed_mbps: None,

@@ -32,6 +32,29 @@ pub struct RequestEnv {
     pub nodes: Vec<PathBuf>,
 }
 
+impl RequestEnv {
+    fn add(&mut self, other: &Self) {
+        let Self { request: _, pci_addresses, interfaces, vfio_groups, nodes } = other;
+        self.pci_addresses.extend(pci_addresses);
+        self.interfaces.extend_from_slice(interfaces);
+        self.vfio_groups.extend_from_slice(vfio_groups);
+        self.nodes.extend_from_slice(nodes);
+    }
+
+    /// Names and values of the variables; the addresses always, others where there are any.
+    fn lists(&self) -> Vec<(&'static str, String)> {
+        let pci: Vec<String> = self.pci_addresses.iter().map(ToString::to_string).collect();
+        let interfaces: Vec<String> = self.interfaces.iter().map(ToString::to_string).collect();
+        let mut lists = vec![("PCI_ADDRESSES", pci.join(","))];
+        for (name, values) in [("INTERFACES", &interfaces), ("VFIO_GROUPS", &self.vfio_groups)] {
+            if !values.is_empty() {
+                lists.push((name, values.join(",")));
+            }
+        }
+        lists
+    }
+}
+
 const MARKER: &str = "SRIOV_DRA_CLAIM_";
 
 /// What the runtime runs on the host before a container of a claim starts, and without which it does not start
@@ -94,26 +117,13 @@ fn devices(claim: &ClaimId, pod_claim_name: &str, requests: &[RequestEnv]) -> Ve
     let mut joined: Vec<RequestEnv> = Vec::new();
     for one in requests {
         match joined.iter_mut().find(|known| known.request == one.request) {
-            Some(known) => {
-                let RequestEnv { request: _, pci_addresses, interfaces, vfio_groups, nodes } = one;
-                known.pci_addresses.extend(pci_addresses);
-                known.interfaces.extend_from_slice(interfaces);
-                known.vfio_groups.extend_from_slice(vfio_groups);
-                known.nodes.extend_from_slice(nodes);
-            }
+            Some(known) => known.add(one),
             None => joined.push(one.clone()),
         }
     }
     let devices = joined.into_iter().map(|one| {
         let prefix = variable_prefix(pod_claim_name, &one.request);
-        let pci: Vec<String> = one.pci_addresses.iter().map(ToString::to_string).collect();
-        let interfaces = one.interfaces.iter().map(ToString::to_string).collect();
-        let mut env = vec![format!("{prefix}_PCI_ADDRESSES={}", pci.join(","))];
-        for (name, values) in [("INTERFACES", interfaces), ("VFIO_GROUPS", one.vfio_groups)] {
-            if !values.is_empty() {
-                env.push(format!("{prefix}_{name}={}", values.join(",")));
-            }
-        }
+        let env = one.lists().into_iter().map(|(name, value)| format!("{prefix}_{name}={value}")).collect();
         // VFs of one claim share /dev/vfio/vfio.
         let nodes: BTreeSet<PathBuf> = one.nodes.into_iter().collect();
         let device_nodes = nodes.iter().map(|path| DeviceNode {
@@ -139,14 +149,26 @@ pub fn spec_of(driver: &str, entry: &Entry, hook: &HookCommand) -> Spec {
 }
 
 fn requests(entry: &Entry) -> Vec<RequestEnv> {
-    let of = |vf: &VfEntry| RequestEnv {
+    entry.vfs.iter().map(of_vf).collect()
+}
+
+fn of_vf(vf: &VfEntry) -> RequestEnv {
+    RequestEnv {
         request: vf.top_level_request().to_owned(),
         pci_addresses: vec![vf.pci],
         interfaces: if vf.has_interface() { vec![vf.name.clone()] } else { Vec::new() },
         vfio_groups: vf.vfio_group.iter().cloned().collect(),
         nodes: vf.nodes.clone(),
-    };
-    entry.vfs.iter().map(of).collect()
+    }
+}
+
+/// What variables say of these VFs together, in this order, by the last part of their names.
+pub fn lists_of<'a>(vfs: impl Iterator<Item = &'a VfEntry>) -> Vec<(&'static str, String)> {
+    let all = vfs.map(of_vf).reduce(|mut all, one| {
+        all.add(&one);
+        all
+    });
+    all.map(|all| all.lists()).unwrap_or_default()
 }
 
 /// Every variable of the devices of [`spec_of`] as key and value.

@@ -73,6 +73,24 @@ pub enum PlanError {
         /// The PF by name and address.
         pf: String,
     },
+    /// The VF's driver has a limit of its own.
+    #[error(
+        "{claim}: request {request}: interface.mtu {mtu} is above {limit}, the most that driver {driver} takes for VF {vf}; set at most that"
+    )]
+    MtuAboveDevice {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// Wanted.
+        mtu: u32,
+        /// Possible.
+        limit: u32,
+        /// The VF's driver.
+        driver: String,
+        /// Which VF.
+        vf: PciAddress,
+    },
     /// IPoIB has its own limits.
     #[error("{claim}: request {request}: interface.mtu {mtu} is below 68, the least an interface can have")]
     MtuTooSmall {
@@ -329,6 +347,18 @@ fn check_mtu(claim: &str, result: &ResultSpec, facts: &Facts) -> Result<(), Plan
     let Some(mtu) = result.mtu else { return Ok(()) };
     if mtu < 68 {
         return Err(PlanError::MtuTooSmall { claim: claim.to_owned(), request: result.request.clone(), mtu });
+    }
+    if let Some(limit) =
+        facts.vf.netdev.as_ref().and_then(|netdev| netdev.max_mtu).filter(|limit| mtu > *limit)
+    {
+        return Err(PlanError::MtuAboveDevice {
+            claim: claim.to_owned(),
+            request: result.request.clone(),
+            mtu,
+            limit,
+            driver: facts.vf.driver.clone().unwrap_or_else(|| "none".to_owned()),
+            vf: result.pci,
+        });
     }
     // A VF on InfiniBand has limits of its own; the kernel knows them.
     if facts.vf.link_type == Some(LinkType::Infiniband) {

@@ -248,12 +248,24 @@ impl Lab {
         }
         let id = self.runtime.container(&namespace, &name, &text(&container["name"])).await?;
         let printed = self.runtime.exec(&id, &["env"]).await?;
-        let told: BTreeMap<String, BTreeSet<String>> = printed
+        let mut told: BTreeMap<String, BTreeSet<String>> = printed
             .lines()
             .filter_map(|line| line.split_once('='))
             .filter(|(key, _)| key.ends_with("_PCI_ADDRESSES") || key.ends_with("_INTERFACES"))
             .map(|(key, list)| (key.to_owned(), list.split(',').map(str::to_owned).collect()))
             .collect();
+        // Over NRI there are lists over all claims, too.
+        for list in ["SRIOV_DRA_PCI_ADDRESSES", "SRIOV_DRA_INTERFACES"] {
+            let Some(all) = told.remove(list) else { continue };
+            let ending = list.trim_start_matches("SRIOV_DRA");
+            let each = expected.iter().filter(|(key, _)| key.ends_with(ending));
+            let union: BTreeSet<String> = each.flat_map(|(_, values)| values.clone()).collect();
+            ensure!(
+                all == union,
+                "container {} is told {list} {all:?} instead of {union:?}",
+                container["name"]
+            );
+        }
         ensure!(told == expected, "container {} is told {told:?} instead of {expected:?}", container["name"]);
         Ok(())
     }

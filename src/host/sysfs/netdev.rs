@@ -73,6 +73,7 @@ fn read(dir: &Dir, name: String, detail: Detail, several: bool) -> Result<Option
         arphrd,
         hw_addr: dir.text("address")?.and_then(|text| text.parse::<HwAddr>().ok()),
         mtu: dir.number("mtu")?,
+        max_mtu: None,
         oper_state: dir.text("operstate")?,
         up: dir.hex("flags")?.is_some_and(|flags| flags & IFF_UP != 0),
         speed_mbps: None,

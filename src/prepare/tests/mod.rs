@@ -46,6 +46,7 @@ fn pf(mtu: u32) -> Pf {
             arphrd: 1,
             hw_addr: None,
             mtu: Some(mtu),
+            max_mtu: None,
             oper_state: None,
             up: true,
             speed_mbps: None,
@@ -138,6 +139,14 @@ fn what_can_not_be_is_refused_in_one_sentence_and_nothing_is_left() {
     );
     let mtu = lab.refusal(&claim("c1", "p1", vec![ResultSpec { mtu: Some(9001), ..wants(1) }]));
     assert!(mtu.contains("interface.mtu 9001 is above the MTU 9000 of PF ens1f0 (0000:81:00.0)"), "{mtu}");
+    let mut limited = lab.facts(1).pf.unwrap().netdev.unwrap();
+    limited.max_mtu = Some(9216);
+    lab.functions.change(pci(1), |facts| {
+        facts.vf.netdev = Some(limited);
+        facts.pf = Some(pf(9500));
+    });
+    let mtu = lab.refusal(&claim("c1", "p1", vec![ResultSpec { mtu: Some(9217), ..wants(1) }]));
+    assert!(mtu.contains("interface.mtu 9217 is above 9216, the most that driver igbvf takes"), "{mtu}");
     lab.functions.change(pci(2), |facts| facts.withheld = Some("it carries the node's default route".into()));
     let uplink = lab.refusal(&claim("c1", "p1", vec![wants(1), wants(2)]));
     assert!(
