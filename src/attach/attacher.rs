@@ -170,6 +170,10 @@ impl Attacher {
         if entry.pod.as_ref().is_none_or(|owner| owner.uid != pod.pod_uid) {
             return Ok(None);
         }
+        // What was prepared before a reboot is void: nothing is set on its VFs, and what is known of them is of another life.
+        if entry.boot_id != self.site.boot_id {
+            return Err(AttachError::NotPrepared { uid: uid.to_owned() });
+        }
         let Some((path, netns)) = &pod.netns else {
             return self.host_network(&entry, pod, deadline).map(|()| None);
         };

@@ -175,6 +175,12 @@ impl Ledger {
             sealed::sweep(&self.durable.join(folder));
             for name in names(&self.durable.join(folder))? {
                 let path = self.durable.join(folder).join(&name);
+                // Ownership is not synced: what is empty was lost with the power, not damaged. It was of another boot.
+                if folder == "vf" && fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+                    tracing::debug!(file = %path.display(), "lost with the power; removed");
+                    remove(&path)?;
+                    continue;
+                }
                 let read = match folder {
                     "claims" => {
                         sealed::read::<Entry>(&path).map(|read| read.map(|entry| entries.push(entry)))

@@ -73,6 +73,55 @@ fn an_ownership_file_that_a_power_loss_brought_back_does_not_hold_the_vf_for_eve
 }
 
 #[test]
+fn an_ownership_file_that_a_power_loss_emptied_is_no_damage_and_the_claim_can_be_prepared_or_given_back() {
+    let lab = Lab::new(1);
+    let spec = claim("c1", "p1", vec![wants(1)]);
+    let path = lab.dir.path().join("durable/vf/0000:81:00.1.json");
+    let site = Site { boot_id: "boot-2".into(), ..lab.engine.site.clone() };
+    let rebooted = Engine { site: site.clone() };
+    for again in [true, false] {
+        lab.engine.prepare(&spec, soon()).unwrap();
+        std::fs::write(&path, b"").unwrap(); // the name was synced, the content never
+        let survey = site.ledger.survey("boot-2").unwrap();
+        assert_eq!((survey.entries, survey.quarantined), (1, vec![]));
+        assert!(!path.exists());
+        if again {
+            rebooted.prepare(&spec, soon()).unwrap();
+            assert!(path.exists());
+        }
+        rebooted.unprepare(&spec.id, soon()).unwrap();
+        lab.assert_forgotten();
+    }
+}
+
+#[test]
+fn a_sandbox_that_comes_after_a_reboot_and_before_prepare_gets_nothing_over_nri() {
+    let mut lab = Lab::new(1);
+    let spec = claim("c1", "p1", vec![wants(1)]);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    lab.engine.site.boot_id = "boot-2".into();
+    lab.attacher.site.boot_id = "boot-2".into();
+    let ns = lab.kernel.add_netns("/run/netns/a", 7);
+    let pod = sandbox("A", "p1", "/run/netns/a");
+    let errors = [
+        lab.attacher.run(&pod, soon()).unwrap_err(),
+        lab.attacher.create_container(&pod, &container("A", "c1"), soon()).unwrap_err(),
+    ];
+    for error in errors.map(|error| error.sentence()) {
+        assert!(error.contains("claim c1 is not prepared on this node"), "{error}");
+    }
+    lab.attacher.synchronize(std::slice::from_ref(&pod), soon());
+    assert!(lab.kernel.links_of(ns.id()).is_empty());
+    lab.assert_pristine(1);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    lab.attacher.run(&pod, soon()).unwrap();
+    assert!(lab.kernel.links_of(ns.id()).contains_key("net1"));
+    lab.unprepare(&spec).unwrap();
+    lab.assert_pristine(1);
+    lab.assert_forgotten();
+}
+
+#[test]
 fn unprepare_without_attach_record_still_returns_the_vf() {
     let lab = Lab::new(1);
     let spec = claim("c1", "p1", vec![wants(1)]);
