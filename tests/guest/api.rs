@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use kube::Client;
 use serde_json::Value;
-use sriov_dra::demo::apiserver::ApiServer;
+use sriov_dra::demo::apiserver::{ApiServer, Stored};
 
 /// An API server for one story.
 pub struct Api {
@@ -54,6 +54,15 @@ impl Api {
     /// The server's status.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.send("GET", path, &Value::Null).await
+    }
+
+    /// Writes an object past the rules of the API, UID and all: this server is new, and the one before had it.
+    ///
+    /// # Errors
+    /// When it is not of that kind, or the server does not serve that.
+    pub fn put_back<K: Stored>(&self, object: Value) -> Result<()> {
+        let object: K = serde_json::from_value(object)?;
+        self.server.store().create(&object).context("the API server does not serve this kind").map(drop)
     }
 
     /// Begins to count writes of slices anew.

@@ -1,9 +1,10 @@
 //! Real containerd in the guest: its start, images without a registry, pods over CRI as the kubelet makes them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -16,46 +17,20 @@ use tonic::transport::Channel;
 
 use crate::busybox;
 use crate::host::{run, wait_for};
+use crate::release::Release;
 
 /// The one image pods are made of, the sandbox's own included.
 pub const BUSYBOX: &str = "localhost/busybox:guest";
-/// The runtime's NRI socket.
-pub const NRI_SOCKET: &str = "/var/run/nri/nri.sock";
-/// Where it looks for CDI files.
+/// Where runtimes look for CDI files.
 pub const CDI_DIR: &str = "/var/run/cdi";
-/// Its log.
-pub const LOG: &str = "/rw/containerd.log";
-
-const SOCKET: &str = "/run/containerd/containerd.sock";
-
-// No nri timeout of 2 s here: an emulated processor is slow, and stories are about order, not about speed.
-const CONFIG: &str = r#"
-version = 3
-root = "/rw/containerd"
-state = "/run/containerd"
-disabled_plugins = [
-  "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp",
-  "io.containerd.internal.v1.tracing",
-]
-[plugins."io.containerd.cri.v1.images".pinned_images]
-sandbox = "localhost/busybox:guest"
-[plugins."io.containerd.cri.v1.runtime"]
-enable_cdi = true
-cdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]
-[plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = ["/usr/lib/cni"]
-conf_dir = "/etc/cni/net.d"
-[plugins."io.containerd.nri.v1.nri"]
-disable = false
-socket_path = "/var/run/nri/nri.sock"
-plugin_request_timeout = "10s"
-"#;
+/// The handler of pods that crun starts.
+pub const CRUN: &str = "crun";
 
 /// containerd and a CRI client.
 #[derive(Debug)]
 pub struct Containerd {
-    process: Child,
+    release: &'static Release,
+    process: Mutex<Child>,
     channel: Channel,
     /// Containers made so far: the kubelet raises `attempt` for each new one of a name, and the runtime insists.
     made: AtomicU32,
@@ -99,30 +74,51 @@ impl Containerd {
     ///
     /// # Errors
     /// When it is not ready within two minutes, or refuses the image.
-    pub async fn start() -> Result<Self> {
-        for dir in ["/etc/containerd", "/etc/cni/net.d", "/rw/containerd", CDI_DIR, "/etc/cdi"] {
+    pub async fn start(release: &'static Release) -> Result<Self> {
+        for dir in ["/etc/cni/net.d", CDI_DIR, "/etc/cdi"] {
             fs::create_dir_all(dir)?;
         }
-        for old in fs::read_dir("/etc/cni/net.d")? {
-            fs::remove_file(old?.path())?;
-        }
-        fs::write("/etc/containerd/config.toml", CONFIG)?;
         let network = json!({ "cniVersion": "1.0.0", "name": "guest", "plugins": [{
             "type": "ptp",
             "ipam": { "type": "host-local", "subnet": "10.88.0.0/16", "routes": [{ "dst": "0.0.0.0/0" }] },
         }] });
+        for old in fs::read_dir("/etc/cni/net.d")? {
+            fs::remove_file(old?.path())?;
+        }
         fs::write("/etc/cni/net.d/10-guest.conflist", network.to_string())?;
-        let log = File::create(LOG)?;
-        let process = Command::new("containerd")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("can't start containerd")?;
-        let started = Self { process, channel: client::channel(Path::new(SOCKET)), made: AtomicU32::new(0) };
+        let channel = client::channel(Path::new(release.socket));
+        let process = Mutex::new(release.spawn()?);
+        let started = Self { release, process, channel, made: AtomicU32::new(0) };
         started.wait_ready().await?;
         started.import("busybox.tar", &archive(&busybox::image(BUSYBOX)?)?)?;
         Ok(started)
+    }
+
+    /// Kills it and starts it again; ready when this returns. Pods run on, as their shims do.
+    ///
+    /// # Errors
+    /// When it is not ready within two minutes.
+    pub async fn restart(&self) -> Result<()> {
+        {
+            let mut process = self.process.lock().unwrap();
+            process.kill()?;
+            process.wait()?;
+            *process = self.release.spawn()?;
+        }
+        self.wait_ready().await
+    }
+
+    /// Which one it is.
+    pub fn release(&self) -> &'static Release {
+        self.release
+    }
+
+    /// Plugins it has let in since it first started, by its own log (`plugin \"…\" connected`).
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn nri_connections(&self) -> Result<usize> {
+        Ok(fs::read_to_string(self.release.log)?.matches("\\\" connected").count())
     }
 
     async fn wait_ready(&self) -> Result<()> {
@@ -150,7 +146,9 @@ impl Containerd {
     pub fn import(&self, name: &str, archive: &[u8]) -> Result<()> {
         let file = Path::new("/rw").join(name);
         fs::write(&file, archive)?;
-        run("ctr", &["-n", "k8s.io", "images", "import", "--local", &file.display().to_string()])?;
+        let ctr = format!("{}/ctr", self.release.programs);
+        let import = ["--address", self.release.socket, "-n", "k8s.io", "images", "import", "--local"];
+        run(&ctr, &[&import[..], &[&file.display().to_string()]].concat())?;
         fs::remove_file(file)?;
         Ok(())
     }
@@ -164,6 +162,14 @@ impl Containerd {
     /// # Errors
     /// The runtime's sentence, which carries the NRI plugin's.
     pub async fn run_pod(&self, pod: &PodId, attempt: u32) -> Result<Sandbox> {
+        self.run_pod_with("", pod, attempt).await
+    }
+
+    /// The same with a runtime handler; the empty one is runc.
+    ///
+    /// # Errors
+    /// As [`run_pod`](Self::run_pod).
+    pub async fn run_pod_with(&self, handler: &str, pod: &PodId, attempt: u32) -> Result<Sandbox> {
         let config = cri::PodSandboxConfig {
             metadata: Some(cri::PodSandboxMetadata {
                 name: pod.name.clone(),
@@ -178,7 +184,7 @@ impl Containerd {
         };
         fs::create_dir_all(&config.log_directory)?;
         let request =
-            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
         let reply = self.runtime().run_pod_sandbox(request).await.map_err(sentence)?;
         let id = reply.into_inner().pod_sandbox_id;
         let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: true };
@@ -334,8 +340,9 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         // The guest ends right after; what counts is that nothing here hangs.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let process = self.process.get_mut().unwrap();
+        let _ = process.kill();
+        let _ = process.wait();
     }
 }
 

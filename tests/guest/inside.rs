@@ -1,19 +1,29 @@
 //! The half in the guest: makes VFs, starts containerd, runs stories one after another, cleans up between them.
 
-use std::fs::File;
+use std::convert::Infallible;
+use std::fs::{self, File};
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use sriov_dra::device::PciAddress;
 
-use crate::containerd::{self, Containerd};
-use crate::host::{Vf, make_vfs, pfs, vfs_of};
+use crate::containerd::Containerd;
+use crate::host::{Vf, make_vfs, pfs, run as run_program, vfs_of};
+use crate::lab::{REBOOT, RESUME};
 use crate::node;
+use crate::release::{CURRENT, OLD};
 use crate::stories::{ALL, Story};
-use crate::suite::{RECORDS, Record, STORY_LIMIT};
+use crate::suite::{RECORDS, Record, STORY_LIMIT, read_records};
+
+/// The second disk: the first holds the root.
+const DISK_DEVICE: &str = "/dev/vdb";
+/// Where it is mounted.
+const DISK: &str = "/disk";
 
 /// What a story is given.
 #[derive(Debug, Clone)]
@@ -22,9 +32,34 @@ pub struct Ground {
     pub runtime: Arc<Containerd>,
     /// All VFs of all PFs, on the host and unused.
     pub vfs: Vec<Vf>,
+    /// After a reboot that this story asked for: what it left for itself.
+    pub memory: Option<Value>,
+    /// Its name.
+    pub story: &'static str,
+}
+
+/// A story that goes on after a reboot.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Resume {
+    story: String,
+    memory: Value,
 }
 
 impl Ground {
+    /// Resets the machine as a loss of power does: nothing is ended, written back or unmounted. The story is told again
+    /// in the next boot, with this as its memory.
+    ///
+    /// # Errors
+    /// When the machine does not go down.
+    pub async fn lose_power(&self, memory: Value) -> Result<Infallible> {
+        let resume = Resume { story: self.story.to_owned(), memory };
+        fs::write(Path::new("/share").join(REBOOT), serde_json::to_vec(&resume)?)?;
+        println!("{}: the guest loses its power", self.story);
+        fs::write("/proc/sysrq-trigger", "b")?;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        bail!("the guest did not reset")
+    }
+
     /// The VFs of the first PF.
     pub fn of_one_pf(&self) -> Vec<Vf> {
         self.vfs.iter().copied().filter(|vf| vf.pf == self.vfs[0].pf).collect()
@@ -56,13 +91,21 @@ async fn tell_all(stories: &[&Story]) -> Result<bool> {
     let began = Instant::now();
     let count = stories.first().context("no story of that name")?.shape.vfs;
     load_modules()?;
+    let resume: Option<Resume> = match fs::read(Path::new("/share").join(RESUME)) {
+        Ok(text) => Some(serde_json::from_slice(&text)?),
+        Err(_) => None,
+    };
+    mount_disk(resume.is_none())?;
+    let told_before = read_records(&Path::new("/share").join(RECORDS));
     let pfs = pfs()?;
     // The driver sleeps most of the time while it makes VFs, and containerd starts meanwhile.
     let making = tokio::task::spawn_blocking({
         let pfs = pfs.clone();
         move || make_vfs(&pfs, count)
     });
-    let runtime = Arc::new(Containerd::start().await?);
+    let runtime = Arc::new(Containerd::start(&CURRENT).await?);
+    // What a story loses with the power shall be its own, not the image.
+    run_program("sync", &["--file-system", DISK])?;
     let mut vfs = making.await??;
     println!(
         "{} PFs, {} VFs, containerd ready: {:.1} s",
@@ -72,10 +115,13 @@ async fn tell_all(stories: &[&Story]) -> Result<bool> {
     );
     let mut records = File::options().create(true).append(true).open(format!("/share/{RECORDS}"))?;
     let mut all_held = true;
-    for story in stories {
+    for story in stories.iter().filter(|story| !told_before.contains_key(story.name)) {
         let began = Instant::now();
         println!("{} ...", story.name);
-        let told = tell(story, Ground { runtime: Arc::clone(&runtime), vfs: vfs.clone() }).await;
+        let memory = resume.as_ref().filter(|resume| resume.story == story.name);
+        let memory = memory.map(|resume| resume.memory.clone());
+        let ground = Ground { runtime: Arc::clone(&runtime), vfs: vfs.clone(), memory, story: story.name };
+        let told = tell(story, ground).await;
         let mut failure = told.err().map(|error| format!("{error:#}"));
         if let Some(failure) = &failure {
             println!("{}: {failure}", story.name);
@@ -119,8 +165,17 @@ async fn tell(story: &Story, ground: Ground) -> Result<()> {
     }
 }
 
+/// Mounts the disk, which outlives a reboot as `/var` does on a node.
+fn mount_disk(fresh: bool) -> Result<()> {
+    if fresh {
+        run_program("mkfs.ext4", &["-q", "-F", DISK_DEVICE])?;
+    }
+    fs::create_dir_all(DISK)?;
+    run_program("mount", &["-t", "ext4", DISK_DEVICE, DISK]).map(drop)
+}
+
 fn load_modules() -> Result<()> {
-    let modules = ["igb", "igbvf", "8021q", "veth", "dummy", "vfio-pci"];
+    let modules = ["igb", "igbvf", "8021q", "veth", "dummy", "vfio-pci", "ext4"];
     let status = Command::new("modprobe").arg("-a").args(modules).status().context("can't run modprobe")?;
     anyhow::ensure!(status.success(), "modprobe -a {}: {status}", modules.join(" "));
     Ok(())
@@ -137,10 +192,11 @@ fn intact(vfs: &[Vf]) -> bool {
 /// What one wants to see after a failure.
 fn diagnostics() {
     let script = format!(
-        "echo '--- agent'; tail -n 80 {}; echo '--- containerd'; tail -n 40 {}; \
+        "echo '--- agent'; tail -n 80 {}; echo '--- containerd'; for log in {} {}; do ! [ -e $log ] || tail -n 40 $log; done; \
          echo '--- links'; ip -details address show; echo '--- kernel'; dmesg | tail -n 30",
         node::LOG,
-        containerd::LOG
+        OLD.log,
+        CURRENT.log
     );
     match Command::new("sh").args(["-c", &script]).output() {
         Ok(done) => {

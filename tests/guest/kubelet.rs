@@ -9,7 +9,7 @@ use sriov_dra::kubelet::proto::{registration, v1};
 use tonic::transport::Channel;
 
 /// A claim as the kubelet names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Claim {
     /// `metadata.uid`
     pub uid: String,

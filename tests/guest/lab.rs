@@ -15,6 +15,15 @@ use anyhow::{Context, Result, bail};
 /// Accelerator for QEMU, e.g. `kvm` where /dev/kvm can boot a stock kernel.
 const ACCEL_ENV: &str = "SRIOV_DRA_GUEST_ACCEL";
 
+/// File on the share by which a guest that resets itself asks to be booted again.
+pub const REBOOT: &str = "reboot";
+/// The same file, as the guest finds it after that.
+pub const RESUME: &str = "resume";
+/// The second disk's file; the first is the root.
+const DISK: &str = "disk";
+/// Bytes; it takes only what is written.
+const DISK_SIZE: u64 = 2 << 30;
+
 /// The hardware of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
@@ -37,7 +46,7 @@ pub struct Shape {
 pub struct Outcome {
     /// Exit code of the command.
     pub code: i32,
-    /// From start of QEMU to its end.
+    /// From the first start of QEMU to its last end.
     pub took: Duration,
 }
 
@@ -48,30 +57,39 @@ pub struct Guest<'a> {
     pub shape: Shape,
     /// Folder with vmlinux, initrd.cpio, root.sqfs.
     pub image: &'a Path,
-    /// Folder that is `/share` inside, read and written by both sides.
+    /// Folder that is `/share` inside, read and written by both sides. The disk's file is in it as well.
     pub share: &'a Path,
     /// After this QEMU is killed.
     pub timeout: Duration,
 }
 
 impl Guest<'_> {
-    /// Runs a shell command in a fresh guest; each line of its output goes to `line` as it comes.
+    /// Runs a shell command in a fresh guest; each line of its output goes to `line` as it comes. A guest that resets
+    /// itself and has left [`REBOOT`] is booted again with the same disk, where the command finds [`RESUME`].
     ///
     /// # Errors
     /// When QEMU can't start, ends by itself without an exit code from the command, or runs into the timeout; the
     /// guest's console is part of the error. QEMU's own abort (once in 80 boots, while BARs move) is retried once.
     pub fn run(&self, command: &str, line: &mut dyn FnMut(&str)) -> Result<Outcome> {
-        match self.boot(command, line) {
-            Err(error) if error.downcast_ref::<Aborted>().is_some() => {
-                line("guest: QEMU aborted; booting once more");
-                self.boot(command, line)
+        let began = Instant::now();
+        let mut aborted = false;
+        File::create(self.share.join(DISK))?.set_len(DISK_SIZE)?;
+        loop {
+            match self.boot(command, line) {
+                Ok(Some(code)) => return Ok(Outcome { code, took: began.elapsed() }),
+                // What the guest left stays until the next reboot: a boot that aborts can be tried again.
+                Ok(None) => fs::rename(self.share.join(REBOOT), self.share.join(RESUME))?,
+                Err(error) if error.downcast_ref::<Aborted>().is_some() && !aborted => {
+                    line("guest: QEMU aborted; booting once more");
+                    aborted = true;
+                }
+                Err(error) => return Err(error),
             }
-            other => other,
         }
     }
 
-    fn boot(&self, command: &str, line: &mut dyn FnMut(&str)) -> Result<Outcome> {
-        let began = Instant::now();
+    /// The exit code; none if the guest reset itself and wants to be booted again.
+    fn boot(&self, command: &str, line: &mut dyn FnMut(&str)) -> Result<Option<i32>> {
         let console = self.share.join("console");
         let exit = self.share.join("exit");
         if exit.exists() {
@@ -114,7 +132,8 @@ impl Guest<'_> {
             bail!("QEMU ended with {status}:\n{}", tail());
         }
         match fs::read_to_string(&exit) {
-            Ok(code) => Ok(Outcome { code: code.trim().parse()?, took: began.elapsed() }),
+            Ok(code) => Ok(Some(code.trim().parse()?)),
+            Err(_) if self.share.join(REBOOT).exists() => Ok(None),
             Err(_) => {
                 bail!("the guest ended without an exit code from its command; its console:\n{}", tail())
             }
@@ -166,7 +185,11 @@ impl Guest<'_> {
         add("-device", "virtio-9p-pci,bus=pcie.0,addr=0x1d,fsdev=share,mount_tag=share".to_owned());
         add("-device", "virtio-rng-pci,bus=pcie.0,addr=0x1e".to_owned());
         add("-drive", format!("if=none,id=root,file={},format=raw,readonly=on", image("root.sqfs")));
-        add("-device", "virtio-blk-pci,bus=pcie.0,addr=0x1b,drive=root".to_owned());
+        add("-device", "virtio-blk-pci,bus=pcie.0,addr=0x1b,multifunction=on,drive=root".to_owned());
+        let disk = self.share.join(DISK);
+        // What the guest has written is there after its reset; the machine itself is not going to lose power.
+        add("-drive", format!("if=none,id=disk,file={},format=raw,cache=unsafe", disk.display()));
+        add("-device", "virtio-blk-pci,bus=pcie.0,addr=0x1b.1,drive=disk".to_owned());
         if numa {
             for node in 0..2 {
                 add("-object", format!("memory-backend-ram,id=memory{node},size={}M", memory / 2));

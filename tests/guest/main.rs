@@ -18,6 +18,7 @@ mod inside;
 mod kubelet;
 mod lab;
 mod node;
+mod release;
 mod stories;
 mod suite;
 

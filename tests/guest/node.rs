@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::{Value, json};
 use sriov_dra::DEFAULT_DRIVER_NAME;
 
 use crate::api::Api;
-use crate::containerd::{self, CDI_DIR, Containerd, NRI_SOCKET, PodId, Sandbox};
+use crate::containerd::{CDI_DIR, Containerd, PodId, Sandbox};
 use crate::host::{Vf, wait_for};
 use crate::kubelet::{Claim, Kubelet};
 
@@ -20,8 +21,13 @@ pub const NAME: &str = "guest";
 /// The agent's log; a restarted agent goes on in it.
 pub const LOG: &str = "/rw/agent.log";
 
+/// The kubelet's folder: on the disk, as it outlives a boot.
+pub const KUBELET_DIR: &str = "/disk/kubelet";
+/// The agent's own folder: in memory, as `/run` is.
+pub const RUN_DIR: &str = "/run/sriov-dra.io";
 /// The program as users run it.
 pub const AGENT: &str = "/rw/bin/sriov-dra";
+const KUBECONFIG: &str = "/rw/kubeconfig";
 /// An emulated processor starts the agent in seconds, not in milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -32,7 +38,6 @@ pub struct Node {
     api: Api,
     kubelet: Option<Kubelet>,
     agent: Option<Child>,
-    folder: PathBuf,
 }
 
 impl Node {
@@ -53,13 +58,20 @@ impl Node {
     /// # Errors
     /// When a folder can't be made or the API server refuses an object.
     pub async fn without_agent(runtime: &Arc<Containerd>) -> Result<Self> {
-        let folder = PathBuf::from("/rw/node");
-        for old in [folder.as_path(), Path::new(CDI_DIR)] {
-            if old.exists() {
+        for old in [KUBELET_DIR, RUN_DIR, CDI_DIR] {
+            if Path::new(old).exists() {
                 fs::remove_dir_all(old)?;
             }
             fs::create_dir_all(old)?;
         }
+        Self::as_it_is(runtime).await
+    }
+
+    /// The node as it was left, with an API server that has the Node and a DeviceClass.
+    ///
+    /// # Errors
+    /// When a file can't be written or the API server refuses an object.
+    pub async fn as_it_is(runtime: &Arc<Containerd>) -> Result<Self> {
         File::create(LOG)?;
         let api = Api::start().await?;
         let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": NAME } });
@@ -69,8 +81,8 @@ impl Node {
             "spec": { "selectors": [{ "cel": { "expression": format!("device.driver == '{DEFAULT_DRIVER_NAME}'") } }] },
         });
         api.create("/apis/resource.k8s.io/v1/deviceclasses", &class).await?;
-        fs::write(folder.join("kubeconfig"), api.kubeconfig()?)?;
-        Ok(Self { runtime: Arc::clone(runtime), api, kubelet: None, agent: None, folder })
+        fs::write(KUBECONFIG, api.kubeconfig()?)?;
+        Ok(Self { runtime: Arc::clone(runtime), api, kubelet: None, agent: None })
     }
 
     /// Starts the agent, returns when it has registered and the runtime listens to it.
@@ -79,18 +91,11 @@ impl Node {
     /// When it ends or does not register.
     pub async fn start_agent(&mut self) -> Result<()> {
         let log = File::options().append(true).create(true).open(LOG)?;
-        let connections = nri_connections()?;
-        let path = |name: &str| self.folder.join(name).display().to_string();
+        let connections = self.runtime.nri_connections()?;
         let agent = Command::new(AGENT)
-            .args(["node", "--node-name", NAME, "--nri-socket", NRI_SOCKET, "--cdi-dir", CDI_DIR])
-            .args([
-                "--kubelet-dir",
-                &path("kubelet"),
-                "--run-dir",
-                &path("run"),
-                "--kubeconfig",
-                &path("kubeconfig"),
-            ])
+            .args(["node", "--node-name", NAME, "--nri-socket", self.runtime.release().nri_socket])
+            .args(["--cdi-dir", CDI_DIR, "--kubelet-dir", KUBELET_DIR, "--run-dir", RUN_DIR])
+            .args(["--kubeconfig", KUBECONFIG])
             .args(["--log-format", "text", "--log-level", "info,sriov_dra=debug"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -102,10 +107,19 @@ impl Node {
             Some(status) => bail!("the agent ended with {status}"),
             None => Ok(()),
         };
-        let kubelet_dir = self.folder.join("kubelet");
-        self.kubelet = Some(Kubelet::register(&kubelet_dir, DEFAULT_DRIVER_NAME, START_LIMIT, alive).await?);
+        let kubelet_dir = Path::new(KUBELET_DIR);
+        self.kubelet = Some(Kubelet::register(kubelet_dir, DEFAULT_DRIVER_NAME, START_LIMIT, alive).await?);
         // Pods that start before the runtime knows the plugin are a story of their own.
-        wait_for(START_LIMIT, "the agent's connection to NRI", || Ok(nri_connections()? > connections))
+        self.wait_connected(connections)
+    }
+
+    /// Waits until the runtime has let a plugin in once more than this often.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_connected(&self, times: usize) -> Result<()> {
+        let connected = || Ok(self.runtime.nri_connections()? > times);
+        wait_for(START_LIMIT, "the agent's connection to NRI", connected)
     }
 
     /// The agent is killed in the middle of whatever it does.
@@ -140,7 +154,11 @@ impl Node {
         bail!("the agent did not end within 30 s of SIGTERM")
     }
 
-    async fn wait_published(&self, vfs: usize) -> Result<()> {
+    /// Waits until so many VFs are published.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub async fn wait_published(&self, vfs: usize) -> Result<()> {
         let end = Instant::now() + START_LIMIT;
         loop {
             let slices = self.api.get("/apis/resource.k8s.io/v1/resourceslices").await?;
@@ -266,10 +284,18 @@ impl Node {
             .await
     }
 
+    /// Puts a claim back into an API server that is new, as if it had been there all the time.
+    ///
+    /// # Errors
+    /// When it is no claim.
+    pub fn put_back(&self, claim: Value) -> Result<()> {
+        self.api.put_back::<ResourceClaim>(claim)
+    }
+
     /// Files that mention a claim below the agent's folders and in the CDI folder: nothing of it may stay.
     pub fn traces_of(&self, claim: &Claim) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut folders = vec![self.folder.join("kubelet"), self.folder.join("run"), PathBuf::from(CDI_DIR)];
+        let mut folders = [KUBELET_DIR, RUN_DIR, CDI_DIR].map(PathBuf::from).to_vec();
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let path = entry.path();
@@ -305,9 +331,4 @@ pub struct Running {
     pub container: String,
     /// What the container was given.
     pub cdi_ids: Vec<String>,
-}
-
-/// Plugins the runtime has let in since it started, by its own log.
-fn nri_connections() -> Result<usize> {
-    Ok(fs::read_to_string(containerd::LOG)?.matches("connected and synchronized").count())
 }

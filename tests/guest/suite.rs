@@ -94,7 +94,8 @@ fn in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Vec<bool> {
     held
 }
 
-type Records = BTreeMap<String, Record>;
+/// By story.
+pub type Records = BTreeMap<String, Record>;
 
 fn try_in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Result<Records, (Records, anyhow::Error)> {
     let none = |error: anyhow::Error| (Records::new(), error);
@@ -141,7 +142,8 @@ fn try_in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Result<Record
     }
 }
 
-fn read_records(file: &Path) -> Records {
+/// Ends of stories so far; empty if there are none.
+pub fn read_records(file: &Path) -> Records {
     let text = fs::read_to_string(file).unwrap_or_default();
     let records = text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
     records.map(|record| (record.story.clone(), record)).collect()

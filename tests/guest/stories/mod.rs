@@ -2,9 +2,12 @@
 
 mod archive;
 mod crash;
+mod cycles;
 mod ground;
 mod lifecycle;
+mod reboot;
 mod rights;
+mod runtime;
 mod scale;
 
 use std::future::Future;
@@ -64,6 +67,11 @@ stories! {
     PAIR crash::a_container_starts_with_its_vf_while_no_agent_runs;
     PAIR crash::a_container_is_refused_when_its_vf_is_gone;
     PAIR crash::no_container_starts_without_its_vf_while_no_agent_runs;
+    PAIR runtime::crun_starts_a_container_with_its_vf_or_not_at_all_while_no_agent_runs;
+    PAIR runtime::a_restart_of_containerd_takes_no_vf_and_prepared_pods_start_after_it;
+    PAIR runtime::on_containerd_1_7_two_pods_ping_each_other_and_give_their_vfs_back_as_they_were;
+    PAIR reboot::after_a_loss_of_power_pods_start_with_their_vfs_once_these_are_prepared_again;
     FULL ground::four_pfs_with_seven_vfs_each_lie_on_two_numa_nodes;
     FULL scale::all_28_vfs_of_4_pfs_are_in_pods_at_once_and_all_come_back;
+    FULL cycles::a_hundred_pods_one_after_the_other_leave_nothing_behind;
 }
