@@ -27,7 +27,7 @@ pub struct Record {
 pub const RECORDS: &str = "records";
 
 /// Time for one story in the guest; an emulated processor is 20 to 50 times slower than a real one.
-pub const STORY_LIMIT: Duration = Duration::from_secs(300);
+pub const STORY_LIMIT: Duration = Duration::from_secs(600);
 /// Boot, containerd's start, images.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 

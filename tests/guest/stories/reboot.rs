@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::containerd::{CDI_DIR, PodId, Sandbox};
-use crate::host::{Link, Vf, facts, links_in, make_vfs, wait_as_before};
+use crate::host::{Link, Vf, facts, links_in, make_vfs, run, wait_as_before};
 use crate::inside::Ground;
 use crate::kubelet::Claim;
 use crate::node::{KUBELET_DIR, Node, RUN_DIR};
@@ -69,6 +69,10 @@ async fn before(ground: &Ground) -> Result<()> {
             ensure!(has(&running.sandbox, vfs[i])?, "pod {name} has no VF");
             (running.cdi_ids, Some(running.sandbox.id))
         };
+        if i == 0 {
+            // Of this claim every file is there after the boot; of the others only what the agent itself has synced.
+            run("sync", &["--file-system", KUBELET_DIR])?;
+        }
         parts.push(Part { pod: name.to_owned(), claim, cdi_ids, sandbox });
     }
     let mut objects = Vec::new();
@@ -95,11 +99,13 @@ async fn after(ground: &Ground, memory: Memory) -> Result<()> {
         let left = fs::read_dir(gone).map_or(0, Iterator::count);
         ensure!(left == 0, "{gone} outlived the boot with {left} files");
     }
+    let plugin = Path::new(KUBELET_DIR).join("plugins/sriov-dra.io");
     for part in [&memory.running, &memory.prepared, &memory.over] {
-        let entry =
-            Path::new(KUBELET_DIR).join(format!("plugins/sriov-dra.io/claims/{}.json", part.claim.uid));
+        let entry = plugin.join(format!("claims/{}.json", part.claim.uid));
         ensure!(entry.exists(), "{} did not outlive the boot", entry.display());
     }
+    let owner = plugin.join(format!("vf/{}.json", vfs[0].pci));
+    ensure!(fs::metadata(&owner)?.len() > 0, "{} did not outlive the boot", owner.display());
     let mut node = Node::as_it_is(runtime).await?;
     for object in memory.objects {
         node.put_back(object)?;
@@ -122,6 +128,8 @@ async fn after(ground: &Ground, memory: Memory) -> Result<()> {
     // The agent comes up before whoever makes the VFs.
     fs::write(format!("/sys/bus/pci/devices/{}/sriov_numvfs", vfs[0].pf), "0")?;
     node.start_agent().await?;
+    let damaged = fs::read_dir(plugin.join("quarantine")).map_or(0, Iterator::count);
+    ensure!(damaged == 0, "{damaged} files of the ledger are taken for damaged after a loss of power");
     let said = node.prepare(&memory.running.claim).await;
     let said = said.map(|ids| format!("{ids:?}")).unwrap_or_else(|error| format!("{error:#}"));
     ensure!(
