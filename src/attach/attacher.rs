@@ -170,7 +170,7 @@ impl Attacher {
         if entry.pod.as_ref().is_none_or(|owner| owner.uid != pod.pod_uid) {
             return Ok(None);
         }
-        // What was prepared before a reboot is void: nothing is set on its VFs, and what is known of them is of another life.
+        // Prepared before a reboot is not prepared: nothing is set on the VFs, and what is known of them is void.
         if entry.boot_id != self.site.boot_id {
             return Err(AttachError::NotPrepared { uid: uid.to_owned() });
         }

@@ -21,8 +21,8 @@ const CYCLES: usize = 100;
 const WARM_UP: usize = 10;
 /// Memory goes up and down with the threads at work; the least of so many cycles goes up only if something is kept.
 const WINDOW: usize = 25;
-/// 20 KiB for each cycle between the first window and the last: what a claim takes once it is read. Some 8 KiB a cycle are
-/// seen; whether that levels off takes more cycles than an emulated processor has time for.
+/// 20 KiB for each cycle between the first window and the last: what a claim takes once it is read. Some 8 KiB a cycle
+/// are seen; whether that levels off takes more cycles than an emulated processor has time for.
 const MOST_MEMORY_KIB: u64 = 20 * (CYCLES - WINDOW) as u64;
 
 // With containerd's own sandboxes a cycle takes ten seconds here; the runtime's calls are the same.
