@@ -78,6 +78,12 @@ impl NodeFunctions {
                 verdict.withheld.push(WithheldReason::Unclean { reason: unclean.reason });
             }
         }
+        // The scheduler takes such a VF for free as soon as the claim is over, while nobody here can give it back.
+        for vf in ledger.kept_by_newer().unwrap_or_default() {
+            if let Some(verdict) = verdicts.iter_mut().find(|verdict| verdict.device.pci == vf) {
+                verdict.withheld.push(WithheldReason::NewerVersion);
+            }
+        }
         verdicts
     }
 }

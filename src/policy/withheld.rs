@@ -51,6 +51,8 @@ pub enum WithheldReason {
         /// What could not be undone.
         reason: String,
     },
+    /// Its claim's ledger entry wants a newer version of this driver.
+    NewerVersion,
     /// `--devices` is false for it.
     Filtered,
     /// `--devices` has no answer for it.
@@ -71,6 +73,7 @@ impl WithheldReason {
             Self::ForeignNamespace { .. } => "foreignNamespace",
             Self::VfioOpen { .. } => "vfioOpen",
             Self::Unclean { .. } => "unclean",
+            Self::NewerVersion => "newerVersion",
             Self::Filtered => "filtered",
             Self::FilterFailed { .. } => "filterFailed",
         }
@@ -100,6 +103,12 @@ impl fmt::Display for WithheldReason {
                 write!(
                     f,
                     "it could not be made what it was before its last claim: {reason}; make the VF anew (sriov_numvfs of its PF)"
+                )
+            }
+            Self::NewerVersion => {
+                write!(
+                    f,
+                    "a newer version of this driver gave it to a claim, and only that version can take it back"
                 )
             }
             Self::Filtered => write!(f, "the --devices expression is false for it"),

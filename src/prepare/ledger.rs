@@ -368,6 +368,25 @@ impl Ledger {
         Ok(owned)
     }
 
+    /// VFs of claims that only a newer agent understands.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn kept_by_newer(&self) -> Result<Vec<PciAddress>, PrepareError> {
+        let mut kept = Vec::new();
+        for name in names(&self.durable.join("vf"))? {
+            let Some(vf) = name.strip_suffix(".json").and_then(|text| text.parse().ok()) else { continue };
+            let read = match self.ownership(vf) {
+                Ok(Some(owner)) => self.entry(&owner.claim.uid).map(drop),
+                other => other.map(drop),
+            };
+            if matches!(read, Err(PrepareError::Newer { .. })) {
+                kept.push(vf);
+            }
+        }
+        Ok(kept)
+    }
+
     /// Takes a VF that nobody has. `false`: somebody was faster.
     ///
     /// # Errors

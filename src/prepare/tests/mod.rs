@@ -264,6 +264,7 @@ fn an_entry_of_a_newer_agent_is_left_alone_and_the_rest_is_served() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     lab.engine.prepare(&claim("c2", "p2", vec![wants(2)]), soon()).unwrap();
     assert_eq!(lab.engine.site.ledger.survey("boot-1").unwrap().newer.len(), 1);
+    assert_eq!(lab.engine.site.ledger.kept_by_newer().unwrap(), [pci(1)], "not to be offered");
 }
 
 #[test]
