@@ -97,7 +97,7 @@ pub enum PrepareError {
     /// A newer agent wrote the entry.
     #[error(
         "the ledger entry {} was written by a newer version of this driver (it wants reader {min_reader}, this is \
-         {}); it is left alone until that version runs again", path.display(), super::sealed::READER
+         {}); it is left alone until that version runs again", path.display(), super::sealed::reader()
     )]
     Newer {
         /// Which file.

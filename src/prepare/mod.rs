@@ -19,6 +19,8 @@ pub mod functions;
 mod give_back;
 pub mod ledger;
 pub mod locks;
+#[cfg(any(test, feature = "testing"))]
+pub mod next_version;
 pub mod plan;
 pub mod records;
 pub mod restore;

@@ -15,9 +15,16 @@ use sha2::{Digest, Sha256};
 use crate::host::age::is_older;
 
 /// What this agent writes.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
+
 /// The newest `minReader` this agent understands.
-pub(super) const READER: u32 = 1;
+pub(super) fn reader() -> u32 {
+    #[cfg(any(test, feature = "testing"))]
+    if super::next_version::is_played() {
+        return super::next_version::VERSION;
+    }
+    1
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -74,6 +81,25 @@ fn checksum(body: &Value) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn envelope(version: u32, min_reader: u32, body: Value) -> Envelope {
+    Envelope { version, min_reader, checksum: checksum(&body), body }
+}
+
+/// A body as this agent writes it.
+fn sealed(body: Value) -> Envelope {
+    #[cfg(any(test, feature = "testing"))]
+    if super::next_version::is_played() {
+        return sealed_by_next(body);
+    }
+    envelope(VERSION, 1, body)
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn sealed_by_next(body: Value) -> Envelope {
+    let (min_reader, body) = super::next_version::as_written(body);
+    envelope(super::next_version::VERSION, min_reader, body)
+}
+
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Read<T>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -92,7 +118,7 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Read<T>> {
     if checksum(&envelope.body) != envelope.checksum {
         return Ok(Read::Damaged("its checksum is wrong".to_owned()));
     }
-    if envelope.min_reader > READER {
+    if envelope.min_reader > reader() {
         return Ok(Read::Newer { min_reader: envelope.min_reader });
     }
     Ok(match serde_json::from_value(envelope.body) {
@@ -107,8 +133,7 @@ pub(super) fn write<T: Serialize>(
     existing: Existing,
     durability: Durability,
 ) -> io::Result<()> {
-    let body = serde_json::to_value(body)?;
-    let envelope = Envelope { version: VERSION, min_reader: 1, checksum: checksum(&body), body };
+    let envelope = sealed(serde_json::to_value(body)?);
     let folder = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // One name per process and thread: two agents may write the same entry at the same moment.
@@ -192,6 +217,29 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap().replace("\"minReader\":1", "\"minReader\":7");
         fs::write(&path, text).unwrap();
         assert_eq!(read::<Value>(&path).unwrap(), Read::Newer { min_reader: 7 });
+    }
+
+    #[test]
+    fn what_the_next_version_adds_is_passed_over_and_what_it_keeps_for_itself_is_left_alone() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Known {
+            pod_claim_name: String,
+            vfs: Vec<Value>,
+        }
+        let (_dir, path) = written(&Value::Null);
+        let read_of_next = |claim: &str| {
+            let body = serde_json::json!({"podClaimName": claim, "vfs": [{"pci": "0000:81:00.2"}]});
+            fs::write(&path, serde_json::to_string(&sealed_by_next(body)).unwrap()).unwrap();
+            read::<Known>(&path).unwrap()
+        };
+        let Read::Found(known) = read_of_next("net") else { panic!("an added field is no reason") };
+        assert_eq!(
+            (known.pod_claim_name.as_str(), &known.vfs[0]["pci"]),
+            ("net", &Value::from("0000:81:00.2"))
+        );
+        assert!(known.vfs[0][super::super::next_version::FIELD].is_array(), "nothing was added");
+        assert_eq!(read_of_next(super::super::next_version::ONLY_NEXT), Read::Newer { min_reader: 2 });
     }
 
     #[test]
