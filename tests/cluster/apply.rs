@@ -153,6 +153,7 @@ fn path(namespace: &str, object: &Value) -> Result<String> {
         "ValidatingAdmissionPolicyBinding" => ("validatingadmissionpolicybindings", false),
         "DeviceClass" => ("deviceclasses", false),
         "DaemonSet" => ("daemonsets", true),
+        "RuntimeClass" => ("runtimeclasses", false),
         "ResourceClaim" => ("resourceclaims", true),
         "ResourceClaimTemplate" => ("resourceclaimtemplates", true),
         other => anyhow::bail!("no path for a {other}"),

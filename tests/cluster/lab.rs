@@ -24,6 +24,8 @@ pub const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
 /// Namespaces that stories put their pods into.
 pub const NAMESPACES: [&str; 2] = ["default", "slurm"];
 
+const NOT_HERE: &str = "this story is for a real cluster only, and its place in the list says otherwise";
+
 /// A running cluster of one node.
 pub struct Lab {
     /// Administrator.
@@ -133,10 +135,27 @@ impl Lab {
     pub fn real(&self) -> Result<&Real> {
         match &self.ground {
             Ground::Real(real) => Ok(real),
-            Ground::StandIns(_) => {
-                bail!("this story is for a real cluster only, and its place in the list says otherwise")
-            }
+            Ground::StandIns(_) => bail!(NOT_HERE),
         }
+    }
+
+    /// The same, to change it.
+    ///
+    /// # Errors
+    /// As [`real`](Self::real).
+    pub fn real_mut(&mut self) -> Result<&mut Real> {
+        match &mut self.ground {
+            Ground::Real(real) => Ok(real),
+            Ground::StandIns(_) => bail!(NOT_HERE),
+        }
+    }
+
+    /// Applies the manifests once more.
+    ///
+    /// # Errors
+    /// What the API server or `kubectl` says.
+    pub async fn install(&self) -> Result<()> {
+        apply::manifests(self.kubectl.as_ref(), &self.api, &self.sim.root()).await
     }
 
     /// Ends the kubelet.
@@ -246,6 +265,10 @@ impl Lab {
     /// # Errors
     /// What is still there.
     pub async fn clean_up(&mut self) -> Result<()> {
+        if let Ground::Real(real) = &self.ground {
+            // A story that broke off may have left it closed, and its pods could not end.
+            real.node.open_gate()?;
+        }
         for namespace in NAMESPACES {
             let core = format!("/api/v1/namespaces/{namespace}");
             let resource = format!("/apis/resource.k8s.io/v1/namespaces/{namespace}");

@@ -29,6 +29,7 @@ mod busybox;
 mod containerd;
 mod inside;
 mod lab;
+mod next;
 mod node;
 mod outside;
 mod plane;
@@ -37,6 +38,7 @@ mod process;
 mod real;
 mod runtime;
 mod sim;
+mod stages;
 mod standins;
 mod stories;
 mod told;
@@ -55,6 +57,9 @@ const STAND_INS: &str = "--stand-ins";
 const REAL: &str = "--real";
 
 fn main() -> ExitCode {
+    if let Some(code) = next::played() {
+        return code;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |word: &str| arguments.iter().any(|argument| argument == word);
     if has("--list") {

@@ -1,7 +1,9 @@
 //! The node: containerd with NRI and CDI, the kubelet, a bridge for pods' own interfaces; all at their usual paths.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,6 +21,8 @@ pub const KUBELET_DIR: &str = "/var/lib/kubelet";
 pub const BUSYBOX: &str = "localhost/busybox:1.36";
 /// The agent's image.
 pub const AGENT: &str = concat!("localhost/sriov-dra:", env!("CARGO_PKG_VERSION"));
+/// Handler of a RuntimeClass whose pods get no sandbox before the gate is open.
+pub const GATED: &str = "gated";
 
 /// A node that can be told to restart its kubelet.
 #[derive(Debug)]
@@ -26,7 +30,8 @@ pub struct Node {
     assets: Assets,
     folder: PathBuf,
     logs: PathBuf,
-    _containerd: Process,
+    /// None for the moment of a restart.
+    containerd: Option<Process>,
     kubelet: Option<Process>,
 }
 
@@ -53,27 +58,71 @@ impl Node {
         fs::write(cni.join("10-pods.conflist"), network.to_string())?;
         let config = folder.join("containerd.toml");
         fs::write(&config, containerd_config(assets, folder)?)?;
-        let mut containerd = assets.command("containerd");
-        containerd.arg("--config").arg(&config);
-        let containerd = Process::start("containerd", containerd, logs)?;
-        let runtime = Containerd::connect();
-        wait_for(Duration::from_secs(60), "containerd", async || runtime.check().await).await?;
-        let node = Self {
+        let mut node = Self {
             assets: assets.clone(),
             folder: folder.to_owned(),
             logs: logs.to_owned(),
-            _containerd: containerd,
+            containerd: None,
             kubelet: None,
         };
+        node.open_gate()?;
+        node.start_containerd().await?;
         let archive = folder.join("image.tar");
         fs::write(&archive, sriov_dra::cli::image::archive(&crate::busybox::image(BUSYBOX)?)?)?;
         node.import(&archive)?;
-        // As a user makes it.
-        let output = archive.to_str().context("a path that is no UTF-8")?;
-        run(env!("CARGO_BIN_EXE_sriov-dra"), &["image", "--output", output, "--tag", AGENT])?;
-        node.import(&archive)?;
         fs::remove_file(archive)?;
+        node.add_agent(AGENT, Path::new(env!("CARGO_BIN_EXE_sriov-dra")))?;
         Ok(node)
+    }
+
+    /// Loads an agent's image, made as a user makes it.
+    ///
+    /// # Errors
+    /// When it can't be made, or containerd refuses it.
+    pub fn add_agent(&self, tag: &str, binary: &Path) -> Result<()> {
+        let archive = self.folder.join("agent.tar");
+        let mut image = Command::new(env!("CARGO_BIN_EXE_sriov-dra"));
+        image.arg("image").arg("--output").arg(&archive).arg("--binary").arg(binary).args(["--tag", tag]);
+        run_command(&mut image)?;
+        self.import(&archive)?;
+        Ok(fs::remove_file(archive)?)
+    }
+
+    async fn start_containerd(&mut self) -> Result<()> {
+        let mut containerd = self.assets.command("containerd");
+        containerd.arg("--config").arg(self.folder.join("containerd.toml"));
+        self.containerd = Some(Process::start("containerd", containerd, &self.logs)?);
+        let runtime = Containerd::connect();
+        wait_for(Duration::from_secs(60), "containerd", async || runtime.check().await).await
+    }
+
+    /// Kills containerd and starts it again.
+    ///
+    /// # Errors
+    /// When it is not ready within a minute.
+    pub async fn restart_containerd(&mut self) -> Result<()> {
+        self.containerd = None;
+        self.start_containerd().await
+    }
+
+    fn gate(folder: &Path) -> PathBuf {
+        folder.join("gate")
+    }
+
+    /// From now on pods of [`GATED`] get sandboxes, those that wait first.
+    ///
+    /// # Errors
+    /// When the file can't be made.
+    pub fn open_gate(&self) -> Result<()> {
+        Ok(fs::write(Self::gate(&self.folder), "")?)
+    }
+
+    /// From now on pods of [`GATED`] wait for their sandboxes.
+    ///
+    /// # Errors
+    /// When the file can't be removed.
+    pub fn close_gate(&self) -> Result<()> {
+        Ok(fs::remove_file(Self::gate(&self.folder))?)
     }
 
     fn import(&self, archive: &Path) -> Result<()> {
@@ -146,6 +195,14 @@ impl Node {
 
 fn containerd_config(assets: &Assets, folder: &Path) -> Result<String> {
     let runc = assets.path("runc").context("no runc")?;
+    let gated = folder.join("gated-runc");
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *\" create \"*) while [ ! -e {} ]; do sleep 0.1; done ;; esac\nexec {} \"$@\"\n",
+        Node::gate(folder).display(),
+        runc.display(),
+    );
+    fs::write(&gated, script)?;
+    fs::set_permissions(&gated, fs::Permissions::from_mode(0o755))?;
     let text = |path: &Path| json!(path).to_string();
     Ok(format!(
         r#"
@@ -175,6 +232,11 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
 BinaryName = {runc}
 SystemdCgroup = false
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{GATED}]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{GATED}.options]
+BinaryName = {gated}
+SystemdCgroup = false
 [plugins."io.containerd.nri.v1.nri"]
 disable = false
 socket_path = "/var/run/nri/nri.sock"
@@ -186,6 +248,7 @@ plugin_config_path = {nri}
         cni_bin = text(&assets.cni),
         cni_conf = text(&folder.join("cni.d")),
         runc = text(&runc),
+        gated = text(&gated),
         nri = text(&folder.join("nri.d")),
     ))
 }

@@ -31,8 +31,12 @@ const USERS: [(&str, &str, &str); 4] = [
 /// A running control plane.
 #[derive(Debug)]
 pub struct Plane {
-    processes: Vec<Process>,
+    /// None while it is away.
+    apiserver: Option<Process>,
+    others: Vec<Process>,
+    assets: Assets,
     folder: PathBuf,
+    logs: PathBuf,
 }
 
 impl Plane {
@@ -49,13 +53,40 @@ impl Plane {
             fs::write(folder.join(format!("{name}.kubeconfig")), kubeconfig(&pki, name))?;
         }
         fs::write(pki.join("tokens.csv"), tokens)?;
-        let mut plane = Self { processes: Vec::new(), folder: folder.to_owned() };
         let mut etcd = assets.command("etcd");
         etcd.arg("--data-dir").arg(folder.join("etcd")).args(["--unsafe-no-fsync", "--log-level=warn"]);
-        plane.processes.push(Process::start("etcd", etcd, logs)?);
+        let mut plane = Self {
+            apiserver: None,
+            others: vec![Process::start("etcd", etcd, logs)?],
+            assets: assets.clone(),
+            folder: folder.to_owned(),
+            logs: logs.to_owned(),
+        };
+        plane.start_apiserver().await?;
 
+        let mut kcm = assets.command("kube-controller-manager");
+        kcm.arg("--kubeconfig")
+            .arg(folder.join("kcm.kubeconfig"))
+            .args(["--leader-elect=false", "--use-service-account-credentials=true"])
+            .arg("--service-account-private-key-file")
+            .arg(pki.join("apiserver.key"))
+            .arg("--root-ca-file")
+            .arg(pki.join("apiserver.crt"));
+        plane.others.push(Process::start("kube-controller-manager", kcm, logs)?);
+        let mut scheduler = assets.command("kube-scheduler");
+        scheduler.arg("--leader-elect=false").arg("--kubeconfig").arg(folder.join("scheduler.kubeconfig"));
+        plane.others.push(Process::start("kube-scheduler", scheduler, logs)?);
+        Ok(plane)
+    }
+
+    /// Starts the API server, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not within two minutes.
+    pub async fn start_apiserver(&mut self) -> Result<()> {
+        let pki = self.folder.join("pki");
         let key = pki.join("apiserver.key");
-        let mut apiserver = assets.command("kube-apiserver");
+        let mut apiserver = self.assets.command("kube-apiserver");
         apiserver
             .args(["--etcd-servers=http://127.0.0.1:2379", "--secure-port=443", "--allow-privileged=true"])
             .arg(format!("--advertise-address={NODE_ADDRESS}"))
@@ -73,27 +104,27 @@ impl Plane {
             .arg(&key)
             .arg("--service-account-signing-key-file")
             .arg(&key);
-        plane.processes.push(Process::start("kube-apiserver", apiserver, logs)?);
-        let ready = wait_for(Duration::from_secs(120), "the API server", async || {
-            plane.check()?;
-            let api = plane.api().await?;
+        self.apiserver = Some(Process::start("kube-apiserver", apiserver, &self.logs)?);
+        wait_for(Duration::from_secs(120), "the API server", async || {
+            self.check()?;
+            let api = self.api().await?;
             api.text("/readyz").await
-        });
-        ready.await?;
+        })
+        .await
+        .map(drop)
+    }
 
-        let mut kcm = assets.command("kube-controller-manager");
-        kcm.arg("--kubeconfig")
-            .arg(folder.join("kcm.kubeconfig"))
-            .args(["--leader-elect=false", "--use-service-account-credentials=true"])
-            .arg("--service-account-private-key-file")
-            .arg(&key)
-            .arg("--root-ca-file")
-            .arg(pki.join("apiserver.crt"));
-        plane.processes.push(Process::start("kube-controller-manager", kcm, logs)?);
-        let mut scheduler = assets.command("kube-scheduler");
-        scheduler.arg("--leader-elect=false").arg("--kubeconfig").arg(folder.join("scheduler.kubeconfig"));
-        plane.processes.push(Process::start("kube-scheduler", scheduler, logs)?);
-        Ok(plane)
+    /// The API server keeps its connections and says nothing any more.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn silence_apiserver(&self) -> Result<()> {
+        self.apiserver.as_ref().context("no API server is running")?.signal("STOP")
+    }
+
+    /// The API server is gone from one moment to the next: who calls is refused.
+    pub fn kill_apiserver(&mut self) {
+        self.apiserver = None;
     }
 
     /// The administrator's kubeconfig.
@@ -123,7 +154,8 @@ impl Plane {
     /// # Errors
     /// Names the one that ended.
     pub fn check(&mut self) -> Result<()> {
-        self.processes.iter_mut().try_for_each(Process::check).context("the control plane")
+        let mut all = self.apiserver.iter_mut().chain(&mut self.others);
+        all.try_for_each(Process::check).context("the control plane")
     }
 }
 

@@ -25,12 +25,20 @@ impl Process {
         Ok(Self { name, child: child.with_context(|| format!("can't start {name}"))? })
     }
 
+    /// Sends it a signal, by its name without `SIG`.
+    ///
+    /// # Errors
+    /// When it is no more.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        run("kill", &[&format!("-{name}"), &self.child.id().to_string()]).map(drop)
+    }
+
     /// Tells it to end (SIGTERM) and waits.
     ///
     /// # Errors
     /// When it does not within 20 s.
     pub fn stop(&mut self) -> Result<()> {
-        run("kill", &["-TERM", &self.child.id().to_string()])?;
+        self.signal("TERM")?;
         let end = Instant::now() + Duration::from_secs(20);
         while self.child.try_wait()?.is_none() {
             ensure!(Instant::now() < end, "{} does not end", self.name);

@@ -105,6 +105,65 @@ impl Sim {
         Ok(named.collect())
     }
 
+    /// A namespace ends with a VF in it, and nobody took it out. The kernel brings links of hardware back to the host,
+    /// down, under the name they had in it; a veth pair it removes. Waits for that, and makes the stand-in as the kernel
+    /// would leave a VF.
+    ///
+    /// # Errors
+    /// When the link is not removed within a minute, or can't be made.
+    pub async fn come_home(&self, vf: PciAddress, name: &str) -> Result<()> {
+        wait_for(Duration::from_secs(60), "a namespace to end", async || {
+            ensure!(self.lost()?.contains(&vf), "the pair of {vf} is still there");
+            Ok(())
+        })
+        .await?;
+        self.bring_home(vf, name)
+    }
+
+    /// Does the same for each VF that is lost, for ever.
+    ///
+    /// # Errors
+    /// When a link can't be made.
+    pub async fn keep_bringing_home(&self, name: &str) -> Result<()> {
+        loop {
+            for vf in self.lost()? {
+                let is_taken = links(None)?.iter().any(|link| link.name == name);
+                let other = format!("dev{}{}", vf.bus, vf.function);
+                self.bring_home(vf, if is_taken { &other } else { name })?;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Name of the other end of a VF's pair, which is always on the host.
+    fn peer(clean: &Link) -> String {
+        clean.name.replace('v', "w")
+    }
+
+    fn lost(&self) -> Result<Vec<PciAddress>> {
+        let there = links(None)?;
+        let is_lost = |clean: &Link| there.iter().all(|link| link.name != Self::peer(clean));
+        Ok(self.clean.iter().filter(|(_, clean)| is_lost(clean)).map(|(vf, _)| *vf).collect())
+    }
+
+    fn bring_home(&self, vf: PciAddress, name: &str) -> Result<()> {
+        let clean = self.clean.get(&vf).with_context(|| format!("there is no VF {vf}"))?;
+        let peer = Self::peer(clean);
+        let number = self.tree.read(&format!("bus/pci/devices/{vf}/net/{}/ifindex", clean.name));
+        let link = ["link", "add", name, "index", number.trim(), "address", &clean.mac];
+        run("ip", &[&link[..], &["type", "veth", "peer", "name", &peer]].concat())?;
+        run("ip", &["link", "set", name, "alias", &vf.to_string()])?;
+        run("ip", &["link", "set", &peer, "master", "tor", "up"]).map(drop)
+    }
+
+    /// Moves a VF to another NUMA node.
+    ///
+    /// # Errors
+    /// When there is no such VF.
+    pub fn set_numa_node(&self, vf: PciAddress, node: u32) -> Result<()> {
+        Ok(self.tree.set(&vf.to_string(), "numa_node", &node.to_string())?)
+    }
+
     /// Waits until every VF is on the host as it was made.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::lab::Lab;
 use crate::stories::{ALL, On, Story};
 
 /// For one story with its clean-up.
-const STORY_LIMIT: Duration = Duration::from_secs(180);
+const STORY_LIMIT: Duration = Duration::from_secs(300);
 
 /// The stories whose names contain one of the filters; all if there is none.
 pub fn wanted(filter: &[String]) -> Vec<&'static Story> {

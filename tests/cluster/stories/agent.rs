@@ -9,8 +9,11 @@ use crate::lab::Lab;
 use crate::pods::pod;
 use crate::process::wait_for;
 
+/// The agents' DaemonSet.
+pub(super) const DAEMONSET: &str = "/apis/apps/v1/namespaces/sriov-dra/daemonsets/sriov-dra";
+
 /// Waits until exactly one agent is there and ready, none of the old ones.
-async fn wait_replaced(lab: &Lab, old: &[String]) -> Result<()> {
+pub(super) async fn wait_replaced(lab: &Lab, old: &[String]) -> Result<()> {
     wait_for(Duration::from_secs(90), "a new agent", async || {
         let pods = lab.api.list("/api/v1/namespaces/sriov-dra/pods").await?;
         let now = lab.agents().await?;
@@ -65,49 +68,22 @@ pub async fn an_agent_that_stays_away_loses_its_slices_and_regains_them_and_pods
     Ok(())
 }
 
-pub async fn a_rolling_update_hands_over_while_pods_run_start_and_end(lab: &mut Lab) -> Result<()> {
-    lab.template(&Value::Null).await?;
-    lab.create(&pod("before", "vf")).await?;
-    lab.create(&pod("ends", "vf")).await?;
-    let given = lab.check_pod("default", "before").await?;
-    lab.check_pod("default", "ends").await?;
-    let old: Vec<String> = lab.agents().await?.into_keys().collect();
-    let again = json!({ "spec": { "template": { "metadata": { "annotations": { "restarted": "once" } } } } });
-    lab.api.merge("/apis/apps/v1/namespaces/sriov-dra/daemonsets/sriov-dra", &again).await?;
-    // Some start and end before, some while, some after the hand-over.
-    for number in 1..=4 {
-        lab.create(&pod(&format!("during-{number}"), "vf")).await?;
-        if number == 2 {
-            lab.delete_pod("ends").await?;
-        }
-        lab.check_pod("default", &format!("during-{number}")).await?;
-    }
-    wait_replaced(lab, &old).await?;
-    ensure!(lab.check_pod("default", "before").await? == given, "the pod has other VFs than before");
-    lab.create(&pod("after", "vf")).await?;
-    lab.check_pod("default", "after").await?;
-    Ok(())
-}
-
-/// Sets the agent's arguments, and waits for an agent that has them.
-async fn run_with(lab: &Lab, arguments: &[&str]) -> Result<()> {
-    const DAEMONSET: &str = "/apis/apps/v1/namespaces/sriov-dra/daemonsets/sriov-dra";
+/// Sets a field of the agent's container, and waits for an agent that has it.
+pub(super) async fn roll(lab: &Lab, field: &str, value: Value) -> Result<()> {
     let old: Vec<String> = lab.agents().await?.into_keys().collect();
     let mut container = lab.api.get(DAEMONSET).await?["spec"]["template"]["spec"]["containers"][0].clone();
-    container["args"] = json!(arguments);
+    container[field] = value;
     let changed = json!({ "spec": { "template": { "spec": { "containers": [container] } } } });
     lab.api.merge(DAEMONSET, &changed).await?;
     wait_replaced(lab, &old).await
 }
 
 pub async fn a_node_without_nri_gives_its_vfs_by_the_hook_alone(lab: &mut Lab) -> Result<()> {
-    let daemonset = lab.api.get("/apis/apps/v1/namespaces/sriov-dra/daemonsets/sriov-dra").await?;
+    let daemonset = lab.api.get(DAEMONSET).await?;
     let before = daemonset["spec"]["template"]["spec"]["containers"][0]["args"].clone();
-    let before: Vec<&str> =
-        before.as_array().context("arguments")?.iter().filter_map(Value::as_str).collect();
     let mut hook = before.clone();
-    hook.push("--attach=hook");
-    run_with(lab, &hook).await?;
+    hook.as_array_mut().context("arguments")?.push(json!("--attach=hook"));
+    roll(lab, "args", hook).await?;
     wait_for(Duration::from_secs(30), "the attribute attach", async || {
         let slices = lab.slices().await?;
         let device = slices.first().map(|slice| slice["spec"]["devices"][0]["attributes"].clone());
@@ -121,7 +97,7 @@ pub async fn a_node_without_nri_gives_its_vfs_by_the_hook_alone(lab: &mut Lab) -
     let given = lab.check_pod("default", "hooked").await;
     let refused = what_the_hook_can_not_do_is_refused(lab).await;
     // The other stories want the agent as it was, whatever became of this one.
-    run_with(lab, &before).await?;
+    roll(lab, "args", before).await?;
     refused?;
     let given = given?;
     ensure!(lab.check_pod("default", "hooked").await? == given, "the pod has other VFs than before");

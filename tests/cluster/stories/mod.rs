@@ -1,6 +1,7 @@
 //! The stories, in the order they are told.
 
 mod agent;
+mod away;
 mod double;
 mod examples;
 mod refusals;
@@ -8,6 +9,8 @@ mod rights;
 mod scarce;
 mod slices;
 mod takes;
+mod uninstall;
+mod upgrade;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -70,8 +73,13 @@ stories! {
     slices::slices_go_and_come_with_the_kubelet_and_pods_keep_their_vfs: On::Both;
     agent::a_deleted_agent_is_replaced_and_pods_keep_their_vfs: On::Both;
     agent::an_agent_that_stays_away_loses_its_slices_and_regains_them_and_pods_keep_their_vfs: On::Both;
-    agent::a_rolling_update_hands_over_while_pods_run_start_and_end: On::Real("a rolling update is the DaemonSet controller's, and needs two agents at a time");
     agent::a_node_without_nri_gives_its_vfs_by_the_hook_alone: On::Real("the stand-ins' runtime always has NRI");
+    upgrade::a_next_version_and_rollout_undo_find_running_and_prepared_pods_and_serve_them: On::Real("a rolling update is the DaemonSet controller's, and needs two agents at a time");
+    upgrade::a_claim_that_only_the_next_version_understands_waits_for_it_and_the_rest_is_served: On::Real("the agent of the stand-ins is always this version's");
+    away::while_the_api_server_is_away_pods_keep_their_vfs_and_what_it_missed_comes_after: On::Real("the embedded server is in this process, and its clients with it");
+    away::over_a_restart_of_the_kubelet_pods_keep_their_vfs_and_prepared_pods_start: On::Real("the stand-ins' kubelet has no init containers and no sandboxes that are slow to come");
+    away::over_a_death_of_containerd_pods_keep_their_vfs_and_prepared_pods_start: On::Real("the stand-ins' runtime is in this process");
+    uninstall::without_the_driver_pods_restart_their_containers_and_with_it_vfs_come_back: On::Real("it is the DaemonSet that is deleted");
     rights::the_agents_account_may_do_what_it_needs_and_nothing_else: On::Real("nobody has to log in to the embedded server, and it has no RBAC");
     rights::an_agent_can_not_write_slices_of_another_node: On::Real("the embedded server has no admission policies, and no tokens of pods");
     double::the_embedded_api_server_answers_as_this_one_does: On::Real("it is the comparison itself");

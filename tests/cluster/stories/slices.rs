@@ -83,14 +83,8 @@ pub async fn a_slice_that_somebody_edits_is_put_right(lab: &mut Lab) -> Result<(
     .await
 }
 
-pub async fn slices_go_and_come_with_the_kubelet_and_pods_keep_their_vfs(lab: &mut Lab) -> Result<()> {
-    lab.template(&Value::Null).await?;
-    lab.create(&crate::pods::pod("before", "vf")).await?;
-    let given = lab.check_pod("default", "before").await?;
-    let old = lab.slices().await?;
-    lab.stop_kubelet().await?;
-    lab.start_kubelet().await?;
-    // A kubelet that starts removes the slices of its node, whose drivers it does not know yet.
+/// A kubelet that starts removes the slices of its node, whose drivers it does not know yet.
+pub(super) async fn wait_renewed(lab: &Lab, old: &[Value]) -> Result<()> {
     wait_for(Duration::from_secs(90), "new slices instead of the old ones", async || {
         let new = lab.slices().await?;
         let kept =
@@ -101,7 +95,17 @@ pub async fn slices_go_and_come_with_the_kubelet_and_pods_keep_their_vfs(lab: &m
         );
         Ok(())
     })
-    .await?;
+    .await
+}
+
+pub async fn slices_go_and_come_with_the_kubelet_and_pods_keep_their_vfs(lab: &mut Lab) -> Result<()> {
+    lab.template(&Value::Null).await?;
+    lab.create(&crate::pods::pod("before", "vf")).await?;
+    let given = lab.check_pod("default", "before").await?;
+    let old = lab.slices().await?;
+    lab.stop_kubelet().await?;
+    lab.start_kubelet().await?;
+    wait_renewed(lab, &old).await?;
     lab.wait_published().await?;
     ensure!(lab.check_pod("default", "before").await? == given, "the pod has other VFs than before");
     lab.create(&crate::pods::pod("after", "vf")).await?;

@@ -16,14 +16,7 @@ pub async fn a_container_that_ends_starts_again_with_the_same_vf(lab: &mut Lab) 
     lab.template(&Value::Null).await?;
     lab.create(&pod("again", "vf")).await?;
     let given = lab.check_pod("default", "again").await?;
-    let first = lab.runtime.container("default", "again", "shell").await?;
-    lab.runtime.stop_container(&first).await?;
-    wait_for(Duration::from_secs(40), "the container's second life", async || {
-        let second = lab.runtime.container("default", "again", "shell").await?;
-        ensure!(second != first, "the first one still runs");
-        Ok(())
-    })
-    .await?;
+    lab.restart_container("again").await?;
     ensure!(lab.check_pod("default", "again").await? == given, "the VF is another one than before");
     Ok(())
 }
