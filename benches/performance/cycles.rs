@@ -34,13 +34,15 @@ pub fn measure(binary: &Path, table: &mut Table) -> anyhow::Result<()> {
 }
 
 async fn cycles(stage: &Stage, folder: &Path, table: &mut Table) -> anyhow::Result<()> {
-    let pod = pod(stage, "cycle").await?;
-    let claim = claim(stage, "cycle", 0, &pod).await?;
     let mut before = None;
     for cycle in 0..WARM_UP + CYCLES {
         if cycle == WARM_UP {
             before = Some(Left::of(stage, folder)?);
         }
+        // Each with a claim of its own, as a template makes them: whatever remembers claims grows.
+        let name = format!("cycle-{cycle}");
+        let pod = pod(stage, &name).await?;
+        let claim = claim(stage, &name, 0, &pod).await?;
         let prepared = stage.prepare(&claim).await?;
         let running = stage.run(&pod).await?;
         stage.create_container(&running, "main", &[&prepared]).await?;
@@ -48,7 +50,7 @@ async fn cycles(stage: &Stage, folder: &Path, table: &mut Table) -> anyhow::Resu
         stage.unprepare(&claim).await?;
     }
     let (before, after) = (before.context("some cycles")?, Left::of(stage, folder)?);
-    let what = format!("{CYCLES} pods one after the other: left over");
+    let what = format!("{CYCLES} pods one after the other, each with its own claim: left over");
     let files = after.files.difference(&before.files).count();
     table.aim(
         format!("{what}, links away from the host"),
