@@ -8,8 +8,8 @@ use k8s_openapi::api::resource::v1::{
     DeviceClassSpec, DeviceRequest, DeviceSelector, OpaqueDeviceConfiguration, ResourceClaimSpec,
 };
 
-use super::names::is_label;
 use super::search::MOST_RESULTS;
+use crate::device::is_label;
 use crate::policy::cel::Selector;
 
 /// One fault.

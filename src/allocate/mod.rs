@@ -13,7 +13,6 @@ mod check;
 mod constraint;
 mod error;
 mod judge;
-mod names;
 mod node;
 mod pools;
 mod problem;
@@ -35,7 +34,6 @@ use serde::Serialize;
 
 pub use check::{Fault, check_claim, check_class};
 pub use error::Refusal;
-pub use names::{LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
 pub use node::{Node, nodes};
 pub use pools::UnusablePool;
 pub use report::{

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use crate::allocate::is_subdomain;
 use crate::app::{NodeConfig, Places, run_node};
+use crate::device::is_subdomain;
 use crate::observe::{self, LogFormat};
 use crate::policy::Rules;
 use crate::policy::cel::Selector;

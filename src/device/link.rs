@@ -120,7 +120,11 @@ impl FromStr for HwAddr {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split(':')
-            .map(|part| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten())
+            .map(|part| match part.as_bytes() {
+                // Not by length alone: a number may have a sign.
+                [a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => u8::from_str_radix(part, 16).ok(),
+                _ => None,
+            })
             .collect::<Option<Vec<u8>>>()
             .map(Self)
             .ok_or_else(|| format!("{text:?} is not a hardware address such as 02:00:00:00:00:01"))
@@ -173,5 +177,6 @@ mod tests {
         assert!(address.is_ethernet());
         assert!("02:00:5e".parse::<HwAddr>().is_ok_and(|a| !a.is_ethernet()));
         assert!("2:0:5e".parse::<HwAddr>().is_err());
+        assert!("+2:00:5e:00:00:01".parse::<HwAddr>().is_err());
     }
 }

@@ -1,9 +1,10 @@
-//! The nouns every room shares: PCI addresses, links, PFs, VFs.
+//! The nouns every room shares: PCI addresses, links, PFs, VFs, their settings; and what a name must look like.
 //!
 //! In: nothing. Out: plain data with validated construction. Never here: I/O of any kind, Kubernetes types,
 //! opinions about what is offered (that is `policy`).
 
 mod function;
+mod label;
 mod link;
 mod pci;
 mod settings;
@@ -12,6 +13,7 @@ pub use function::{
     CleanFacts, EswitchMode, Incarnation, LinkType, Netdev, Pf, Place, RdmaDevice, RdmaNetnsMode, Snapshot,
     Vf,
 };
+pub use label::{LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
 pub use link::{HwAddr, IfName, IfNameError};
 pub use pci::{PciAddress, PciAddressError};
 pub use settings::{LinkState, PfLink, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings};

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Pod, PodResourceClaim, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::allocate::LONGEST_SUBDOMAIN;
 use crate::cli::explain::{Documents, pod_name};
+use crate::device::LONGEST_SUBDOMAIN;
 
 /// Characters kept free in the name of a pod that is made up, so that it can be told from another.
 const ROOM_FOR_A_NUMBER: usize = 8;

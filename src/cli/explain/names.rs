@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::allocate::{Fault, LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
+use crate::allocate::Fault;
+use crate::device::{LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
 
 /// Kinds without a namespace.
 const OF_THE_CLUSTER: [&str; 2] = ["DeviceClass", "ResourceSlice"];

@@ -1,6 +1,6 @@
 //! Forms of names, from the API conventions.
 
-pub use crate::allocate::{is_label, is_subdomain};
+pub use crate::device::{is_label, is_subdomain};
 
 /// What a subdomain looks like.
 pub const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
