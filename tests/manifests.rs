@@ -14,6 +14,7 @@ use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimSp
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use sriov_dra::claim::{Parameters, Source, decode_parameters};
 
 struct Document {
     /// `examples/one-vf.yaml: Pod one-vf`
@@ -280,9 +281,10 @@ fn the_parameters_of_every_claim_pass_the_strict_decoder() {
         for entry in config.unwrap_or_default() {
             let opaque = entry.opaque.unwrap();
             assert_eq!(opaque.driver, sriov_dra::DEFAULT_DRIVER_NAME, "{}", document.place);
-            let config = sriov_dra::claim::decode_parameters(&opaque.parameters.0)
+            let config = decode_parameters(&opaque.parameters.0, Source::Claim)
                 .unwrap_or_else(|faults| panic!("{}: {faults}", document.place));
-            assert_ne!(config, Default::default(), "{}: an example that sets nothing", document.place);
+            let nothing = Parameters::Config(Default::default());
+            assert_ne!(config, nothing, "{}: an example that sets nothing", document.place);
             decoded += 1;
         }
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::Value as Json;
 
 use super::decode::At;
+use super::fields::VfConfig;
+use super::value::{Datum, Form, Slot, TextForm, Value};
 
 /// Most addresses of one interface: `status.devices[].networkData.ips` holds no more.
 const MAX_ADDRESSES: usize = 16;
@@ -15,9 +17,33 @@ const MAX_ADDRESSES: usize = 16;
 /// network's would draw traffic of the pod's default route to the VF.
 const MIN_PREFIX: u8 = 8;
 
-/// Reads `interface.addresses`.
-pub(super) fn read_list(at: &mut At<'_>, given: &Value) -> Option<Vec<IpNet>> {
-    const EXPECTED: &str = "an address with its prefix length such as \"172.16.11.10/24\"";
+const WHAT: &str = "an address with its prefix length such as \"172.16.11.10/24\"";
+
+/// A list of addresses, each once.
+pub(super) struct Addresses(pub Slot<Vec<IpNet>>);
+
+impl Value for Addresses {
+    fn form(&self) -> Form {
+        let pattern = "^[0-9a-fA-F:.]+/[0-9]{1,3}$".to_owned();
+        let of = TextForm { what: WHAT, pattern, except: Vec::new(), is_cidr: true };
+        Form::List { of, most: MAX_ADDRESSES }
+    }
+
+    fn read(&self, at: &mut At<'_>, given: &Json, config: &mut VfConfig) {
+        *(self.0.put)(config) = read_list(at, given);
+    }
+
+    fn overlay(&self, config: &mut VfConfig, later: &VfConfig) {
+        self.0.overlay(config, later);
+    }
+
+    fn of(&self, config: &VfConfig) -> Option<Datum> {
+        let list: Vec<String> = (self.0.get)(config).as_ref()?.iter().map(IpNet::to_string).collect();
+        Some(Datum::Text(format!("[{}]", list.join(", "))))
+    }
+}
+
+fn read_list(at: &mut At<'_>, given: &Json) -> Option<Vec<IpNet>> {
     let list = at.list(given, "a list of addresses such as [172.16.11.10/24]")?;
     if list.len() > MAX_ADDRESSES {
         return at.fault(format!("{} addresses, at most {MAX_ADDRESSES} are possible", list.len()));
@@ -26,7 +52,7 @@ pub(super) fn read_list(at: &mut At<'_>, given: &Value) -> Option<Vec<IpNet>> {
     let mut addresses = Vec::with_capacity(list.len());
     for (index, item) in list.iter().enumerate() {
         let mut at = at.item(index);
-        let parsed = at.text(item, EXPECTED).map(parse);
+        let parsed = at.text(item, WHAT).map(parse);
         match parsed {
             Some(Ok(address)) if !seen.insert(address.addr()) => {
                 at.fault::<()>(format!("{} is given twice", address.addr()));

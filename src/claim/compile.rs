@@ -6,6 +6,7 @@ use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClai
 
 use super::config::Entries;
 use super::error::{ClaimError, Faults};
+use super::settle::{Asked, settle};
 use super::{ClaimId, ClaimSpec, DEFAULT_NAME_TEMPLATE, NameSpec, PodRef, ResultSpec};
 use crate::device::PciAddress;
 
@@ -45,8 +46,18 @@ pub fn compile(
     let mut faults = Faults::default();
     let config = devices.and_then(|devices| devices.config.as_deref()).unwrap_or_default();
     let entries = Entries::decode(config, claim.spec.as_ref(), driver, &mut faults);
-    entries.apply(&mut results, &mut faults);
-    if !faults.0.is_empty() {
+    let used = results.iter().filter(|result| !result.admin_access);
+    let asked: Vec<Asked<'_>> = used
+        .map(|result| Asked {
+            request: &result.request,
+            shown: format!("{} of request {}", result.device, result.request),
+            class_is_known: true,
+        })
+        .collect();
+    let settled = settle(&entries, &id.namespace, &asked, &mut faults);
+    let used = results.iter_mut().filter(|result| !result.admin_access);
+    used.zip(settled).for_each(|(result, settled)| result.take(settled));
+    if !faults.is_empty() {
         return Err(ClaimError::Config { claim: name, faults });
     }
     let annotations = claim.metadata.annotations.as_ref();

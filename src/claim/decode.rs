@@ -3,52 +3,84 @@
 //! By hand over JSON values, not by derive: serde stops at the first fault and knows neither the full path nor which
 //! field was meant.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::error::Faults;
-use super::fields::{FIELDS, Field, LATER_KINDS, Shape, VfConfig};
+use super::error::{Fault, Faults};
+use super::fields::{FIELDS, Field, Leaf, Shape, VfConfig, Who};
+use super::grant::VfGrant;
 
 /// `apiVersion` of the parameters. A constant of the API: it stays when `--driver-name` gives the driver another name,
 /// so that manifests are portable between installations.
 pub const API_VERSION: &str = "sriov-dra.io/v1alpha1";
 
-/// `kind` of the parameters.
+/// `kind` of the parameters that say what is wanted of a VF.
 pub const KIND: &str = "VfConfig";
+
+/// `kind` of the parameters that say what claims of a class may want.
+pub const GRANT_KIND: &str = "VfGrant";
+
+/// Whose word a config entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A DeviceClass's: whoever runs the cluster.
+    Class,
+    /// A claim's: anybody who may make claims.
+    Claim,
+}
+
+/// The opaque parameters of one config entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parameters {
+    /// What is wanted of the VFs.
+    Config(VfConfig),
+    /// What claims may want of them.
+    Grant(VfGrant),
+}
 
 /// Decodes the opaque parameters of one config entry.
 ///
 /// `null` is unset, also for a whole section. Errors: every fault there is, with paths below the parameters.
-pub fn decode_parameters(parameters: &Value) -> Result<VfConfig, Faults> {
+pub fn decode_parameters(parameters: &Value, source: Source) -> Result<Parameters, Faults> {
     let mut faults = Faults::default();
-    let mut config = VfConfig::default();
-    let mut root = At { path: String::new(), faults: &mut faults };
-    match parameters.as_object() {
-        None => {
-            root.wrong_type::<()>(
-                parameters,
-                &format!("an object with apiVersion {API_VERSION} and kind {KIND}"),
-            );
+    let mut at = At { path: String::new(), source, faults: &mut faults };
+    let Some(object) = parameters.as_object() else {
+        at.wrong_type::<()>(parameters, &format!("an object with apiVersion {API_VERSION} and kind {KIND}"));
+        return Err(faults);
+    };
+    // Fields of a foreign kind can't be judged, so the header's faults stand alone.
+    let decoded = match at.kind(object) {
+        Some(KIND) => {
+            let mut config = VfConfig::default();
+            at.section(object, FIELDS, HEADER, &mut config);
+            Some(Parameters::Config(config))
         }
-        // Fields of a foreign kind can't be judged, so the header's faults stand alone.
-        Some(object) if root.check_header(object) => {
-            root.section(object, FIELDS, &["apiVersion", "kind"], &mut config)
-        }
-        Some(_) => {}
+        Some(_) => Some(Parameters::Grant(VfGrant::read(&mut at, object))),
+        None => None,
+    };
+    match decoded {
+        Some(decoded) if faults.is_empty() => Ok(decoded),
+        _ => Err(faults),
     }
-    if faults.0.is_empty() { Ok(config) } else { Err(faults) }
 }
+
+/// The path of parameters as a whole.
+pub const WHOLE: &str = "parameters";
+
+/// What every kind of parameters has.
+pub(super) const HEADER: &[&str] = &["apiVersion", "kind"];
 
 /// A place in the parameters while they are read.
 pub(super) struct At<'a> {
     path: String,
+    source: Source,
     faults: &'a mut Faults,
 }
 
 impl At<'_> {
     /// Notes a fault here. Returns `None` of any type, so that a reader can end with it.
     pub(super) fn fault<T>(&mut self, problem: impl Into<String>) -> Option<T> {
-        let path = if self.path.is_empty() { "parameters" } else { &self.path };
-        self.faults.add(path, problem);
+        let path = if self.path.is_empty() { WHOLE } else { &self.path };
+        self.faults.add(Fault { entry: None, path: path.to_owned(), problem: problem.into() });
         None
     }
 
@@ -73,14 +105,6 @@ impl At<'_> {
         }
     }
 
-    /// A whole number not below zero, or a fault; numbers in quotes are strings.
-    pub(super) fn whole_number(&mut self, value: &Value, expected: &str) -> Option<u64> {
-        match value.as_u64() {
-            Some(number) => Some(number),
-            None => self.wrong_type(value, expected),
-        }
-    }
-
     /// A list, or a fault.
     pub(super) fn list<'v>(&mut self, value: &'v Value, expected: &str) -> Option<&'v [Value]> {
         match value.as_array() {
@@ -91,39 +115,58 @@ impl At<'_> {
 
     /// The place of list item `index`.
     pub(super) fn item(&mut self, index: usize) -> At<'_> {
-        At { path: format!("{}[{index}]", self.path), faults: self.faults }
+        At { path: format!("{}[{index}]", self.path), source: self.source, faults: self.faults }
     }
 
-    fn child(&mut self, name: &str) -> At<'_> {
+    /// The place of a field.
+    pub(super) fn child(&mut self, name: &str) -> At<'_> {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
-        At { path, faults: self.faults }
+        At { path, source: self.source, faults: self.faults }
     }
 
-    fn check_header(&mut self, object: &serde_json::Map<String, Value>) -> bool {
+    /// Notes every field that is none of these.
+    pub(super) fn only(&mut self, object: &Map<String, Value>, known: &[&str]) {
+        for name in
+            object.keys().filter(|name| !known.contains(&name.as_str()) && !HEADER.contains(&name.as_str()))
+        {
+            let hint = did_you_mean(name, known.iter().copied());
+            let problem = format!("unknown field, known are {}{hint}", known.join(", "));
+            self.child(name).fault::<()>(problem);
+        }
+    }
+
+    /// The kind, where it is one that may stand here.
+    fn kind(&mut self, object: &Map<String, Value>) -> Option<&'static str> {
         let got = |field: &str| object.get(field).filter(|value| !value.is_null());
         let (version, kind) = (got("apiVersion"), got("kind"));
-        if version.is_some_and(|v| v == API_VERSION) && kind.is_some_and(|k| k == KIND) {
-            return true;
+        let kind_is = |known: &str| kind.is_some_and(|kind| kind == known);
+        let version_fits = version.is_some_and(|version| version == API_VERSION);
+        if version_fits && kind_is(KIND) {
+            return Some(KIND);
         }
-        if let Some(kind) = kind.and_then(Value::as_str).filter(|kind| LATER_KINDS.contains(kind)) {
-            self.child("kind").fault::<()>(format!(
-                "{kind} is not supported by this version ({})",
-                env!("CARGO_PKG_VERSION")
-            ));
-            return false;
+        if version_fits && kind_is(GRANT_KIND) {
+            return match self.source {
+                Source::Class => Some(GRANT_KIND),
+                Source::Claim => self.child("kind").fault(format!(
+                    "{GRANT_KIND} counts only in a DeviceClass, a claim can't grant itself anything; take the entry out"
+                )),
+            };
         }
         let show = |value: Option<&Value>| value.map_or_else(|| "none".to_owned(), Value::to_string);
-        self.fault::<()>(format!(
-            "got apiVersion {} and kind {}, expected apiVersion {API_VERSION} and kind {KIND}",
+        let or_grant = match self.source {
+            Source::Class => format!(" or {GRANT_KIND}"),
+            Source::Claim => String::new(),
+        };
+        self.fault(format!(
+            "got apiVersion {} and kind {}, expected apiVersion {API_VERSION} and kind {KIND}{or_grant}",
             show(version),
             show(kind)
-        ));
-        false
+        ))
     }
 
     fn section(
         &mut self,
-        object: &serde_json::Map<String, Value>,
+        object: &Map<String, Value>,
         fields: &'static [Field],
         header: &[&str],
         config: &mut VfConfig,
@@ -152,7 +195,10 @@ impl At<'_> {
                 (Shape::Section(_), other) => {
                     at.wrong_type::<()>(other, "an object");
                 }
-                (Shape::Value(read), value) => read(&mut at, value, config),
+                (Shape::Value(Leaf { who: Who::Class, .. }), _) if at.source == Source::Claim => {
+                    at.fault::<()>("only a DeviceClass may set this; leave it out of the claim");
+                }
+                (Shape::Value(leaf), value) => leaf.value.read(&mut at, value, config),
             }
         }
     }
@@ -162,15 +208,21 @@ impl At<'_> {
 fn unknown(name: &str, fields: &'static [Field]) -> String {
     let known: Vec<&str> =
         fields.iter().filter(|field| !matches!(field.shape, Shape::Later)).map(|field| field.name).collect();
-    let meant = known
-        .iter()
-        .map(|known| (edits(name, known), (*known).to_owned()))
-        .filter(|(edits, known)| *edits <= 2 && *edits < known.len())
-        .min()
-        .map(|(_, known)| known)
-        .or_else(|| elsewhere(name, FIELDS, ""));
-    let hint = meant.map(|meant| format!(" (did you mean {meant}?)")).unwrap_or_default();
+    let close = did_you_mean(name, known.iter().copied());
+    let is_here = known.iter().any(|known| known.eq_ignore_ascii_case(name));
+    // The very word in another section is likelier meant than a like one in this.
+    let hint = match elsewhere(name, FIELDS, "").filter(|_| !is_here) {
+        Some(elsewhere) => format!(" (did you mean {elsewhere}?)"),
+        None => close,
+    };
     format!("unknown field, known are {}{hint}", known.join(", "))
+}
+
+/// ` (did you mean mtu?)`, or nothing.
+pub(super) fn did_you_mean<'k>(given: &str, known: impl Iterator<Item = &'k str>) -> String {
+    let close = known.map(|known| (edits(given, known), known));
+    let meant = close.filter(|(edits, known)| *edits <= 2 && *edits < known.len()).min();
+    meant.map(|(_, known)| format!(" (did you mean {known}?)")).unwrap_or_default()
 }
 
 /// The full path of a field with this name in another section: forgetting `interface:` is the likeliest mistake.

@@ -128,35 +128,67 @@ pub enum ClaimError {
 /// One thing that is wrong: where, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// `interface.mtu`, `interface.addresses[1]`, or with the config entry in front.
+    /// The config entry, where it is the fault of one.
+    pub entry: Option<EntryPlace>,
+    /// `interface.mtu`, `interface.addresses[1]`; `parameters` for all of them.
     pub path: String,
     /// What is wrong and what would be right, without a full stop.
     pub problem: String,
 }
 
+/// A config entry of an allocation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EntryPlace {
+    /// In the list of entries.
+    pub index: usize,
+    /// `class sriov-vf` or `claim`
+    pub source: String,
+}
+
+impl fmt::Display for EntryPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "config[{}] (from {})", self.index, self.source)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(entry) = &self.entry {
+            write!(f, "{entry}: ")?;
+        }
         write!(f, "{}: {}", self.path, self.problem)
     }
 }
 
-/// All faults of one object; its text names the first three, since a pod event holds 1024 bytes.
+/// All faults of one object, each once; the text names the first three, since a pod event holds 1024 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Faults(pub Vec<Fault>);
+pub struct Faults(Vec<Fault>);
 
 impl Faults {
     const SHOWN: usize = 3;
 
-    /// Notes one more.
-    pub fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
-        self.0.push(Fault { path: path.into(), problem: problem.into() });
+    /// Nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
-    /// Puts `place` in front of every path.
-    pub(super) fn within(self, place: &str) -> impl Iterator<Item = Fault> {
-        self.0
-            .into_iter()
-            .map(move |fault| Fault { path: format!("{place}: {}", fault.path), problem: fault.problem })
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.0.iter()
+    }
+
+    /// Notes one more. What several VFs share is said of each, but told once.
+    pub(super) fn add(&mut self, fault: Fault) {
+        if !self.0.contains(&fault) {
+            self.0.push(fault);
+        }
+    }
+
+    /// Notes those of one entry.
+    pub(super) fn add_within(&mut self, entry: &EntryPlace, found: Self) {
+        for fault in found.0 {
+            self.add(Fault { entry: Some(entry.clone()), ..fault });
+        }
     }
 }
 
@@ -173,3 +205,12 @@ impl fmt::Display for Faults {
 }
 
 impl std::error::Error for Faults {}
+
+/// The first few, and how many more.
+pub fn some(list: &[String], most: usize) -> String {
+    let shown = list.iter().take(most).cloned().collect::<Vec<_>>().join(", ");
+    match list.len().checked_sub(most) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown} and {more} more"),
+    }
+}

@@ -1,21 +1,28 @@
 //! The fields of a `VfConfig`: the one place where a field is added.
 //!
-//! A new field is an entry in the table below, a place in [`VfConfig`], a line in `overlay` (the compiler asks for
-//! it) and a function that reads its value. Fields that the API names already and a later version will honour stand
-//! in the table as [`Shape::Later`], so that a claim which needs them fails by name instead of being half served.
+//! A new field is a place in [`VfConfig`] and an entry in the table below: its kind of value with its bounds, who may
+//! set it, what it is for. Reader, precedence, grants, JSON Schema, admission policy and the table in docs/vfconfig.md
+//! follow from that. Fields that the API names already and a later version will honour stand in the table as
+//! [`Shape::Later`], so that a claim which needs them fails by name instead of being half served.
 
 use ipnet::IpNet;
-use serde_json::Value;
 
 use super::NameSpec;
-use super::decode::At;
-use super::{address, name};
+use super::address::Addresses;
+use super::mac::Mac;
+use super::name::Name;
+use super::value::{Form, Number, Switch, Value, Word, slot};
+use crate::device::{HwAddr, LinkState, VlanProtocol};
 
 /// Parameters of one config entry, or what several of them add up to. `None` is unset: the field is never touched.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VfConfig {
     /// `interface`
     pub interface: InterfaceConfig,
+    /// `vf`
+    pub vf: SettingsConfig,
+    /// `bind`
+    pub bind: BindConfig,
 }
 
 /// `interface`: what the pod sees.
@@ -29,19 +36,53 @@ pub struct InterfaceConfig {
     pub addresses: Option<Vec<IpNet>>,
 }
 
+/// `vf`: what the PF does with the VF.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SettingsConfig {
+    /// `vf.mac`
+    pub mac: Option<HwAddr>,
+    /// `vf.vlan`; 0 is none.
+    pub vlan: Option<u16>,
+    /// `vf.vlanQos`
+    pub vlan_qos: Option<u8>,
+    /// `vf.vlanProtocol`
+    pub vlan_protocol: Option<VlanProtocol>,
+    /// `vf.trust`
+    pub trust: Option<bool>,
+    /// `vf.spoofCheck`
+    pub spoof_check: Option<bool>,
+    /// `vf.linkState`
+    pub link_state: Option<LinkState>,
+    /// `vf.minTxRateMbps`; 0 is none.
+    pub min_tx_rate_mbps: Option<u32>,
+    /// `vf.maxTxRateMbps`; 0 is none.
+    pub max_tx_rate_mbps: Option<u32>,
+}
+
+/// `bind`: the VF's driver on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BindConfig {
+    /// `bind.driver`
+    pub driver: Option<Driver>,
+    /// `bind.vhost`
+    pub vhost: Option<bool>,
+    /// `bind.allowNoIommu`
+    pub allow_no_iommu: Option<bool>,
+}
+
+/// Drivers that a VF may be bound to on request; unset is the kernel's network driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// `vfio-pci`
+    Vfio,
+}
+
 impl VfConfig {
     /// Lays a later entry over this one: field by field, and a list replaces a list.
     pub fn overlay(&mut self, later: &Self) {
-        fn over<T: Clone>(field: &mut Option<T>, later: &Option<T>) {
-            if later.is_some() {
-                field.clone_from(later);
-            }
+        for field in fields() {
+            field.leaf.value.overlay(self, later);
         }
-        // Taken apart without `..`: a field that is added must be laid over too.
-        let Self { interface: InterfaceConfig { name, mtu, addresses } } = later;
-        over(&mut self.interface.name, name);
-        over(&mut self.interface.mtu, mtu);
-        over(&mut self.interface.addresses, addresses);
     }
 }
 
@@ -55,18 +96,81 @@ pub(super) struct Field {
 pub(super) enum Shape {
     /// An object with these fields.
     Section(&'static [Field]),
-    /// A value, and the function that reads it into the config or notes what is wrong with it.
-    Value(fn(&mut At<'_>, &Value, &mut VfConfig)),
+    /// A value.
+    Value(Leaf),
     /// Part of the API, not of this version.
     Later,
+}
+
+/// What is known of a field with a value.
+pub(super) struct Leaf {
+    pub value: &'static dyn Value,
+    pub who: Who,
+    /// What it is, for schema and docs.
+    pub about: &'static str,
+}
+
+/// Who may set a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Every claim.
+    Anyone,
+    /// A class; a claim where a `VfGrant` of its class allows the value.
+    Granted,
+    /// A class only.
+    Class,
+}
+
+/// A field with its full name.
+pub(super) struct Full {
+    /// `vf.vlan`
+    pub path: String,
+    pub leaf: &'static Leaf,
+}
+
+/// Every field that has a value, in the table's order.
+pub(super) fn fields() -> Vec<Full> {
+    fn walk(prefix: &str, fields: &'static [Field], found: &mut Vec<Full>) {
+        for Field { name, shape } in fields {
+            let path = format!("{prefix}{name}");
+            match shape {
+                Shape::Section(inner) => walk(&format!("{path}."), inner, found),
+                Shape::Value(leaf) => found.push(Full { path, leaf }),
+                Shape::Later => {}
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk("", FIELDS, &mut found);
+    found
+}
+
+/// A field as docs show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldFacts {
+    /// `vf.vlan`
+    pub path: String,
+    /// What its value looks like.
+    pub form: Form,
+    /// Who may set it.
+    pub who: Who,
+    /// What it is.
+    pub about: &'static str,
+}
+
+/// What is known of every field.
+pub fn field_facts() -> Vec<FieldFacts> {
+    let facts =
+        |Full { path, leaf }| FieldFacts { path, form: leaf.value.form(), who: leaf.who, about: leaf.about };
+    fields().into_iter().map(facts).collect()
 }
 
 const fn section(name: &'static str, fields: &'static [Field]) -> Field {
     Field { name, shape: Shape::Section(fields) }
 }
 
-const fn value(name: &'static str, read: fn(&mut At<'_>, &Value, &mut VfConfig)) -> Field {
-    Field { name, shape: Shape::Value(read) }
+const fn value(name: &'static str, who: Who, value: &'static dyn Value, about: &'static str) -> Field {
+    Field { name, shape: Shape::Value(Leaf { value, who, about }) }
 }
 
 const fn later(name: &'static str) -> Field {
@@ -75,43 +179,155 @@ const fn later(name: &'static str) -> Field {
 
 /// `VfConfig` beside `apiVersion` and `kind`.
 pub(super) const FIELDS: &[Field] = &[
-    section(
-        "interface",
-        &[
-            value("addresses", |at, given, config| {
-                config.interface.addresses = address::read_list(at, given)
-            }),
-            value("mtu", |at, given, config| config.interface.mtu = read_mtu(at, given)),
-            value("name", |at, given, config| config.interface.name = name::read(at, given)),
-            later("addressPool"),
-            later("defaultRoute"),
-            later("routes"),
-            later("sourceRouting"),
-            later("sysctls"),
-        ],
-    ),
-    later("vf"),
+    section("interface", INTERFACE),
+    section("vf", VF),
+    section("bind", BIND),
     later("rdma"),
     later("infiniband"),
-    later("bind"),
 ];
 
-/// Kinds of the same API group that a later version will honour.
-pub(super) const LATER_KINDS: &[&str] = &["VfGrant"];
+const INTERFACE: &[Field] = &[
+    value(
+        "addresses",
+        Who::Anyone,
+        &Addresses(slot!(interface.addresses)),
+        "addresses of the interface in the pod, each with the prefix length of its network; for one VF only",
+    ),
+    value(
+        "mtu",
+        Who::Anyone,
+        // 68 is what IPv4 needs (RFC 791 section 3.2, `ETH_MIN_MTU` of the kernel); 65535 is `ETH_MAX_MTU`. Whether the
+        // PF can do it is known only on the node.
+        &Number {
+            slot: slot!(interface.mtu),
+            what: "MTU",
+            unit: "bytes",
+            range: 68..=65535,
+            zero: None,
+            example: 1500,
+        },
+        "MTU in the pod, at most the PF's",
+    ),
+    value("name", Who::Anyone, &Name(slot!(interface.name)), "name in the pod; without it net{n}"),
+    later("addressPool"),
+    later("defaultRoute"),
+    later("routes"),
+    later("sourceRouting"),
+    later("sysctls"),
+];
 
-/// Smallest and largest MTU of an interface in a pod, bytes. 68 is what IPv4 needs (RFC 791 section 3.2, `ETH_MIN_MTU`
-/// of the kernel); 65535 is `ETH_MAX_MTU`. Whether the PF can do it is known only on the node.
-const MTU: std::ops::RangeInclusive<u64> = 68..=65535;
+/// `include/uapi/linux/if_link.h`, `IFLA_VF_*`; bounds as `do_setvfinfo` and the drivers have them.
+const VF: &[Field] = &[
+    value(
+        "mac",
+        Who::Granted,
+        &Mac(slot!(vf.mac)),
+        "administrative MAC address, which the VF then has and can't change unless it is trusted; for one VF only",
+    ),
+    value(
+        "vlan",
+        Who::Granted,
+        &Number {
+            slot: slot!(vf.vlan),
+            what: "VLAN",
+            unit: "",
+            range: 0..=4094,
+            zero: Some("none"),
+            example: 100,
+        },
+        "VLAN that the PF tags and untags; the pod does not see it",
+    ),
+    value(
+        "vlanQos",
+        Who::Granted,
+        &Number {
+            slot: slot!(vf.vlan_qos),
+            what: "VLAN priority",
+            unit: "",
+            range: 0..=7,
+            zero: None,
+            example: 3,
+        },
+        "priority in the VLAN's tag; 0 if only vf.vlan is set",
+    ),
+    value(
+        "vlanProtocol",
+        Who::Granted,
+        &Word {
+            slot: slot!(vf.vlan_protocol),
+            words: &[("802.1Q", VlanProtocol::Dot1q), ("802.1ad", VlanProtocol::Dot1ad)],
+        },
+        "protocol of the VLAN's tag; 802.1Q if only vf.vlan is set",
+    ),
+    value(
+        "trust",
+        Who::Granted,
+        &Switch(slot!(vf.trust)),
+        "the VF may become promiscuous, change its MAC, and have more MACs and VLANs",
+    ),
+    value(
+        "spoofCheck",
+        Who::Granted,
+        &Switch(slot!(vf.spoof_check)),
+        "frames with a foreign source MAC (or VLAN) are dropped",
+    ),
+    value(
+        "linkState",
+        Who::Granted,
+        &Word {
+            slot: slot!(vf.link_state),
+            words: &[
+                ("auto", LinkState::Auto),
+                ("enable", LinkState::Enable),
+                ("disable", LinkState::Disable),
+            ],
+        },
+        "the VF's link is as the PF's, always up, or always down",
+    ),
+    value(
+        "minTxRateMbps",
+        Who::Granted,
+        &rate(slot!(vf.min_tx_rate_mbps)),
+        "bandwidth that the VF can count on",
+    ),
+    value(
+        "maxTxRateMbps",
+        Who::Granted,
+        &rate(slot!(vf.max_tx_rate_mbps)),
+        "most bandwidth that the VF gets",
+    ),
+];
+
+const BIND: &[Field] = &[
+    value(
+        "driver",
+        Who::Granted,
+        &Word { slot: slot!(bind.driver), words: &[(VFIO, Driver::Vfio)] },
+        "driver on the host; without it the kernel's network driver. With vfio-pci there is no network interface, and \
+         containers get the VF's /dev/vfio files",
+    ),
+    value(
+        "vhost",
+        Who::Granted,
+        &Switch(slot!(bind.vhost)),
+        "containers get /dev/vhost-net and /dev/net/tun, too, whatever the driver",
+    ),
+    value(
+        "allowNoIommu",
+        Who::Class,
+        &Switch(slot!(bind.allow_no_iommu)),
+        "vfio-pci without IOMMU is allowed, where the kernel allows it: the VF can then read and write all memory of \
+         the node",
+    ),
+];
+
+/// `bind.driver`
+pub(super) const VFIO: &str = "vfio-pci";
+
+const fn rate(slot: super::value::Slot<u32>) -> Number<u32> {
+    // The kernel's message has 32 bits for it (`struct ifla_vf_rate`). What the link can do is known only on the node.
+    Number { slot, what: "rate", unit: "Mbit/s", range: 0..=u32::MAX, zero: Some("none"), example: 1000 }
+}
 
 /// Smallest MTU with IPv6, bytes (RFC 8200 section 5; below it the kernel switches IPv6 off on the link).
 pub(super) const IPV6_MIN_MTU: u32 = 1280;
-
-fn read_mtu(at: &mut At<'_>, given: &Value) -> Option<u32> {
-    let bytes = at.whole_number(given, "a whole number of bytes such as 1500")?;
-    match u32::try_from(bytes) {
-        Ok(mtu) if MTU.contains(&bytes) => Some(mtu),
-        _ => {
-            at.fault(format!("{bytes} is no possible MTU, it must be {} to {} bytes", MTU.start(), MTU.end()))
-        }
-    }
-}

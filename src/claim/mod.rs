@@ -4,9 +4,10 @@
 //! that names object, field, what is wrong and what would be right. Never here: the kernel, whether a device exists
 //! on this node, files.
 //!
-//! [`compile`] is the front door; [`ClaimSpec::check_by_hook`] asks the pod where there is no NRI. Behind it: `config` says which `VfConfig` entries count for which result and what
-//! they add up to, `decode` reads one of them strictly, `fields` lists the fields there are, `name` and
-//! `address` know what a good value is.
+//! [`compile`] is the front door; [`ClaimSpec::check_by_hook`] asks the pod where there is no NRI. Behind it: `fields`
+//! lists the fields there are, `value`, `name`, `address` and `mac` know what a good value is, `decode` reads an entry
+//! strictly, `config` says which entries count for which VF and what they add up to, `grant` what a claim may set,
+//! `settle` what can't be.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -20,14 +21,22 @@ mod config;
 mod decode;
 mod error;
 mod fields;
+mod grant;
+mod mac;
 mod name;
+mod settle;
+mod value;
 
 pub use by_hook::ByHookError;
 pub use compile::compile;
-pub use decode::{API_VERSION, KIND, decode_parameters, edits};
-pub use error::{ClaimError, Fault, Faults};
-pub use fields::{InterfaceConfig, VfConfig};
+pub use decode::{API_VERSION, GRANT_KIND, KIND, Parameters, Source, WHOLE, decode_parameters, edits};
+pub use error::{ClaimError, EntryPlace, Fault, Faults, some};
+pub use fields::{
+    BindConfig, Driver, FieldFacts, InterfaceConfig, SettingsConfig, VfConfig, Who, field_facts,
+};
+pub use grant::{Allowance, VfGrant};
 pub use name::{DEFAULT_NAME_TEMPLATE, NameError, NameFacts};
+pub use value::{Datum, Form, Span, TextForm};
 
 /// A claim's identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -113,8 +122,13 @@ pub enum NameSpec {
 }
 
 impl ResultSpec {
+    fn take(&mut self, settled: settle::Settled) {
+        let settle::Settled { interface_asked, name, mtu, addresses, settings, bind } = settled;
+        *self = Self { interface_asked, name, mtu, addresses, settings, bind, ..self.clone() };
+    }
+
     /// `req` of `req/sub`: what the kubelet and containers call the request.
     pub fn top_level_request(&self) -> &str {
-        self.request.split('/').next().unwrap_or(&self.request)
+        config::top_level(&self.request)
     }
 }

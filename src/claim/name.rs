@@ -1,9 +1,11 @@
 //! Names of interfaces in the pod: explicit ones, and templates such as `net{n}`.
 
-use serde_json::Value;
+use serde_json::Value as Json;
 
 use super::NameSpec;
 use super::decode::At;
+use super::fields::VfConfig;
+use super::value::{Datum, Form, Slot, TextForm, Value};
 use crate::device::{IfName, IfNameError};
 
 /// What an interface is called when neither class nor claim says a name.
@@ -105,12 +107,37 @@ impl NameSpec {
     }
 }
 
-/// Reads `interface.name`.
-pub(super) fn read(at: &mut At<'_>, given: &Value) -> Option<NameSpec> {
-    let text = at.text(given, "a name such as \"rdma0\" or \"net{n}\"")?;
-    match parse(text) {
-        Ok(name) => Some(name),
-        Err(problem) => at.fault(problem),
+/// A name, or a template of one.
+pub(super) struct Name(pub Slot<NameSpec>);
+
+const WHAT: &str = "a name such as \"rdma0\" or \"net{n}\"";
+
+impl Value for Name {
+    fn form(&self) -> Form {
+        // ASCII without what the kernel refuses, and braces only around placeholders, each of which is one character at
+        // least.
+        let placeholders = PLACEHOLDERS.join("|");
+        let pattern = format!("^([!-$&-.0-9;-z|~]|[{{]({placeholders})[}}]){{1,{MAX_LEN}}}$");
+        let except = TAKEN.iter().map(|(name, _)| *name).chain([".", ".."]).collect();
+        Form::Text(TextForm { what: WHAT, pattern, except, is_cidr: false })
+    }
+
+    fn read(&self, at: &mut At<'_>, given: &Json, config: &mut VfConfig) {
+        *(self.0.put)(config) =
+            at.text(given, WHAT).and_then(|text| parse(text).map_or_else(|why| at.fault(why), Some));
+    }
+
+    fn overlay(&self, config: &mut VfConfig, later: &VfConfig) {
+        self.0.overlay(config, later);
+    }
+
+    fn of(&self, config: &VfConfig) -> Option<Datum> {
+        (self.0.get)(config).as_ref().map(|name| {
+            Datum::Text(match name {
+                NameSpec::Explicit(name) => name.to_string(),
+                NameSpec::Template(template) => template.clone(),
+            })
+        })
     }
 }
 

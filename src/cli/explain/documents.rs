@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use super::decode::decode;
 use super::names::Names;
-use crate::allocate::{Fault, check_claim, check_class, is_label};
-use crate::claim::{decode_parameters, edits};
+use crate::allocate::{Fault, check_claim, check_class};
+use crate::claim::{Source, WHOLE, decode_parameters, edits};
+use crate::device::is_label;
 
 /// Two driver names that are this close are taken for one that is misspelt.
 const MISSPELT: usize = 2;
@@ -130,8 +131,7 @@ impl Documents {
                     let spec = class.spec.clone().unwrap_or_default();
                     self.add(&place, check_class(&spec));
                     let configs = spec.config.iter().flatten().map(|config| config.opaque.as_ref());
-                    // Classes of other drivers have their configs rightly.
-                    self.configs(&place, "spec", configs.collect(), driver, true);
+                    self.configs(&place, "spec", configs.collect(), driver, Source::Class);
                     self.classes.push(class);
                 }
             }
@@ -172,25 +172,26 @@ impl Documents {
         self.add(place, check_claim(&spec, path));
         let configs = spec.devices.and_then(|devices| devices.config).unwrap_or_default();
         let configs: Vec<_> = configs.iter().map(|config| config.opaque.as_ref()).collect();
-        let has_own = configs.iter().flatten().any(|opaque| opaque.driver == driver);
-        self.configs(place, &format!("{path}.devices"), configs, driver, has_own);
+        self.configs(place, &format!("{path}.devices"), configs, driver, Source::Claim);
     }
 
-    /// Configs for this driver are read; of the others a misspelt one is noted, and all where `has_own` is false: then
-    /// one of them may have been meant for it.
+    /// Configs for this driver are read. Of the others a misspelt one is noted, and all of a claim that has none for this
+    /// driver: then one of them may have been meant for it. Classes of other drivers have their configs rightly.
     fn configs(
         &mut self,
         place: &str,
         path: &str,
         configs: Vec<Option<&OpaqueDeviceConfiguration>>,
         driver: &str,
-        has_own: bool,
+        source: Source,
     ) {
+        let has_own =
+            source == Source::Class || configs.iter().flatten().any(|opaque| opaque.driver == driver);
         for (index, opaque) in configs.into_iter().enumerate() {
             let Some(opaque) = opaque.filter(|opaque| !opaque.driver.is_empty()) else { continue };
             let path = format!("{path}.config[{index}]");
             if opaque.driver == driver {
-                self.parameters(place, &path, opaque);
+                self.parameters(place, &path, opaque, source);
             } else if !has_own || edits(&opaque.driver, driver) <= MISSPELT {
                 let other = &opaque.driver;
                 self.notes.push(format!(
@@ -241,18 +242,18 @@ impl Documents {
     }
 
     /// Parameters for this driver; what is no object is a fault already.
-    fn parameters(&mut self, place: &str, path: &str, opaque: &OpaqueDeviceConfiguration) {
+    fn parameters(&mut self, place: &str, path: &str, opaque: &OpaqueDeviceConfiguration, source: Source) {
         if !opaque.parameters.0.is_object() {
             return;
         }
-        if let Err(faults) = decode_parameters(&opaque.parameters.0) {
+        if let Err(faults) = decode_parameters(&opaque.parameters.0, source) {
             let path = format!("{path}.opaque.parameters");
-            let faults = faults.0.into_iter().map(|fault| Fault {
+            let faults = faults.iter().map(|fault| Fault {
                 field: match fault.path.as_str() {
-                    "parameters" => path.clone(),
+                    WHOLE => path.clone(),
                     field => format!("{path}.{field}"),
                 },
-                problem: fault.problem,
+                problem: fault.problem.clone(),
             });
             self.add(place, faults.collect());
         }

@@ -13,6 +13,7 @@ use crate::allocate::{
     Cluster, DeviceId, Explanation, Node, Taken, Wanted, allocate, claim_name, explain, nodes,
 };
 use crate::app::Supply;
+use crate::claim::some;
 
 /// The class that comes with the manifests.
 const BUILT_IN: &str = include_str!("../../../manifests/deviceclass.yaml");
@@ -301,13 +302,4 @@ fn names_class(spec: &ResourceClaimSpec, class: &str) -> bool {
         let alternatives = request.first_available.iter().flatten().map(|sub| &sub.device_class_name);
         exactly.chain(alternatives).any(|name| name == class)
     })
-}
-
-/// The first few, and how many more.
-pub(super) fn some(list: &[String], most: usize) -> String {
-    let shown = list.iter().take(most).cloned().collect::<Vec<_>>().join(", ");
-    match list.len().checked_sub(most) {
-        None | Some(0) => shown,
-        Some(more) => format!("{shown} and {more} more"),
-    }
 }

@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use super::Answer;
-use super::plan::{Subject, some};
+use super::plan::Subject;
 use crate::allocate::{ClaimReport, ConstraintReport, Explanation, Group, RequestReport, SelectorReport};
+use crate::claim::some;
 
 /// Names of devices or nodes in one line.
 const SHOWN_NAMES: usize = 3;

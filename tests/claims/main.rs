@@ -1,83 +1,14 @@
 //! Claims as the API server holds them, and what becomes of them: a request, or one sentence.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+mod grants;
+mod lab;
+mod settings;
+
 use serde_json::{Value, json};
-use sriov_dra::claim::{ClaimError, ClaimSpec, NameFacts, NameSpec, PodRef, compile, decode_parameters};
+use sriov_dra::claim::{ClaimError, NameFacts, NameSpec, PodRef, Source, decode_parameters};
 
-const DRIVER: &str = "sriov-dra.io";
-const UID: &str = "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa";
-
-/// A claim of one request `main` with VF `0000-81-00-2` on `node-a`, reserved for one pod.
-struct Claim(Value);
-
-impl Claim {
-    fn new() -> Self {
-        let mut claim = Self(json!({
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceClaim",
-            "metadata": {
-                "name": "worker-vf", "namespace": "team-a", "uid": UID,
-                "annotations": {"resource.kubernetes.io/pod-claim-name": "vf"},
-            },
-            "spec": {"devices": {"requests": [{"name": "main", "exactly": {"deviceClassName": "sriov-vf"}}]}},
-            "status": {
-                "allocation": {"devices": {"results": [], "config": []}},
-                "reservedFor": [{"resource": "pods", "name": "worker-0", "uid": "pod-0"}],
-            },
-        }));
-        claim.results().push(result("main", "0000-81-00-2"));
-        claim
-    }
-
-    fn at(&mut self, pointer: &str) -> &mut Value {
-        self.0.pointer_mut(pointer).unwrap()
-    }
-
-    fn results(&mut self) -> &mut Vec<Value> {
-        self.at("/status/allocation/devices/results").as_array_mut().unwrap()
-    }
-
-    fn with_results(mut self, results: &[(&str, &str)]) -> Self {
-        *self.results() = results.iter().map(|(request, device)| result(request, device)).collect();
-        self
-    }
-
-    fn reserved(mut self, consumers: Value) -> Self {
-        self.0["status"]["reservedFor"] = consumers;
-        self
-    }
-
-    fn config(mut self, source: &str, requests: &[&str], interface: Value) -> Self {
-        let parameters =
-            json!({"apiVersion": "sriov-dra.io/v1alpha1", "kind": "VfConfig", "interface": interface});
-        self.push_config(source, requests, DRIVER, parameters);
-        self
-    }
-
-    fn push_config(&mut self, source: &str, requests: &[&str], driver: &str, parameters: Value) {
-        let list = self.at("/status/allocation/devices/config").as_array_mut().unwrap();
-        list.push(json!({
-            "source": source, "requests": requests, "opaque": {"driver": driver, "parameters": parameters},
-        }));
-    }
-
-    fn compile_held_by(&self, held_by: Option<&str>) -> Result<ClaimSpec, ClaimError> {
-        let claim = serde_json::from_value(self.0.clone()).unwrap();
-        compile(&claim, DRIVER, "node-a", UID, held_by)
-    }
-
-    fn compiled(&self) -> ClaimSpec {
-        self.compile_held_by(None).unwrap()
-    }
-
-    fn refused(&self) -> String {
-        self.compile_held_by(None).unwrap_err().to_string()
-    }
-}
-
-fn result(request: &str, device: &str) -> Value {
-    json!({"request": request, "driver": DRIVER, "pool": "node-a", "device": device})
-}
+use lab::{Claim, UID, decoding_fails, result};
 
 fn explicit(name: &NameSpec) -> &str {
     match name {
@@ -471,11 +402,11 @@ fn an_unknown_field_is_named_with_its_path_the_known_ones_and_what_was_meant() {
     for (parameters, says) in [
         (
             json!({"mtu": 1}),
-            "mtu: unknown field, known are interface (did you mean interface.mtu?)".to_owned(),
+            "mtu: unknown field, known are interface, vf, bind (did you mean interface.mtu?)".to_owned(),
         ),
         (
             json!({"interfaces": {}}),
-            "interfaces: unknown field, known are interface (did you mean interface?)".to_owned(),
+            "interfaces: unknown field, known are interface, vf, bind (did you mean interface?)".to_owned(),
         ),
         (json!({"interface": {"MTU": 1}}), format!("interface.MTU: {known} (did you mean mtu?)")),
         (
@@ -496,13 +427,13 @@ fn a_field_of_a_later_version_is_said_to_be_one() {
         decoding_fails(json!({"interface": {"routes": []}})),
         format!("interface.routes: field interface.routes is not supported by this version ({version})")
     );
-    assert_eq!(
-        decoding_fails(json!({"vf": {"vlan": 100}})),
-        format!("vf: field vf is not supported by this version ({version})")
-    );
-    let grant = json!({"apiVersion": "sriov-dra.io/v1alpha1", "kind": "VfGrant", "allow": []});
-    let refused = decode_parameters(&grant).unwrap_err().to_string();
-    assert_eq!(refused, format!("kind: VfGrant is not supported by this version ({version})"));
+    for section in ["rdma", "infiniband"] {
+        let says = format!("{section}: field {section} is not supported by this version ({version})");
+        assert_eq!(decoding_fails(json!({section: {}})), says);
+        assert!(
+            Claim::new().says("FromClaim", &[], "VfConfig", json!({section: null})).compiled().pod.is_some()
+        );
+    }
 }
 
 #[test]
@@ -554,10 +485,10 @@ fn a_wrong_or_missing_api_version_or_kind_names_both_that_are_expected() {
         (json!(1), Value::Null, "got apiVersion 1 and kind none"),
     ] {
         let parameters = json!({"apiVersion": api_version, "kind": kind, "interface": {"mtuu": 1}});
-        let refused = decode_parameters(&parameters).unwrap_err().to_string();
+        let refused = decode_parameters(&parameters, Source::Claim).unwrap_err().to_string();
         assert_eq!(refused, format!("parameters: {got}, {expected}"));
     }
-    let refused = decode_parameters(&json!("text")).unwrap_err().to_string();
+    let refused = decode_parameters(&json!("text"), Source::Claim).unwrap_err().to_string();
     assert!(refused.starts_with("parameters: got the string \"text\", expected an object with apiVersion"));
 }
 
@@ -574,10 +505,4 @@ fn all_faults_are_told_together_the_first_three_in_words() {
 #[test]
 fn the_api_group_is_the_default_driver_name() {
     assert_eq!(sriov_dra::claim::API_VERSION, format!("{}/v1alpha1", sriov_dra::DEFAULT_DRIVER_NAME));
-}
-
-fn decoding_fails(mut parameters: Value) -> String {
-    parameters["apiVersion"] = json!("sriov-dra.io/v1alpha1");
-    parameters["kind"] = json!("VfConfig");
-    decode_parameters(&parameters).unwrap_err().to_string()
 }

@@ -1,0 +1,252 @@
+//! What config entries mean for the VFs of a claim: whether the claim may ask for it, whether it can hold, for each VF and
+//! for all together.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::config::{Entries, Wanted, top_level};
+use super::error::{EntryPlace, Fault, Faults};
+use super::fields::{Driver, IPV6_MIN_MTU, VFIO, VfConfig, Who, fields};
+use super::grant::refusal;
+use super::{DEFAULT_NAME_TEMPLATE, NameSpec, WantedBinding};
+use crate::device::{Vlan, VlanProtocol, WantedSettings};
+
+/// A VF that a claim got, or would get.
+pub(super) struct Asked<'a> {
+    /// `req` or `req/sub`
+    pub request: &'a str,
+    /// `0000-81-00-2 of request main`
+    pub shown: String,
+    /// What the class says is among the entries. Else it is not known what it grants.
+    pub class_is_known: bool,
+}
+
+/// What one VF shall be.
+pub(super) struct Settled {
+    pub interface_asked: bool,
+    pub name: NameSpec,
+    pub mtu: Option<u32>,
+    pub addresses: Vec<IpNet>,
+    pub settings: WantedSettings,
+    pub bind: WantedBinding,
+}
+
+/// What each VF shall be, in their order; faults are noted.
+pub(super) fn settle(
+    entries: &Entries<'_>,
+    namespace: &str,
+    asked: &[Asked<'_>],
+    faults: &mut Faults,
+) -> Vec<Settled> {
+    let mut shared = Shared::default();
+    let settled = asked.iter().map(|asked| {
+        let wanted = entries.of(asked.request);
+        if asked.class_is_known {
+            check_grants(&wanted, namespace, faults);
+        }
+        let settled = Settled {
+            interface_asked: wanted.config.interface != Default::default(),
+            name: name(&wanted, asked.request, faults),
+            mtu: wanted.config.interface.mtu,
+            addresses: wanted.config.interface.addresses.clone().unwrap_or_default(),
+            settings: settings(&wanted, faults),
+            bind: bind(&wanted, faults),
+        };
+        check_mtu(&wanted, &settled, faults);
+        shared.note(&wanted, &settled, asked);
+        settled
+    });
+    let settled = settled.collect();
+    shared.report(faults);
+    settled
+}
+
+/// Notes a fault of the entry that had the last word on a field.
+fn blame(wanted: &Wanted<'_>, path: &str, problem: impl Into<String>, faults: &mut Faults) {
+    faults.add(Fault { entry: wanted.last(path).cloned(), path: path.to_owned(), problem: problem.into() });
+}
+
+/// Each value that the claim sets must be one that every claim may set, or its class's own, or one that the class grants.
+/// An entry that a later one overrides is judged all the same: whether a claim is good doesn't depend on its order.
+fn check_grants(wanted: &Wanted<'_>, namespace: &str, faults: &mut Faults) {
+    for (place, config) in &wanted.claim {
+        for field in fields().iter().filter(|field| field.leaf.who != Who::Anyone) {
+            let Some(value) = field.leaf.value.of(config) else { continue };
+            if field.leaf.value.of(&wanted.by_class).as_ref() == Some(&value) {
+                continue;
+            }
+            if let Some(problem) = refusal(&wanted.grants, &wanted.class, namespace, &field.path, &value) {
+                faults.add(Fault { entry: Some((*place).clone()), path: field.path.clone(), problem });
+            }
+        }
+    }
+}
+
+fn name(wanted: &Wanted<'_>, request: &str, faults: &mut Faults) -> NameSpec {
+    let default = NameSpec::Template(DEFAULT_NAME_TEMPLATE.to_owned());
+    let name = wanted.config.interface.name.as_ref().unwrap_or(&default);
+    name.for_request(top_level(request)).unwrap_or_else(|problem| {
+        blame(wanted, "interface.name", problem, faults);
+        default
+    })
+}
+
+fn check_mtu(wanted: &Wanted<'_>, settled: &Settled, faults: &mut Faults) {
+    let ipv6 = settled.addresses.iter().find(|address| address.addr().is_ipv6());
+    if let (Some(mtu @ 0..IPV6_MIN_MTU), Some(address)) = (settled.mtu, ipv6) {
+        let problem = format!("{mtu} is too small for {address}: IPv6 needs at least {IPV6_MIN_MTU} bytes");
+        blame(wanted, "interface.mtu", problem, faults);
+    }
+}
+
+fn settings(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedSettings {
+    let vf = &wanted.config.vf;
+    if vf.vlan.unwrap_or_default() == 0 {
+        // Without a VLAN there is no tag that could carry either; with one unset, nobody is told.
+        let so = if vf.vlan.is_none() { "vf.vlan is not set" } else { "vf.vlan is 0" };
+        let tells_nothing = vf.vlan.is_some();
+        if let Some(qos) = vf.vlan_qos.filter(|qos| !(tells_nothing && *qos == 0)) {
+            let problem = format!("{qos} needs a VLAN, but {so}; set it to 1 to 4094, or leave this out");
+            blame(wanted, "vf.vlanQos", problem, faults);
+        }
+        let tag = vf.vlan_protocol.filter(|tag| !(tells_nothing && *tag == VlanProtocol::Dot1q));
+        if let Some(tag) = tag {
+            let problem = format!("{tag} needs a VLAN, but {so}; set it to 1 to 4094, or leave this out");
+            blame(wanted, "vf.vlanProtocol", problem, faults);
+        }
+    }
+    // A maximum of 0 is none.
+    if let (Some(min), Some(max @ 1..)) = (vf.min_tx_rate_mbps, vf.max_tx_rate_mbps)
+        && min > max
+    {
+        let problem = format!("{min} is above vf.maxTxRateMbps, which is {max}; it must be at most that");
+        blame(wanted, "vf.minTxRateMbps", problem, faults);
+    }
+    WantedSettings {
+        mac: vf.mac.clone(),
+        vlan: vf.vlan.map(|id| match id {
+            0 => Vlan::default(),
+            id => Vlan {
+                id,
+                qos: vf.vlan_qos.unwrap_or_default(),
+                protocol: vf.vlan_protocol.unwrap_or_default(),
+            },
+        }),
+        spoof_check: vf.spoof_check,
+        trust: vf.trust,
+        link_state: vf.link_state,
+        min_tx_rate_mbps: vf.min_tx_rate_mbps,
+        max_tx_rate_mbps: vf.max_tx_rate_mbps,
+    }
+}
+
+fn bind(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedBinding {
+    let VfConfig { interface, bind, .. } = &wanted.config;
+    let vfio = bind.driver == Some(Driver::Vfio);
+    if vfio {
+        let asks = fields().into_iter().map(|field| (field.leaf.value.of(&wanted.config), field.path));
+        let asks = asks.filter(|(value, path)| value.is_some() && path.starts_with("interface."));
+        // An empty list asks for nothing.
+        let no_addresses = interface.addresses.as_ref().is_some_and(Vec::is_empty);
+        let asks = asks.map(|(_, path)| path).filter(|path| !(no_addresses && path == "interface.addresses"));
+        let asks: Vec<String> = asks.collect();
+        if let Some(first) = asks.first() {
+            let by = wanted.last(first).map_or("class", |place| place.source.as_str());
+            let list = asks.join(", ");
+            let problem = format!(
+                "{VFIO} leaves the VF without network interface, but the {by} sets {list}; leave one of them out"
+            );
+            blame(wanted, "bind.driver", problem, faults);
+        }
+    }
+    WantedBinding {
+        vfio,
+        vhost: bind.vhost.unwrap_or_default(),
+        allow_no_iommu: bind.allow_no_iommu.unwrap_or_default(),
+    }
+}
+
+/// What can't be had by two VFs at once: what, by value, with the entry that asked for it, the request and the VF.
+#[derive(Default)]
+struct Shared(BTreeMap<(Kind, String), Vec<Use>>);
+
+#[derive(PartialEq, Eq)]
+struct Use {
+    place: Option<EntryPlace>,
+    request: String,
+    shown: String,
+}
+
+/// In the order in which faults are told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Name,
+    Address,
+    Mac,
+}
+
+impl Kind {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Name => "interface.name",
+            Self::Address => "interface.addresses",
+            Self::Mac => "vf.mac",
+        }
+    }
+}
+
+impl Shared {
+    fn note(&mut self, wanted: &Wanted<'_>, settled: &Settled, asked: &Asked<'_>) {
+        let mut note = |kind: Kind, value: String| {
+            let place = wanted.last(kind.path()).cloned();
+            let of_vf = Use { place, request: asked.request.to_owned(), shown: asked.shown.clone() };
+            self.0.entry((kind, value)).or_default().push(of_vf);
+        };
+        if let NameSpec::Explicit(name) = &settled.name {
+            note(Kind::Name, name.to_string());
+        }
+        settled.addresses.iter().for_each(|address| note(Kind::Address, address.addr().to_string()));
+        if let Some(mac) = &settled.settings.mac {
+            note(Kind::Mac, mac.to_string());
+        }
+    }
+
+    fn report(self, faults: &mut Faults) {
+        // A list that reaches two VFs repeats every address of it; one sentence is enough.
+        let mut reported: Vec<(Kind, Vec<Use>)> = Vec::new();
+        for ((kind, value), uses) in self.0 {
+            let Some(first) = uses.first() else { continue };
+            if !uses.iter().enumerate().any(|(i, one)| uses.iter().skip(i + 1).any(|other| one.meets(other)))
+            {
+                continue;
+            }
+            let vfs: Vec<&str> = uses.iter().map(|of_vf| of_vf.shown.as_str()).collect();
+            let (count, vfs) = (uses.len(), vfs.join(", "));
+            let problem = match kind {
+                Kind::Name => format!(
+                    "one name {value:?} for {count} VFs ({vfs}); write it with {{n}}, or set it for one request only"
+                ),
+                Kind::Address => format!(
+                    "address {value} for {count} VFs ({vfs}); an address is for one VF, set it for one request only"
+                ),
+                Kind::Mac => format!(
+                    "MAC {value} for {count} VFs ({vfs}); a MAC is for one VF, set it for one request only"
+                ),
+            };
+            let fault = Fault { entry: first.place.clone(), path: kind.path().to_owned(), problem };
+            let of_kind = (kind, uses);
+            if !(kind == Kind::Address && reported.contains(&of_kind)) {
+                faults.add(fault);
+                reported.push(of_kind);
+            }
+        }
+    }
+}
+
+impl Use {
+    /// Both VFs are there at once: no alternatives of one request.
+    fn meets(&self, other: &Self) -> bool {
+        self.request == other.request || top_level(&self.request) != top_level(&other.request)
+    }
+}
