@@ -83,22 +83,36 @@ impl Engine {
         if driver == VFIO_PCI {
             return Ok(());
         }
-        if BOUND_AGAIN.contains(&driver.as_str()) {
+        let again = || {
             self.site.functions.unbind(vf).map_err(failed)?;
             self.site.functions.bind(vf, Some(&driver)).map_err(failed)?;
-            self.wait_for_netdev(vf, None, deadline)?;
+            self.wait_for_netdev(vf, None, deadline).map(drop)
+        };
+        let mut bound_again = BOUND_AGAIN.contains(&driver.as_str());
+        if bound_again {
+            again()?;
         }
         let zero = mac.bytes().iter().all(|byte| *byte == 0);
         let handle = VfHandle { pci: vf, hw_addr: None, stand_in: self.site.kernel.has_stand_ins() };
-        let Some((mut host, link)) = find_vf_on_host(self.site.kernel.as_ref(), &handle).map_err(failed)?
-        else {
-            return Ok(());
-        };
-        if zero || link.hw_addr.as_ref() == Some(mac) {
-            return Ok(());
+        let mut until = deadline.min(Instant::now() + LATE);
+        loop {
+            let found = find_vf_on_host(self.site.kernel.as_ref(), &handle).map_err(failed)?;
+            let Some((mut host, link)) = found else { return Ok(()) };
+            if zero || link.hw_addr.as_ref() == Some(mac) {
+                return Ok(());
+            }
+            match host.set_hw_addr(&link, mac) {
+                Ok(()) => return Ok(()),
+                Err(error) if is_busy(&error) && Instant::now() < until => thread::sleep(POLL),
+                // A driver that was not known to want this.
+                Err(_) if !bound_again => {
+                    again()?;
+                    bound_again = true;
+                    until = deadline.min(Instant::now() + LATE);
+                }
+                Err(error) => return Err(failed(error)),
+            }
         }
-        let until = deadline.min(Instant::now() + LATE);
-        patiently(until, || host.set_hw_addr(&link, mac)).map_err(failed)
     }
 
     /// Nodes that an earlier call found stay until this one has looked.
