@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::{Value, json};
 use sriov_dra::app::Supply;
-use sriov_dra::cli::explain::{Documents, Given, Origin, answer, render_json, render_text};
+use sriov_dra::cli::documents::Documents;
+use sriov_dra::cli::explain::{Given, Origin, answer, render_json, render_text};
 
 const DRIVER: &str = "sriov-dra.io";
 
@@ -149,7 +150,7 @@ fn every_fault_of_a_file_is_one_sentence_with_file_document_and_field() {
                     {apiVersion: sriov-dra.io/v1alpha1, kind: VfConfig, interface: {mtuu: 1}}}}]}"#
         )
     ));
-    insta::assert_snapshot!("faults", asked.faults.join("\n"));
+    insta::assert_snapshot!("faults", asked.sentences());
     assert!(answer(&Given { asked, supply: supply(), from: Origin::Cluster, node: None }, DRIVER).is_err());
 }
 
@@ -216,7 +217,7 @@ fn names_are_faults_as_an_api_server_would_find_them_and_each_is_there_once() {
         pod.to_owned(),
     ]
     .join("---\n");
-    insta::assert_snapshot!("names", documents(&text).faults.join("\n"));
+    insta::assert_snapshot!("names", documents(&text).sentences());
 }
 
 #[test]
@@ -257,9 +258,9 @@ fn a_selector_that_an_api_server_refuses_is_a_fault_and_one_that_fails_when_it_r
         let text = claim(&format!(
             "{{requests: [{{name: vf, exactly: {{deviceClassName: sriov-vf, selectors: [{{cel: {{expression: '{expression}'}}}}]}}}}]}}"
         ));
-        documents(&text).faults
+        documents(&text).faults.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let place = "claim.yaml, document 1 (ResourceClaim mine): spec.devices.requests[0].exactly.selectors[0].cel.expression: ";
+    let place = "claim.yaml:4, document 1 (ResourceClaim mine): spec.devices.requests[0].exactly.selectors[0].cel.expression: ";
     for (expression, says) in [
         (
             r#"device.attributes["sriov-dra.io"].pfName.startWith("ens")"#,

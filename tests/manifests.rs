@@ -439,6 +439,7 @@ fn the_agent_runs_with_the_names_paths_and_rights_it_is_built_for() {
             "resourceclaims/driver[sriov-dra.io] associated-node:update,associated-node:patch",
             "resourceslices get,list,watch,create,update,patch,delete",
             "nodes get",
+            "pods get",
         ]
     );
     let account = format!("system:serviceaccount:sriov-dra:{}", pod.service_account_name.unwrap());

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::resource::v1::{DeviceAllocationConfiguration, ResourceClaimSpec};
 
-use super::decode::{Parameters, Source, decode_parameters};
+use super::decode::{Parameters, Source, read_parameters};
 use super::error::{EntryPlace, Faults};
 use super::fields::{VfConfig, fields};
 use super::grant::VfGrant;
@@ -20,6 +20,8 @@ pub(super) struct Entries<'a> {
     classes: Vec<Entry<'a, VfConfig>>,
     grants: Vec<Entry<'a, VfGrant>>,
     claim: Vec<Entry<'a, VfConfig>>,
+    /// Those that could not be read, or in part only.
+    faulty: Vec<Entry<'a, Source>>,
 }
 
 impl<'a> Entries<'a> {
@@ -31,7 +33,8 @@ impl<'a> Entries<'a> {
         driver: &str,
         faults: &mut Faults,
     ) -> Self {
-        let mut entries = Self { spec, classes: Vec::new(), grants: Vec::new(), claim: Vec::new() };
+        let (classes, grants, claim, faulty) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut entries = Self { spec, classes, grants, claim, faulty };
         for (index, entry) in list.iter().enumerate() {
             let Some(opaque) = entry.opaque.as_ref().filter(|opaque| opaque.driver == driver) else {
                 continue;
@@ -45,13 +48,18 @@ impl<'a> Entries<'a> {
                 (Source::Claim, _) => "claim".to_owned(),
             };
             let place = EntryPlace { index, source: shown };
-            match decode_parameters(&opaque.parameters.0, source) {
-                Ok(Parameters::Config(says)) => match source {
+            let (says, found) = read_parameters(&opaque.parameters.0, source);
+            if !found.is_empty() {
+                entries.faulty.push(Entry { place: place.clone(), requests, says: source });
+                faults.add_within(&place, found);
+            }
+            match says {
+                Some(Parameters::Config(says)) => match source {
                     Source::Class => entries.classes.push(Entry { place, requests, says }),
                     Source::Claim => entries.claim.push(Entry { place, requests, says }),
                 },
-                Ok(Parameters::Grant(says)) => entries.grants.push(Entry { place, requests, says }),
-                Err(found) => faults.add_within(&place, found),
+                Some(Parameters::Grant(says)) => entries.grants.push(Entry { place, requests, says }),
+                None => {}
             }
         }
         entries
@@ -76,6 +84,7 @@ impl<'a> Entries<'a> {
             grants: matching(&self.grants, request).into_iter().map(|(_, says)| says).collect(),
             class: class_of(self.spec, request)
                 .map_or_else(|| "its class".to_owned(), |class| format!("class {class}")),
+            faulty: matching(&self.faulty, request).into_iter().map(|(_, source)| *source).collect(),
             classes,
             claim,
         }
@@ -83,7 +92,7 @@ impl<'a> Entries<'a> {
 }
 
 /// `source` of an entry that the scheduler copied from a class.
-pub(super) const FROM_CLASS: &str = "FromClass";
+pub const FROM_CLASS: &str = "FromClass";
 
 /// What the entries add up to for one VF, and which they were.
 pub(super) struct Wanted<'e> {
@@ -95,6 +104,8 @@ pub(super) struct Wanted<'e> {
     pub grants: Vec<&'e VfGrant>,
     /// `class sriov-vf`
     pub class: String,
+    /// Whose entries have faults: what is missing in them may have been meant.
+    pub faulty: Vec<Source>,
     classes: Vec<(&'e EntryPlace, &'e VfConfig)>,
     /// The claim's own.
     pub claim: Vec<(&'e EntryPlace, &'e VfConfig)>,

@@ -41,11 +41,19 @@ pub enum Parameters {
 ///
 /// `null` is unset, also for a whole section. Errors: every fault there is, with paths below the parameters.
 pub fn decode_parameters(parameters: &Value, source: Source) -> Result<Parameters, Faults> {
+    match read_parameters(parameters, source) {
+        (Some(decoded), faults) if faults.is_empty() => Ok(decoded),
+        (_, faults) => Err(faults),
+    }
+}
+
+/// The same, with what could be read beside the faults.
+pub(super) fn read_parameters(parameters: &Value, source: Source) -> (Option<Parameters>, Faults) {
     let mut faults = Faults::default();
     let mut at = At { path: String::new(), source, faults: &mut faults };
     let Some(object) = parameters.as_object() else {
         at.wrong_type::<()>(parameters, &format!("an object with apiVersion {API_VERSION} and kind {KIND}"));
-        return Err(faults);
+        return (None, faults);
     };
     // Fields of a foreign kind can't be judged, so the header's faults stand alone.
     let decoded = match at.kind(object) {
@@ -57,10 +65,7 @@ pub fn decode_parameters(parameters: &Value, source: Source) -> Result<Parameter
         Some(_) => Some(Parameters::Grant(VfGrant::read(&mut at, object))),
         None => None,
     };
-    match decoded {
-        Some(decoded) if faults.is_empty() => Ok(decoded),
-        _ => Err(faults),
-    }
+    (decoded, faults)
 }
 
 /// The path of parameters as a whole.

@@ -4,7 +4,8 @@
 //! that names object, field, what is wrong and what would be right. Never here: the kernel, whether a device exists
 //! on this node, files.
 //!
-//! [`compile`] is the front door; [`ClaimSpec::check_by_hook`] asks the pod where there is no NRI. Behind it: `fields`
+//! [`compile`] is the front door, [`check_config`] the same for claims without an allocation;
+//! [`ClaimSpec::check_by_hook`] asks the pod where there is no NRI. Behind it: `fields`
 //! lists the fields there are, `value`, `name`, `address` and `mac` know what a good value is, `decode` reads an entry
 //! strictly, `config` says which entries count for which VF and what they add up to, `grant` what a claim may set,
 //! `settle` what can't be.
@@ -29,6 +30,7 @@ mod value;
 
 pub use by_hook::ByHookError;
 pub use compile::compile;
+pub use config::FROM_CLASS;
 pub use decode::{API_VERSION, GRANT_KIND, KIND, Parameters, Source, WHOLE, decode_parameters, edits};
 pub use error::{ClaimError, EntryPlace, Fault, Faults, some};
 pub use fields::{
@@ -36,6 +38,7 @@ pub use fields::{
 };
 pub use grant::{Allowance, VfGrant};
 pub use name::{DEFAULT_NAME_TEMPLATE, NameError, NameFacts};
+pub use settle::{Asked, check_config};
 pub use value::{Datum, Form, Span, TextForm};
 
 /// A claim's identity.

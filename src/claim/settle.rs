@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use k8s_openapi::api::resource::v1::{DeviceAllocationConfiguration, ResourceClaimSpec};
 
 use super::config::{Entries, Wanted, top_level};
+use super::decode::Source;
 use super::error::{EntryPlace, Fault, Faults};
 use super::fields::{Driver, IPV6_MIN_MTU, VFIO, VfConfig, Who, fields};
 use super::grant::refusal;
@@ -13,7 +15,8 @@ use super::{DEFAULT_NAME_TEMPLATE, NameSpec, WantedBinding};
 use crate::device::{Vlan, VlanProtocol, WantedSettings};
 
 /// A VF that a claim got, or would get.
-pub(super) struct Asked<'a> {
+#[derive(Debug, Clone)]
+pub struct Asked<'a> {
     /// `req` or `req/sub`
     pub request: &'a str,
     /// `0000-81-00-2 of request main`
@@ -32,6 +35,20 @@ pub(super) struct Settled {
     pub bind: WantedBinding,
 }
 
+/// What is wrong with the config entries of an allocation, or of what a scheduler would make one of.
+pub fn check_config(
+    config: &[DeviceAllocationConfiguration],
+    spec: &ResourceClaimSpec,
+    driver: &str,
+    namespace: &str,
+    asked: &[Asked<'_>],
+) -> Faults {
+    let mut faults = Faults::default();
+    let entries = Entries::decode(config, Some(spec), driver, &mut faults);
+    settle(&entries, namespace, asked, &mut faults);
+    faults
+}
+
 /// What each VF shall be, in their order; faults are noted.
 pub(super) fn settle(
     entries: &Entries<'_>,
@@ -42,9 +59,12 @@ pub(super) fn settle(
     let mut shared = Shared::default();
     let settled = asked.iter().map(|asked| {
         let wanted = entries.of(asked.request);
-        if asked.class_is_known {
+        if asked.class_is_known && !wanted.faulty.contains(&Source::Class) {
             check_grants(&wanted, namespace, faults);
         }
+        // What follows from a fault is none of its own.
+        let mut ignored = Faults::default();
+        let faults = if wanted.faulty.is_empty() { &mut *faults } else { &mut ignored };
         let settled = Settled {
             interface_asked: wanted.config.interface != Default::default(),
             name: name(&wanted, asked.request, faults),

@@ -3,7 +3,9 @@
 //! In: arguments and their environment twins. Out: one command run to its end. Never here: how a command does its work
 //! beyond its own file.
 
+pub mod check;
 pub mod demo;
+pub mod documents;
 pub mod explain;
 pub mod hook;
 pub mod image;
@@ -40,6 +42,8 @@ pub enum Command {
     Hook(hook::HookArgs),
     /// Say which devices a claim would get, or why it gets none (exit status 0 or 1; 2 when the input is wrong)
     Explain(explain::ExplainArgs),
+    /// Find what is wrong in files of classes, claims and templates (exit status 0 or 1; 2 when a file can't be read)
+    Check(check::CheckArgs),
     /// Write the container image as an archive (OCI layout and Docker archive in one)
     Image(image::ImageArgs),
 }
@@ -57,6 +61,7 @@ impl Cli {
             Command::Pause => crate::demo::pod::pause()?,
             Command::Hook(args) => hook::run(args)?,
             Command::Explain(args) => return Ok(explain::run(&args)),
+            Command::Check(args) => return Ok(check::run(&args)),
             Command::Image(args) => image::run(&args)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -12,7 +12,8 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::resource::v1::DeviceClass;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::explain::{Documents, Format, Given, Origin, answer};
+use super::documents::Documents;
+use super::explain::{Format, Given, Origin, answer};
 use crate::DEFAULT_DRIVER_NAME;
 use crate::app::Supply;
 use crate::demo::stage::{NODE, Stage};
@@ -141,8 +142,11 @@ fn read(claims: &[PathBuf], real: bool) -> anyhow::Result<Vec<(String, Documents
         documents.read(path, DEFAULT_DRIVER_NAME)?;
         files.push((path.display().to_string(), documents));
     }
-    let faults: Vec<String> =
-        files.iter().flat_map(|(_, documents)| documents.faults.iter().cloned()).collect();
+    let faults: Vec<String> = files
+        .iter()
+        .filter(|(_, documents)| !documents.faults.is_empty())
+        .map(|(_, documents)| documents.sentences())
+        .collect();
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Pod, PodResourceClaim, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::cli::explain::{Documents, pod_name};
+use crate::cli::documents::Documents;
+use crate::cli::explain::pod_name;
 use crate::device::LONGEST_SUBDOMAIN;
 
 /// Characters kept free in the name of a pod that is made up, so that it can be told from another.

@@ -13,8 +13,9 @@ use super::pods::with_pods;
 use super::show::{AgentTale, ClaimTale, EndTale, NodeTale, PodTale, Printer, Run, link_line};
 use crate::DEFAULT_DRIVER_NAME;
 use crate::app::{Looked, Supply, take_inventory};
+use crate::cli::documents::Documents;
 use crate::cli::explain::{
-    Answer, Documents, Given, Origin, PodClaim, Source, answer, claims_of, pod_name, render_text,
+    Answer, Given, Origin, PodClaim, Source, answer, claims_of, pod_name, render_text,
 };
 use crate::cli::inventory::{self, Inventory};
 use crate::demo::claims::of_template;

@@ -1,11 +1,8 @@
 //! `sriov-dra explain`: which devices a claim would get and why, or why it gets none.
 //!
-//! The claim comes from a file; devices from a cluster, a file of slices, or this machine. `documents` reads files,
-//! `names` what their objects are called, `pods` which claims a pod has; `plan` asks the allocator, `render` prints.
+//! The claim comes from a file; devices from a cluster, a file of slices, or this machine. `pods` knows which
+//! claims a pod has; `plan` asks the allocator, `render` prints.
 
-mod decode;
-mod documents;
-mod names;
 mod plan;
 mod pods;
 mod render;
@@ -16,12 +13,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
+use super::documents::Documents;
 use super::node::SourceArgs;
 use crate::app::{Supply, read_cluster, read_machine};
 use crate::observe::wants_colour;
-pub use documents::Documents;
 pub use plan::{Answer, Given, Origin, Subject, answer};
-pub use pods::{PodClaim, Source, claims_of, pod_name};
+pub use pods::{PodClaim, Source, claims_of, pod_name, template_spec};
 pub use render::{render_json, render_text};
 
 /// Shape of the output.
@@ -87,7 +84,7 @@ fn question(args: &ExplainArgs) -> anyhow::Result<(Given, String)> {
             let mut there = Documents::default();
             there.read(file, &driver)?;
             if !there.faults.is_empty() {
-                bail!("{}", there.faults.join("\n"));
+                bail!("{}", there.sentences());
             }
             let Documents { slices, classes, claims, templates, .. } = there;
             if slices.is_empty() {

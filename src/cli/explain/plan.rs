@@ -7,13 +7,13 @@ use anyhow::{Context, anyhow, bail};
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimSpec};
 use serde::Serialize;
 
-use super::Documents;
 use super::pods::{Source, claims_of, pod_name, template_spec};
 use crate::allocate::{
     Cluster, DeviceId, Explanation, Node, Taken, Wanted, allocate, claim_name, explain, nodes,
 };
 use crate::app::Supply;
 use crate::claim::some;
+use crate::cli::documents::Documents;
 
 /// The class that comes with the manifests.
 const BUILT_IN: &str = include_str!("../../../manifests/deviceclass.yaml");
@@ -90,7 +90,7 @@ struct Question {
 pub fn answer(given: &Given, driver: &str) -> anyhow::Result<Answer> {
     let Given { asked, supply, from, node } = given;
     if !asked.faults.is_empty() {
-        bail!("{}", asked.faults.join("\n"));
+        bail!("{}", asked.sentences());
     }
     let mut notes: Vec<String> = asked
         .passed_over

@@ -4,9 +4,9 @@ use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimSpec, ResourceClaimTemplate};
 
-use super::Documents;
 use crate::allocate::claim_name;
 use crate::app::Supply;
+use crate::cli::documents::Documents;
 
 /// One entry of `spec.resourceClaims`.
 #[derive(Debug)]

@@ -1,6 +1,15 @@
-//! Files to objects: several documents and lists, each fault with file and document number.
+//! Files to objects: several documents and lists, each fault with file, line, document and field.
+//!
+//! Used by every command that reads files of claims. `strict` decodes an object, `names` judges what objects are called,
+//! `place` and `lines` know where they stand.
+
+mod lines;
+mod names;
+mod place;
+mod strict;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Pod;
@@ -8,15 +17,17 @@ use k8s_openapi::api::resource::v1::{
     DeviceClass, OpaqueDeviceConfiguration, ResourceClaim, ResourceClaimSpec, ResourceClaimTemplate,
     ResourceSlice,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::decode::decode;
-use super::names::Names;
 use crate::allocate::{Fault, check_claim, check_class};
 use crate::claim::{Source, WHOLE, decode_parameters, edits};
 use crate::device::is_label;
+use names::Names;
+pub use place::{File, Finding, Place};
+use strict::decode;
 
 /// Two driver names that are this close are taken for one that is misspelt.
 const MISSPELT: usize = 2;
@@ -36,11 +47,26 @@ pub struct Documents {
     pub slices: Vec<ResourceSlice>,
     /// Documents of other kinds, `claim.yaml, document 3 (NodeSet)`.
     pub passed_over: Vec<String>,
-    /// A sentence for each fault.
-    pub faults: Vec<String>,
+    /// What is wrong.
+    pub faults: Vec<Finding>,
     /// A sentence for each thing that is legal and rarely meant.
     pub notes: Vec<String>,
+    /// Where the objects above stand, as far as they were read from files.
+    pub places: Places,
     names: Names,
+}
+
+/// Where objects stand, in the order of their lists.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Of `claims`.
+    pub claims: Vec<Place>,
+    /// Of `templates`.
+    pub templates: Vec<Place>,
+    /// Of `pods`.
+    pub pods: Vec<Place>,
+    /// Of `classes`.
+    pub classes: Vec<Place>,
 }
 
 impl Documents {
@@ -73,93 +99,102 @@ impl Documents {
         if values.is_empty() {
             bail!("{name} has no document in it");
         }
-        for (index, value) in values {
-            let document = format!("{name}, document {}", index + 1);
+        let file = File::new(name, text);
+        for (number, value) in values {
             match value.get("items").and_then(Value::as_array) {
                 Some(items) if kind_of(&value).ends_with("List") => {
                     for (index, item) in items.iter().enumerate() {
-                        self.document(&format!("{document}, item {}", index + 1), item, driver);
+                        self.document(&file, number, Some(index), item, driver);
                     }
                 }
-                _ => self.document(&document, &value, driver),
+                _ => self.document(&file, number, None, &value, driver),
             }
         }
         Ok(())
     }
 
-    fn document(&mut self, document: &str, value: &Value, driver: &str) {
+    fn document(
+        &mut self,
+        file: &Arc<File>,
+        number: usize,
+        item: Option<usize>,
+        value: &Value,
+        driver: &str,
+    ) {
         let kind = kind_of(value);
         let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
         let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let place = match (kind.is_empty(), name.is_empty()) {
-            (true, _) => document.to_owned(),
-            (false, true) => format!("{document} ({kind})"),
-            (false, false) => format!("{document} ({kind} {name})"),
-        };
+        let place = Place::new(file, number, item, kind, name);
         const DRA: [&str; 4] = ["ResourceClaim", "ResourceClaimTemplate", "DeviceClass", "ResourceSlice"];
         if !value.is_object() || kind.is_empty() || version.is_empty() {
-            self.faults.push(format!("{place}: it is no Kubernetes object: apiVersion or kind is missing"));
+            let problem = "it is no Kubernetes object: apiVersion or kind is missing";
+            self.faults.push(place.finding("", problem));
             return;
         }
         if DRA.contains(&kind) && version != "resource.k8s.io/v1" {
-            self.faults
-                .push(format!("{place}: apiVersion is {version}, only resource.k8s.io/v1 is understood"));
+            let problem = format!("is {version}, only resource.k8s.io/v1 is understood");
+            self.faults.push(place.finding("apiVersion", problem));
             return;
         }
         match (version, kind) {
             (_, "ResourceClaim") => {
-                if let Some(claim) = self.decoded::<ResourceClaim>(&place, value) {
-                    let names = self.names.add(document, kind, &claim.metadata);
-                    self.add(&place, names);
+                if let Some(claim) = self.decoded::<ResourceClaim>(&place, value, |claim| &claim.metadata) {
                     self.claim(&place, claim.spec.as_ref(), "spec", driver);
                     self.claims.push(claim);
+                    self.places.claims.push(place);
                 }
             }
             (_, "ResourceClaimTemplate") => {
-                if let Some(template) = self.decoded::<ResourceClaimTemplate>(&place, value) {
-                    let names = self.names.add(document, kind, &template.metadata);
-                    self.add(&place, names);
+                let decoded =
+                    self.decoded::<ResourceClaimTemplate>(&place, value, |template| &template.metadata);
+                if let Some(template) = decoded {
                     let spec = template.spec.as_ref().and_then(|spec| spec.spec.as_ref());
                     self.claim(&place, spec, "spec.spec", driver);
                     self.templates.push(template);
+                    self.places.templates.push(place);
                 }
             }
             (_, "DeviceClass") => {
-                if let Some(class) = self.decoded::<DeviceClass>(&place, value) {
-                    let names = self.names.add(document, kind, &class.metadata);
-                    self.add(&place, names);
+                if let Some(class) = self.decoded::<DeviceClass>(&place, value, |class| &class.metadata) {
                     let spec = class.spec.clone().unwrap_or_default();
                     self.add(&place, check_class(&spec));
                     let configs = spec.config.iter().flatten().map(|config| config.opaque.as_ref());
                     self.configs(&place, "spec", configs.collect(), driver, Source::Class);
                     self.classes.push(class);
+                    self.places.classes.push(place);
                 }
             }
             (_, "ResourceSlice") => {
-                if let Some(slice) = self.decoded::<ResourceSlice>(&place, value) {
-                    let names = self.names.add(document, kind, &slice.metadata);
-                    self.add(&place, names);
-                    self.slices.push(slice);
-                }
+                let decoded = self.decoded::<ResourceSlice>(&place, value, |slice| &slice.metadata);
+                self.slices.extend(decoded);
             }
             ("v1", "Pod") => {
-                if let Some(pod) = self.decoded::<Pod>(&place, value) {
-                    let names = self.names.add(document, kind, &pod.metadata);
-                    self.add(&place, names);
+                if let Some(pod) = self.decoded::<Pod>(&place, value, |pod| &pod.metadata) {
                     self.pod(&place, &pod);
                     self.pods.push(pod);
+                    self.places.pods.push(place);
                 }
             }
             ("resource.k8s.io/v1", _) => {
-                self.faults.push(format!("{place}: kind: {kind} is none of {}", DRA.join(", ")));
+                self.faults.push(place.finding("kind", format!("{kind} is none of {}", DRA.join(", "))));
             }
-            _ => self.passed_over.push(place),
+            _ => self.passed_over.push(place.to_string()),
         }
     }
 
-    fn decoded<T: DeserializeOwned + Serialize>(&mut self, place: &str, value: &Value) -> Option<T> {
-        match decode(value) {
-            Ok(decoded) => Some(decoded),
+    /// An object with a good name, or faults.
+    fn decoded<T: DeserializeOwned + Serialize>(
+        &mut self,
+        place: &Place,
+        value: &Value,
+        metadata: fn(&T) -> &ObjectMeta,
+    ) -> Option<T> {
+        match decode::<T>(value) {
+            Ok(decoded) => {
+                let faults = self.names.add(&place.document(), kind_of(value), metadata(&decoded));
+                self.add(place, faults);
+                Some(decoded)
+            }
             Err(faults) => {
                 self.add(place, faults);
                 None
@@ -167,7 +202,7 @@ impl Documents {
         }
     }
 
-    fn claim(&mut self, place: &str, spec: Option<&ResourceClaimSpec>, path: &str, driver: &str) {
+    fn claim(&mut self, place: &Place, spec: Option<&ResourceClaimSpec>, path: &str, driver: &str) {
         let spec = spec.cloned().unwrap_or_default();
         self.add(place, check_claim(&spec, path));
         let configs = spec.devices.and_then(|devices| devices.config).unwrap_or_default();
@@ -179,7 +214,7 @@ impl Documents {
     /// driver: then one of them may have been meant for it. Classes of other drivers have their configs rightly.
     fn configs(
         &mut self,
-        place: &str,
+        place: &Place,
         path: &str,
         configs: Vec<Option<&OpaqueDeviceConfiguration>>,
         driver: &str,
@@ -202,7 +237,7 @@ impl Documents {
     }
 
     /// What an API server refuses a pod for, as far as claims go.
-    fn pod(&mut self, place: &str, pod: &Pod) {
+    fn pod(&mut self, place: &Place, pod: &Pod) {
         let Some(spec) = &pod.spec else { return };
         let mut faults = Vec::new();
         for (index, reference) in spec.resource_claims.iter().flatten().enumerate() {
@@ -226,42 +261,52 @@ impl Documents {
         self.add(place, faults);
         let known: Vec<&str> =
             spec.resource_claims.iter().flatten().map(|reference| reference.name.as_str()).collect();
-        let init = spec.init_containers.iter().flatten().map(|container| ("initContainers", container));
-        let main = spec.containers.iter().map(|container| ("containers", container));
-        for (list, container) in init.chain(main) {
+        let init = spec.init_containers.iter().flatten().enumerate();
+        let init = init.map(|(index, container)| (format!("spec.initContainers[{index}]"), container));
+        let main = spec.containers.iter().enumerate();
+        let main = main.map(|(index, container)| (format!("spec.containers[{index}]"), container));
+        for (path, container) in init.chain(main) {
             let claims = container.resources.iter().flat_map(|resources| resources.claims.iter().flatten());
-            for claim in claims.filter(|claim| !known.contains(&claim.name.as_str())) {
-                self.faults.push(format!(
-                    "{place}: spec.{list} {}: resources.claims: {} is none of spec.resourceClaims ({})",
-                    container.name,
+            for (index, claim) in
+                claims.enumerate().filter(|(_, claim)| !known.contains(&claim.name.as_str()))
+            {
+                let problem = format!(
+                    "{} is none of spec.resourceClaims ({})",
                     claim.name,
                     if known.is_empty() { "there are none".to_owned() } else { known.join(", ") },
-                ));
+                );
+                self.faults.push(place.finding(format!("{path}.resources.claims[{index}].name"), problem));
             }
         }
     }
 
     /// Parameters for this driver; what is no object is a fault already.
-    fn parameters(&mut self, place: &str, path: &str, opaque: &OpaqueDeviceConfiguration, source: Source) {
+    fn parameters(&mut self, place: &Place, path: &str, opaque: &OpaqueDeviceConfiguration, source: Source) {
         if !opaque.parameters.0.is_object() {
             return;
         }
         if let Err(faults) = decode_parameters(&opaque.parameters.0, source) {
-            let path = format!("{path}.opaque.parameters");
-            let faults = faults.iter().map(|fault| Fault {
-                field: match fault.path.as_str() {
-                    WHOLE => path.clone(),
-                    field => format!("{path}.{field}"),
-                },
-                problem: fault.problem.clone(),
-            });
-            self.add(place, faults.collect());
+            let faults =
+                faults.iter().map(|fault| place.finding(of_parameters(path, &fault.path), &fault.problem));
+            self.faults.extend(faults);
         }
     }
 
-    fn add(&mut self, place: &str, faults: Vec<Fault>) {
-        self.faults
-            .extend(faults.into_iter().map(|fault| format!("{place}: {}: {}", fault.field, fault.problem)));
+    fn add(&mut self, place: &Place, faults: Vec<Fault>) {
+        self.faults.extend(faults.into_iter().map(|fault| place.finding(fault.field, fault.problem)));
+    }
+
+    /// All faults, a line each.
+    pub fn sentences(&self) -> String {
+        self.faults.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The field of an object that a path in the parameters of its config entry at `path` means.
+pub fn of_parameters(path: &str, in_parameters: &str) -> String {
+    match in_parameters {
+        WHOLE => format!("{path}.opaque.parameters"),
+        field => format!("{path}.opaque.parameters.{field}"),
     }
 }
 
