@@ -23,6 +23,10 @@ use crate::release::Release;
 pub const BUSYBOX: &str = "localhost/busybox:guest";
 /// Where runtimes look for CDI files.
 pub const CDI_DIR: &str = "/var/run/cdi";
+/// Where containers find this executable, for its tools.
+pub const TOOLS: &str = "/tools";
+/// Where it is in the guest.
+pub const OWN: &str = "/rw/bin/guest-stories";
 /// The handler of pods that crun starts.
 pub const CRUN: &str = "crun";
 
@@ -254,6 +258,12 @@ impl Containerd {
             image: Some(cri::ImageSpec { image: image.to_owned(), ..Default::default() }),
             command: command.iter().map(|&c| c.to_owned()).collect(),
             log_path: format!("{name}.log"),
+            mounts: vec![cri::Mount {
+                host_path: OWN.to_owned(),
+                container_path: TOOLS.to_owned(),
+                readonly: true,
+                ..Default::default()
+            }],
             linux: Some(cri::LinuxContainerConfig {
                 security_context: Some(cri::LinuxContainerSecurityContext {
                     // `ping` opens a raw socket.

@@ -126,6 +126,18 @@ pub fn netdev(pci: PciAddress) -> Result<Option<String>> {
     }
 }
 
+/// The driver that a function is bound to.
+///
+/// # Errors
+/// When sysfs can't be read.
+pub fn driver(pci: PciAddress) -> Result<Option<String>> {
+    match fs::read_link(device(pci).join("driver")) {
+        Ok(target) => Ok(target.file_name().map(|name| name.to_string_lossy().into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// What each of these VFs is like on the host, by address.
 ///
 /// # Errors
@@ -147,7 +159,6 @@ pub fn facts(vfs: &[Vf]) -> Result<BTreeMap<PciAddress, Facts>> {
             .iter()
             .filter(|a| a["scope"] != "link")
             .map(|a| format!("{}/{}", a["local"].as_str().unwrap_or_default(), a["prefixlen"]));
-        let driver = fs::read_link(device(vf.pci).join("driver"))?;
         all.insert(
             vf.pci,
             Facts {
@@ -157,7 +168,7 @@ pub fn facts(vfs: &[Vf]) -> Result<BTreeMap<PciAddress, Facts>> {
                 alias: link["ifalias"].as_str().unwrap_or_default().to_owned(),
                 alt_names,
                 addresses: addresses.collect(),
-                driver: driver.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                driver: driver(vf.pci)?.unwrap_or_default(),
                 name,
             },
         );
@@ -200,6 +211,15 @@ pub fn links_in(netns: &str) -> Result<Vec<Link>> {
             .collect(),
     };
     Ok(list(&links).iter().map(link).filter(|l| l.name != "lo").collect())
+}
+
+/// What a PF says of its VFs, by `ip`.
+///
+/// # Errors
+/// What `ip` says, or that it lists no VFs.
+pub fn settings_of(pf: &str) -> Result<Vec<Value>> {
+    let links: Value = serde_json::from_str(&run("ip", &["-json", "-details", "link", "show", "dev", pf])?)?;
+    links[0]["vfinfo_list"].as_array().cloned().with_context(|| format!("ip lists no VFs of {pf}"))
 }
 
 /// Waits until something is so.

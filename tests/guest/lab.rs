@@ -35,7 +35,7 @@ pub struct Shape {
     pub vfs: u32,
     /// Two NUMA nodes, the PFs spread over both.
     pub numa: bool,
-    /// An Intel IOMMU (VT-d), switched on.
+    /// An Intel IOMMU (VT-d), switched on; VFs of all PFs but the last have groups of their own.
     pub iommu: bool,
     /// MiB.
     pub memory: u32,
@@ -202,7 +202,9 @@ impl Guest<'_> {
         for pf in 0..pfs {
             let bus = if numa { format!("numa{}", pf % 2) } else { "pcie.0".to_owned() };
             let slot = pf + 1;
-            add("-device", format!("pcie-root-port,id=port{pf},bus={bus},chassis={slot},slot={slot}"));
+            // Without access control of its port a card is one IOMMU group, as on many a mainboard: the last one is.
+            let acs = if iommu && slot == pfs { ",disable-acs=on" } else { "" };
+            add("-device", format!("pcie-root-port,id=port{pf},bus={bus},chassis={slot},slot={slot}{acs}"));
             add(
                 "-device",
                 format!("igb,id=pf{pf},bus=port{pf},mac=52:54:00:00:{:02x}:{:x}0", pf / 16, pf % 16),

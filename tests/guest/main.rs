@@ -3,7 +3,8 @@
 //! One executable, two halves. On the machine it boots a guest for each shape of hardware (`lab`) and hands itself and
 //! the `sriov-dra` binary in over a shared folder; in the guest, told so by [`GUEST_ENV`], it runs the stories of that
 //! shape one after another and writes a line for each to the share. A story is an async function that asserts end
-//! states with witnesses of its own (`ip`, `ping`, sysfs, containerd).
+//! states with witnesses of its own (`ip`, `ping`, sysfs, containerd). What a story needs done by a process of its own,
+//! in a container or under strace, is a third call of the same executable (`tools`).
 //!
 //! `./test guest` calls it. By hand, with the image made by `tests/guest/build`:
 //! `SRIOV_DRA_GUEST_IMAGE=$(tests/guest/build) cargo test --test guest -- two_pods`
@@ -21,6 +22,7 @@ mod node;
 mod release;
 mod stories;
 mod suite;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -30,10 +32,13 @@ const GUEST_ENV: &str = "SRIOV_DRA_GUEST_STORIES";
 const IMAGE_ENV: &str = "SRIOV_DRA_GUEST_IMAGE";
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(code) = tools::run(&arguments) {
+        return code;
+    }
     if let Ok(stories) = std::env::var(GUEST_ENV) {
         return inside::run(&stories);
     }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|a| a == "--list") {
         for story in stories::ALL {
             println!("{}: test", story.name);

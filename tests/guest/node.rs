@@ -181,13 +181,37 @@ impl Node {
     /// # Errors
     /// When the API server refuses it.
     pub async fn claim(&self, name: &str, pod: &PodId, vfs: &[Vf], interface: Value) -> Result<Claim> {
+        self.claim_with(name, pod, vfs, json!({ "interface": interface })).await
+    }
+
+    /// The same with all of a `VfConfig` but its header; the class grants whatever fields it sets.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub async fn claim_with(&self, name: &str, pod: &PodId, vfs: &[Vf], config: Value) -> Result<Claim> {
         let request = |i: usize| format!("vf{i}");
         let requests: Vec<Value> = (0..vfs.len())
             .map(|i| json!({ "name": request(i), "exactly": { "deviceClassName": "vf", "allocationMode": "ExactCount", "count": 1 } }))
             .collect();
-        let parameters =
-            json!({ "apiVersion": "sriov-dra.io/v1alpha1", "kind": "VfConfig", "interface": interface });
-        let opaque = json!({ "driver": DEFAULT_DRIVER_NAME, "parameters": parameters });
+        let parameters = |kind: &str, mut of: Value| {
+            of["apiVersion"] = "sriov-dra.io/v1alpha1".into();
+            of["kind"] = kind.into();
+            json!({ "driver": DEFAULT_DRIVER_NAME, "parameters": of })
+        };
+        let granted: Vec<Value> = ["vf", "bind"]
+            .iter()
+            .flat_map(|section| {
+                config[section].as_object().into_iter().flatten().map(move |(field, _)| (section, field))
+            })
+            .map(|(section, field)| json!({ "field": format!("{section}.{field}") }))
+            .collect();
+        let mut configs = Vec::new();
+        if !granted.is_empty() {
+            let grant = parameters("VfGrant", json!({ "allow": granted }));
+            configs.push(json!({ "source": "FromClass", "opaque": grant }));
+        }
+        let opaque = parameters("VfConfig", config);
+        configs.push(json!({ "source": "FromClaim", "opaque": opaque }));
         let claim = json!({
             "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
             "metadata": { "name": name, "namespace": "default" },
@@ -207,7 +231,7 @@ impl Node {
             json!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [NAME] }] });
         claim["status"] = json!({
             "allocation": {
-                "devices": { "results": results, "config": [{ "source": "FromClaim", "opaque": opaque }] },
+                "devices": { "results": results, "config": configs },
                 "nodeSelector": { "nodeSelectorTerms": [on_node] },
             },
             "reservedFor": [{ "resource": "pods", "name": pod.name, "uid": pod.uid }],

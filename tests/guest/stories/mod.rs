@@ -1,5 +1,6 @@
 //! The stories and the shapes of hardware they run on.
 
+mod admin;
 mod archive;
 mod crash;
 mod cycles;
@@ -9,6 +10,8 @@ mod reboot;
 mod rights;
 mod runtime;
 mod scale;
+mod settings;
+mod vfio;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -70,8 +73,17 @@ stories! {
     PAIR runtime::crun_starts_a_container_with_its_vf_or_not_at_all_while_no_agent_runs;
     PAIR runtime::a_restart_of_containerd_takes_no_vf_and_prepared_pods_start_after_it;
     PAIR runtime::on_containerd_1_7_two_pods_ping_each_other_and_give_their_vfs_back_as_they_were;
+    PAIR vfio::a_container_reads_its_vfs_configuration_through_vfio_and_the_vf_returns_as_it_was;
+    PAIR vfio::a_vf_whose_iommu_group_others_use_is_refused_with_their_names;
     PAIR reboot::after_a_loss_of_power_pods_start_with_their_vfs_once_these_are_prepared_again;
     FULL ground::four_pfs_with_seven_vfs_each_lie_on_two_numa_nodes;
     FULL scale::all_28_vfs_of_4_pfs_are_in_pods_at_once_and_all_come_back;
+    FULL admin::netdevsim_takes_every_setting_and_ip_says_the_same_of_it;
+    FULL admin::what_is_sent_for_a_setting_is_what_this_ip_sends_byte_by_byte;
+    FULL admin::igb_takes_what_the_docs_say_and_refuses_the_rest_with_these_errors;
+    FULL admin::an_admin_mac_of_igb_is_the_vfs_own_after_a_bind_and_binds_it_until_zero_is_set;
+    FULL settings::settings_of_claims_hold_while_their_pods_run_and_are_as_before_after_them;
+    FULL settings::a_setting_that_igb_refuses_is_named_with_its_vf_and_nothing_stays_of_the_claim;
+    FULL settings::settings_of_an_agent_that_was_killed_are_taken_back_by_the_next;
     FULL cycles::a_hundred_pods_one_after_the_other_leave_nothing_behind;
 }
