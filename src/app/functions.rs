@@ -147,6 +147,10 @@ impl Functions for NodeFunctions {
         Ok(told.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(fresh))
     }
 
+    fn chose_its_address(&self, vf: PciAddress) -> bool {
+        !self.kernel.has_stand_ins() && self.sysfs.chose_its_address(vf)
+    }
+
     fn set(&self, vf: PciAddress, pf: &PfLink, index: u32, setting: &Setting) -> Result<(), HostError> {
         if !self.kernel.has_stand_ins() {
             return vf_admin::set(self.kernel.host(), pf, index, setting);

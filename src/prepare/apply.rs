@@ -9,7 +9,7 @@ use super::plan::VFIO_PCI;
 use super::records::Entry;
 use super::restore::{RestoreError, restore};
 use super::steps::{Driver, Step};
-use crate::device::{CleanFacts, HwAddr, PciAddress, PfLink, Setting};
+use crate::device::{CleanFacts, HwAddr, PciAddress, PfLink, Setting, Vf, VfSettings};
 use crate::host::{HostError, VfHandle, find_vf_on_host};
 
 /// How long a driver gets that is busy (a VF that resets), or that takes a setting and shows it later (i40e).
@@ -19,6 +19,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// Network drivers that lose their VF when its PF gives it an address, until they are bound again. Seen with igb; its VF
 /// driver has no way to hear of it.
 const BOUND_AGAIN: [&str; 1] = ["igbvf"];
+/// Network drivers whose PF says the address that the VF chose where none was given. Giving that one back would bind the
+/// VF to it: it could choose no other any more. Seen with igb.
+const SAYS_THE_CHOSEN: [&str; 1] = ["igbvf"];
 
 impl Engine {
     pub(super) fn apply(&self, step: &Step, deadline: Instant) -> Result<(), PrepareError> {
@@ -74,6 +77,20 @@ impl Engine {
             | Setting::LinkState(_)
             | Setting::Rate(_) => Ok(()),
         }
+    }
+
+    /// What a PF says of a VF, without an address that it did not give: zero is none.
+    pub(super) fn given_by_the_pf(&self, vf: &Vf, mut told: VfSettings) -> VfSettings {
+        let own = vf.netdev.as_ref().and_then(|netdev| netdev.hw_addr.as_ref());
+        let says_it = vf.driver.as_ref().is_some_and(|driver| SAYS_THE_CHOSEN.contains(&driver.as_str()));
+        if says_it
+            && own.is_some()
+            && told.mac.as_ref() == own
+            && self.site.functions.chose_its_address(vf.pci)
+        {
+            told.mac = Some(HwAddr::new([0; 6]));
+        }
+        told
     }
 
     /// An address that the PF gave is the VF's own only when its driver has taken it up.

@@ -88,7 +88,8 @@ impl Engine {
             if !result.settings.is_empty()
                 && let Some((pf, index)) = link_of(&facts.vf, facts.pf.as_ref())
             {
-                settings.insert(vf, self.site.functions.settings(vf, &pf, index).map_err(failed)?);
+                let told = self.site.functions.settings(vf, &pf, index).map_err(failed)?;
+                settings.insert(vf, self.given_by_the_pf(&facts.vf, told));
             }
             if result.bind.vfio {
                 vfio.insert(vf, self.site.functions.vfio(vf).map_err(failed)?);

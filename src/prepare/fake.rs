@@ -67,6 +67,8 @@ pub struct FakeFunctions {
     state: Arc<Mutex<BTreeMap<PciAddress, Facts>>>,
     settings: Arc<Mutex<BTreeMap<PciAddress, VfSettings>>>,
     vfio: Arc<Mutex<BTreeMap<PciAddress, VfioFacts>>>,
+    /// VFs whose address is their own choice.
+    choosers: Arc<Mutex<BTreeSet<PciAddress>>>,
     /// The k-th set from now (0 is the next) fails with this errno.
     refusal: Arc<Mutex<Option<(u32, Errno)>>>,
 }
@@ -124,6 +126,11 @@ impl FakeFunctions {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).insert(pci, settings);
     }
 
+    /// The VF's address is of its own choice until its PF gives it one.
+    pub fn let_choose(&self, pci: PciAddress) {
+        self.choosers.lock().unwrap_or_else(PoisonError::into_inner).insert(pci);
+    }
+
     /// What stands between a VF and vfio-pci.
     pub fn set_vfio(&self, pci: PciAddress, facts: VfioFacts) {
         self.vfio.lock().unwrap_or_else(PoisonError::into_inner).insert(pci, facts);
@@ -172,6 +179,10 @@ impl Functions for FakeFunctions {
         Ok(self.settings_of(vf))
     }
 
+    fn chose_its_address(&self, vf: PciAddress) -> bool {
+        self.choosers.lock().unwrap_or_else(PoisonError::into_inner).contains(&vf)
+    }
+
     fn set(&self, vf: PciAddress, pf: &PfLink, index: u32, setting: &Setting) -> Result<(), HostError> {
         let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         *refusal = match *refusal {
@@ -182,6 +193,9 @@ impl Functions for FakeFunctions {
             }
             other => other.map(|(k, errno)| (k - 1, errno)),
         };
+        if matches!(setting, Setting::Mac(_)) {
+            self.choosers.lock().unwrap_or_else(PoisonError::into_inner).remove(&vf);
+        }
         let mut settings = self.settings_of(vf);
         settings.put(setting.clone());
         self.say(vf, settings);

@@ -51,6 +51,8 @@ pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the kernel or the PF's driver does not say.
     fn settings(&self, vf: PciAddress, pf: &PfLink, index: u32) -> Result<VfSettings, HostError>;
+    /// Whether the address of a VF's interface is of its driver's or its user's choice, and not its PF's.
+    fn chose_its_address(&self, vf: PciAddress) -> bool;
     /// Has a VF's PF set something of it.
     ///
     /// # Errors

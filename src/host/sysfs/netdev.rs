@@ -3,10 +3,14 @@
 //! They sit in `net/`, for virtio one level deeper in `virtioN/net/`. `net/` belongs to the network namespace in which
 //! this sysfs was mounted: a netdev that was moved away is not there.
 
-use super::SysfsError;
-use super::dir::Dir;
-use crate::device::{HwAddr, Netdev};
+use std::fs;
 
+use super::dir::Dir;
+use super::{Sysfs, SysfsError};
+use crate::device::{HwAddr, Netdev, PciAddress};
+
+/// `addr_assign_type` of an address that the hardware gave (include/uapi/linux/netdevice.h).
+const NET_ADDR_PERM: &str = "0";
 /// IFF_UP of `flags` (include/uapi/linux/if.h).
 const IFF_UP: u32 = 1;
 
@@ -28,6 +32,16 @@ pub struct FoundNetdev {
     pub dev_port: u32,
     /// `iflink` names another interface: this one is stacked on it, as IPoIB children are.
     pub is_child: bool,
+}
+
+impl Sysfs {
+    /// Whether the address of a function's netdev is of its driver's or its user's choice (random, set), and not what the
+    /// hardware gave: for a VF, its PF. `false` without a netdev on the host.
+    pub fn chose_its_address(&self, pci: PciAddress) -> bool {
+        let Ok(mut netdevs) = fs::read_dir(self.function_dir(pci).join("net")) else { return false };
+        let kind = netdevs.next().and_then(Result::ok).map(|netdev| netdev.path().join("addr_assign_type"));
+        kind.and_then(|path| fs::read_to_string(path).ok()).is_some_and(|kind| kind.trim() != NET_ADDR_PERM)
+    }
 }
 
 /// All netdevs of a function, by name.

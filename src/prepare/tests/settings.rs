@@ -62,6 +62,26 @@ fn what_a_claim_sets_is_set_and_what_it_does_not_is_never_touched_and_all_is_put
     assert!(lab.engine.site.ledger.owned().unwrap().is_empty());
 }
 
+/// igb says of a VF without an administrative address the one that the VF chose.
+#[test]
+fn an_address_that_the_vf_had_chosen_does_not_bind_it_after_the_claim() {
+    let lab = Lab::new(1);
+    lab.functions.say(pci(1), administered());
+    let own = mac("02:00:00:00:00:01");
+    lab.functions.change(pci(1), |facts| {
+        facts.vf.netdev = pf(1500).netdev.map(|netdev| Netdev { hw_addr: Some(own.clone()), ..netdev });
+    });
+    lab.functions.let_choose(pci(1));
+    let spec = claim("c1", "p1", vec![set(1, everything())]);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    assert_eq!(lab.functions.settings_of(pci(1)).mac, everything().mac);
+    lab.engine.unprepare(&spec.id, soon()).unwrap();
+    let none = VfSettings { mac: Some(mac("00:00:00:00:00:00")), ..administered() };
+    assert_eq!(lab.functions.settings_of(pci(1)), none);
+    let link = &lab.kernel.links_of(crate::host::Kernel::host(&lab.kernel).id())["ens1v1"].0;
+    assert_eq!(link.hw_addr, Some(own), "the VF has it by its own choice again");
+}
+
 #[test]
 fn originals_are_on_the_disk_before_the_first_change_and_only_of_what_is_changed() {
     let lab = Lab::new(1);
