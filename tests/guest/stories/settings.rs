@@ -99,6 +99,9 @@ pub async fn settings_of_claims_hold_while_their_pods_run_and_are_as_before_afte
         next.push((claim, running));
     }
     pings(&node, &next[0].1, "10.9.0.3").await?;
+    // And are as free as they were: the address that a VF had chosen is not its PF's now.
+    change(&next[0].1, "02:00:00:00:a1:04")?;
+    pings(&node, &next[0].1, "10.9.0.3").await?;
     for (claim, running) in &next {
         node.runtime.stop_pod(&running.sandbox.id).await?;
         node.unprepare(claim).await?;
