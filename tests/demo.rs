@@ -133,7 +133,7 @@ fn a_pod_whose_claims_are_not_there_or_misspelt_is_wrong_input() {
         (pod.replace("CLAIM", "net"), "uses the ResourceClaim mine, which nothing defines"),
         (
             pod.replace("CLAIM", "nets") + &claim.replace("VERSION", "v1").replace("KIND", "ResourceClaim"),
-            "spec.containers c: resources.claims: nets is none of spec.resourceClaims (net)",
+            "spec.containers[0].resources.claims[0].name: nets is none of spec.resourceClaims (net)",
         ),
         (
             pod.replace("CLAIM", "net") + &claim.replace("VERSION", "v1").replace("KIND", "ResourceClame"),

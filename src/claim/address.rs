@@ -24,8 +24,10 @@ pub(super) struct Addresses(pub Slot<Vec<IpNet>>);
 
 impl Value for Addresses {
     fn form(&self) -> Form {
-        let pattern = "^[0-9a-fA-F:.]+/[0-9]{1,3}$".to_owned();
-        let of = TextForm { what: WHAT, pattern, except: Vec::new(), is_cidr: true };
+        let octet = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+        let v4 = format!("{octet}([.]{octet}){{3}}/([12]?[0-9]|3[0-2])");
+        let v6 = "[0-9a-fA-F:.]*:[0-9a-fA-F:.]*/([1-9]?[0-9]|1[01][0-9]|12[0-8])";
+        let of = TextForm { what: WHAT, pattern: format!("({v4}|{v6})"), except: Vec::new(), is_cidr: true };
         Form::List { of, most: MAX_ADDRESSES }
     }
 

@@ -20,7 +20,7 @@ impl Value for Mac {
         Form::Text(TextForm {
             what: WHAT,
             // Unicast is a first octet whose lowest bit is 0 (IEEE 802, 48-bit addresses).
-            pattern: "^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$".to_owned(),
+            pattern: "[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}".to_owned(),
             except: vec![ZERO],
             is_cidr: false,
         })

@@ -8,7 +8,7 @@
 //! [`ClaimSpec::check_by_hook`] asks the pod where there is no NRI. Behind it: `fields`
 //! lists the fields there are, `value`, `name`, `address` and `mac` know what a good value is, `decode` reads an entry
 //! strictly, `config` says which entries count for which VF and what they add up to, `grant` what a claim may set,
-//! `settle` what can't be.
+//! `settle` what can't be. `schema` and `admission` tell the table to others.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::{IfName, PciAddress, WantedSettings};
 
 mod address;
+mod admission;
 mod by_hook;
 mod compile;
 mod config;
@@ -25,9 +26,11 @@ mod fields;
 mod grant;
 mod mac;
 mod name;
+mod schema;
 mod settle;
 mod value;
 
+pub use admission::{Policy, policy};
 pub use by_hook::ByHookError;
 pub use compile::compile;
 pub use config::FROM_CLASS;
@@ -38,6 +41,7 @@ pub use fields::{
 };
 pub use grant::{Allowance, VfGrant};
 pub use name::{DEFAULT_NAME_TEMPLATE, NameError, NameFacts};
+pub use schema::json_schema;
 pub use settle::{Asked, check_config};
 pub use value::{Datum, Form, Span, TextForm};
 

@@ -117,7 +117,7 @@ impl Value for Name {
         // ASCII without what the kernel refuses, and braces only around placeholders, each of which is one character at
         // least.
         let placeholders = PLACEHOLDERS.join("|");
-        let pattern = format!("^([!-$&-.0-9;-z|~]|[{{]({placeholders})[}}]){{1,{MAX_LEN}}}$");
+        let pattern = format!("([!-$&-.0-9;-z|~]|[{{]({placeholders})[}}]){{1,{MAX_LEN}}}");
         let except = TAKEN.iter().map(|(name, _)| *name).chain([".", ".."]).collect();
         Form::Text(TextForm { what: WHAT, pattern, except, is_cidr: false })
     }

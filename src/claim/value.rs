@@ -89,7 +89,7 @@ pub enum Form {
 pub struct TextForm {
     /// For sentences: `a MAC address such as "02:00:00:00:00:01"`.
     pub what: &'static str,
-    /// Regular expression (RE2) that every good text matches. Some that match are refused all the same: what no
+    /// Regular expression (RE2) that every good text matches as a whole. Some that match are refused all the same: what no
     /// expression can say, the reader does.
     pub pattern: String,
     /// Texts that match and are refused.

@@ -11,6 +11,7 @@ pub mod hook;
 pub mod image;
 pub mod inventory;
 pub mod node;
+pub mod schema;
 pub mod tar;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// Find what is wrong in files of classes, claims and templates (exit status 0 or 1; 2 when a file can't be read)
     Check(check::CheckArgs),
+    /// Print the JSON Schema of a config's parameters, or the admission policy made of it
+    Schema(schema::SchemaArgs),
     /// Write the container image as an archive (OCI layout and Docker archive in one)
     Image(image::ImageArgs),
 }
@@ -62,6 +65,7 @@ impl Cli {
             Command::Hook(args) => hook::run(args)?,
             Command::Explain(args) => return Ok(explain::run(&args)),
             Command::Check(args) => return Ok(check::run(&args)),
+            Command::Schema(args) => schema::run(&args)?,
             Command::Image(args) => image::run(&args)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -5,6 +5,9 @@ pub const LONGEST_LABEL: usize = 63;
 /// Most bytes of a subdomain.
 pub const LONGEST_SUBDOMAIN: usize = 253;
 
+/// What [`is_label`] says, as a regular expression (RE2) for the whole text.
+pub const LABEL_PATTERN: &str = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?";
+
 /// Lower-case letters, digits and inner hyphens, at most 63: names of namespaces and of requests.
 pub fn is_label(text: &str) -> bool {
     text.len() <= LONGEST_LABEL && is_part(text)

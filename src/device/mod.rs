@@ -13,7 +13,7 @@ pub use function::{
     CleanFacts, EswitchMode, Incarnation, LinkType, Netdev, Pf, Place, RdmaDevice, RdmaNetnsMode, Snapshot,
     Vf,
 };
-pub use label::{LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
+pub use label::{LABEL_PATTERN, LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
 pub use link::{HwAddr, IfName, IfNameError};
 pub use pci::{PciAddress, PciAddressError};
 pub use settings::{LinkState, PfLink, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings};
