@@ -26,6 +26,8 @@ mod assets;
 mod beside;
 #[path = "../lab/busybox.rs"]
 mod busybox;
+#[path = "../parameters/cases.rs"]
+mod cases;
 mod containerd;
 mod inside;
 mod lab;

@@ -1,5 +1,6 @@
 //! The stories, in the order they are told.
 
+mod admission;
 mod agent;
 mod away;
 mod double;
@@ -66,7 +67,7 @@ stories! {
     takes::a_claim_that_two_pods_name_is_the_first_ones_until_that_ends: On::Both;
     scarce::eight_pods_get_eight_vfs_and_the_ninth_waits_for_one_to_come_back: On::Both;
     scarce::explain_names_the_vf_that_a_claim_then_gets_and_who_holds_the_others: On::Both;
-    refusals::a_claim_with_a_faulty_config_is_refused_with_a_sentence_that_names_the_field: On::Both;
+    refusals::a_claim_that_wants_what_its_class_does_not_grant_is_refused_with_a_sentence_that_names_the_field: On::Both;
     refusals::a_pod_on_the_hosts_network_is_refused_what_needs_a_namespace_of_its_own: On::Both;
     slices::a_slice_that_somebody_deletes_comes_back: On::Both;
     slices::a_slice_that_somebody_edits_is_put_right: On::Both;
@@ -82,5 +83,8 @@ stories! {
     uninstall::without_the_driver_pods_restart_their_containers_and_with_it_vfs_come_back: On::Real("it is the DaemonSet that is deleted");
     rights::the_agents_account_may_do_what_it_needs_and_nothing_else: On::Real("nobody has to log in to the embedded server, and it has no RBAC");
     rights::an_agent_can_not_write_slices_of_another_node: On::Real("the embedded server has no admission policies, and no tokens of pods");
+    admission::good_parameters_are_admitted_and_each_bad_one_is_denied_with_its_sentence: On::Real("the embedded server has no admission policies");
+    admission::what_was_stored_before_the_policy_can_be_relabelled: On::Real("the embedded server has no admission policies");
+    admission::a_quota_of_0_closes_a_class_to_a_namespace: On::Real("the embedded server has no quotas");
     double::the_embedded_api_server_answers_as_this_one_does: On::Real("it is the comparison itself");
 }

@@ -6,12 +6,14 @@ use serde_json::json;
 use crate::lab::Lab;
 use crate::pods::pod;
 
-pub async fn a_claim_with_a_faulty_config_is_refused_with_a_sentence_that_names_the_field(
+/// A fault that only the driver can know: an admission policy sees no class beside the claim.
+pub async fn a_claim_that_wants_what_its_class_does_not_grant_is_refused_with_a_sentence_that_names_the_field(
     lab: &mut Lab,
 ) -> Result<()> {
-    lab.template(&json!({ "interface": { "mtuu": 1500 } })).await?;
+    lab.template(&json!({ "vf": { "vlan": 100 } })).await?;
     lab.create(&pod("faulty", "vf")).await?;
-    let event = lab.wait_event("faulty", &["FailedPrepareDynamicResources", "mtuu"]).await?;
+    let says = "vf.vlan: 100 needs a grant, and class sriov-vf has none for this field";
+    let event = lab.wait_event("faulty", &["FailedPrepareDynamicResources", says]).await?;
     ensure!(event.contains("ResourceClaim default/faulty-net-"), "{event}");
     ensure!(lab.sim.on_host()? == lab.sim.clean, "a VF was touched");
     Ok(())
