@@ -9,7 +9,7 @@ use k8s_openapi::api::resource::v1::{DeviceAllocationConfiguration, ResourceClai
 use super::config::{Entries, Wanted, top_level};
 use super::decode::Source;
 use super::error::{EntryPlace, Fault, Faults};
-use super::fields::{Driver, IPV6_MIN_MTU, VFIO, VfConfig, Who, fields};
+use super::fields::{Driver, IPV6_MIN_MTU, InterfaceConfig, VFIO, VfConfig, Who, fields};
 use super::grant::refusal;
 use super::{DEFAULT_NAME_TEMPLATE, NameSpec, WantedBinding};
 use crate::device::{Vlan, VlanProtocol, WantedSettings};
@@ -66,7 +66,7 @@ pub(super) fn settle(
         let mut ignored = Faults::default();
         let faults = if wanted.faulty.is_empty() { &mut *faults } else { &mut ignored };
         let settled = Settled {
-            interface_asked: wanted.config.interface != Default::default(),
+            interface_asked: asks_something(&wanted.config.interface),
             name: name(&wanted, asked.request, faults),
             mtu: wanted.config.interface.mtu,
             addresses: wanted.config.interface.addresses.clone().unwrap_or_default(),
@@ -110,6 +110,11 @@ fn name(wanted: &Wanted<'_>, request: &str, faults: &mut Faults) -> NameSpec {
         blame(wanted, "interface.name", problem, faults);
         default
     })
+}
+
+/// An empty list asks for nothing: it takes away what a class gave.
+fn asks_something(InterfaceConfig { name, mtu, addresses }: &InterfaceConfig) -> bool {
+    name.is_some() || mtu.is_some() || addresses.as_ref().is_some_and(|list| !list.is_empty())
 }
 
 fn check_mtu(wanted: &Wanted<'_>, settled: &Settled, faults: &mut Faults) {
