@@ -166,13 +166,18 @@ impl Functions for NodeFunctions {
         if !stand_in && !self.sysfs.has_vfio_pci() {
             modules::load(VFIO_PCI)?;
         }
-        let group = self.sysfs.iommu_group(vf);
+        // A VF that somebody bound to vfio-pci without IOMMU has a group all the same.
+        let group = self.sysfs.iommu_group(vf).filter(|_| !self.sysfs.is_without_iommu(vf));
         Ok(VfioFacts {
             group,
             blockers: if group.is_some() { self.sysfs.group_blockers(vf)? } else { Vec::new() },
             no_iommu: self.sysfs.allows_no_iommu(),
             driver: stand_in || self.sysfs.has_vfio_pci(),
         })
+    }
+
+    fn group_others(&self, vf: PciAddress) -> Result<Vec<PciAddress>, HostError> {
+        Ok(self.sysfs.group_others(vf)?)
     }
 
     fn vfio_nodes(&self, vf: PciAddress) -> Result<VfioNodes, HostError> {

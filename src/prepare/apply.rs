@@ -1,10 +1,12 @@
 //! One step at a time: what it takes until the kernel has what was wanted.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::PrepareError;
 use super::engine::Engine;
+use super::functions::Life;
 use super::plan::VFIO_PCI;
 use super::records::Entry;
 use super::restore::{RestoreError, restore};
@@ -28,6 +30,7 @@ impl Engine {
         match step {
             Step::Set { vf, pf, index, to, .. } => self.set(*vf, pf, *index, to, deadline),
             Step::Bind { vf, to, .. } => {
+                self.wait_until_closed(*vf, Instant::now())?;
                 let bound = match to {
                     Driver::Unbound => self.site.functions.unbind(*vf),
                     Driver::Network => self.site.functions.bind(*vf, None),
@@ -40,6 +43,45 @@ impl Engine {
                 Ok(())
             }
         }
+    }
+
+    /// Unbinding from vfio-pci would block in the kernel, with every lock that is held, until its user lets go.
+    pub(super) fn wait_until_closed(&self, vf: PciAddress, until: Instant) -> Result<(), PrepareError> {
+        let on_vfio = |life: Life| life.driver.as_deref() == Some(VFIO_PCI);
+        while self.site.functions.life(vf).is_some_and(on_vfio) {
+            let facts = self.site.functions.facts(&BTreeSet::from([vf]))?;
+            if !facts.get(&vf).is_some_and(|facts| facts.vf.vfio_open) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(PrepareError::VfioOpen { vf });
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// A group goes to one claim: each of two that share one would have the other's VF, or keep it from its driver. Looked
+    /// at when the VFs are owned: of two Prepares at least one sees the other.
+    pub(super) fn check_groups(&self, planned: &Entry, steps: &[Step]) -> Result<(), PrepareError> {
+        for vf in planned.vfs.iter().filter(|vf| !vf.admin_access) {
+            let binds = |step: &Step| matches!(step, Step::Bind { vf: bound, .. } if *bound == vf.pci);
+            if !vf.vfio && !steps.iter().any(binds) {
+                continue;
+            }
+            let failed = |source| PrepareError::Vf { vf: vf.pci, source };
+            for other in self.site.functions.group_others(vf.pci).map_err(failed)? {
+                let owner = self.site.ledger.ownership(other)?;
+                let Some(owner) = owner.filter(|owner| owner.claim.uid != planned.claim.uid) else {
+                    continue;
+                };
+                let driver = self.site.functions.life(other).and_then(|life| life.driver);
+                if vf.vfio || driver.as_deref() == Some(VFIO_PCI) {
+                    return Err(PrepareError::GroupShared { vf: vf.pci, other, holder: owner.claim });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn set(
@@ -160,6 +202,21 @@ impl Engine {
             vf.nodes = found.paths;
         }
         Ok(changed)
+    }
+
+    /// Gives the VF the driver it had, if it has another by now, and waits for its interface.
+    pub(super) fn put_driver_back(
+        &self,
+        vf: PciAddress,
+        clean: &CleanFacts,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
+        let Some(life) = self.site.functions.life(vf).filter(|life| life.driver != clean.driver) else {
+            return Ok(());
+        };
+        let to = clean.driver.clone().map_or(Driver::Unbound, Driver::Named);
+        let from = life.driver.map_or(Driver::Unbound, Driver::Named);
+        self.apply(&Step::Bind { vf, from, to }, deadline)
     }
 
     /// Makes the VF's interface what it was, where it has one on the host.

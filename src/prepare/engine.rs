@@ -70,7 +70,7 @@ impl Engine {
         let seen = Seen { facts: &facts, settings: &settings };
         match self.execute(&entry, previous.as_ref(), &steps, &seen, &mut done, deadline) {
             Ok(entry) => Ok(entry),
-            Err(first) => Err(self.undo(first, &entry, previous.is_some(), done)),
+            Err(first) => Err(self.undo(first, &entry, previous.as_ref(), done)),
         }
     }
 
@@ -192,6 +192,7 @@ impl Engine {
                 self.own(&planned.claim, found, &original, done, deadline)?;
             }
         }
+        self.check_groups(planned, steps)?;
         let mut planned = planned.clone();
         for vf in planned.vfs.iter_mut().filter(|vf| !vf.admin_access) {
             vf.clean = self.site.ledger.ownership(vf.pci)?.map(|owner| owner.clean);
@@ -328,7 +329,8 @@ impl Engine {
     }
 
     /// Takes back what a failed call did, in reverse. What an earlier, successful call did stays.
-    fn undo(&self, first: PrepareError, entry: &Entry, had_entry: bool, done: Done) -> PrepareError {
+    fn undo(&self, first: PrepareError, entry: &Entry, previous: Option<&Entry>, done: Done) -> PrepareError {
+        let had_entry = previous.is_some();
         let mut others = Vec::new();
         let mut note = |result: Result<(), PrepareError>| {
             if let Err(error) = result {
@@ -353,10 +355,28 @@ impl Engine {
             note(undone);
         }
         let touched: BTreeSet<PciAddress> = done.steps.iter().map(Step::vf).collect();
-        for vf in touched.difference(&stuck) {
-            // A driver that was bound again gave the interface another name.
-            let owner = self.site.ledger.ownership(*vf);
-            note(owner.and_then(|owner| owner.map_or(Ok(()), |owner| self.restore_link(*vf, &owner.clean))));
+        // What an earlier call made of a VF stays.
+        for vf in done
+            .owned
+            .iter()
+            .filter(|vf| touched.contains(vf) && !stuck.contains(vf))
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            let undone = self.site.ledger.ownership(vf).and_then(|owner| {
+                let Some(owner) = owner else { return Ok(()) };
+                // One that was bound again for an address may have lost its driver.
+                self.put_driver_back(vf, &owner.clean, deadline)?;
+                if owner.clean.name.is_some() {
+                    self.wait_for_netdev(vf, None, deadline)?;
+                }
+                // A driver that was bound again gave the interface another name.
+                self.restore_link(vf, &owner.clean)
+            });
+            if undone.is_err() {
+                stuck.insert(vf);
+            }
+            note(undone);
         }
         if done.entry && !had_entry && stuck.is_empty() {
             note(
@@ -364,6 +384,10 @@ impl Engine {
                     .ledger
                     .remove_entry(&entry.claim.uid, entry.pod.as_ref().map(|pod| pod.uid.as_str())),
             );
+        }
+        if let Some(previous) = previous.filter(|_| done.entry && stuck.is_empty()) {
+            // All is as before this call: what was prepared is, and what was void is void.
+            note(self.site.ledger.put_entry(previous));
         }
         for vf in done.owned.iter().rev().filter(|vf| !stuck.contains(vf)) {
             note(self.site.ledger.release(*vf));

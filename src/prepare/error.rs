@@ -37,6 +37,27 @@ pub enum PrepareError {
         /// Seconds spent waiting.
         waited_s: u64,
     },
+    /// Whoever opens an IOMMU group has every device in it.
+    #[error(
+        "VF {vf} is in one IOMMU group with VF {other}, which claim {}/{} has, and a group is given away as a whole; use a \
+         slot with ACS, or ask for both VFs in one claim", .holder.namespace, .holder.name
+    )]
+    GroupShared {
+        /// Which VF.
+        vf: PciAddress,
+        /// The other VF.
+        other: PciAddress,
+        /// Who has that.
+        holder: ClaimId,
+    },
+    /// The kernel takes a device from vfio-pci only when nobody has it open, and waits for that without end.
+    #[error(
+        "VF {vf} can't be taken from driver vfio-pci: a process has its vfio device open; end it, and the VF is given back"
+    )]
+    VfioOpen {
+        /// Which VF.
+        vf: PciAddress,
+    },
     /// Its VFs have to be returned first.
     #[error("the VFs of claim {claim} are still in its pod's network namespace")]
     StillAttached {

@@ -16,7 +16,8 @@ use super::vfio::VfioFacts;
 use crate::DEFAULT_DRIVER_NAME;
 use crate::claim::{NameSpec, ResultSpec};
 use crate::device::{
-    HwAddr, Incarnation, LinkState, LinkType, PciAddress, PfLink, Place, Rate, Setting, Vf, VfSettings, Vlan,
+    HwAddr, Incarnation, LinkState, LinkType, Netdev, PciAddress, Pf, PfLink, Place, Rate, Setting, Vf,
+    VfSettings, Vlan,
 };
 use crate::host::{HostError, Kernel};
 
@@ -61,6 +62,43 @@ pub fn plain_result(pci: PciAddress) -> ResultSpec {
     }
 }
 
+/// A PF of Ethernet with a netdev, for VFs to be below of.
+pub fn pf(pci: PciAddress) -> Pf {
+    Pf {
+        pci,
+        vendor: 0x8086,
+        device: 0x10c9,
+        driver: Some("igb".into()),
+        link_type: Some(LinkType::Ethernet),
+        netdev: Some(Netdev {
+            name: "ens1f0".into(),
+            ifindex: 3,
+            arphrd: 1,
+            hw_addr: None,
+            mtu: Some(9000),
+            max_mtu: None,
+            oper_state: None,
+            up: true,
+            speed_mbps: None,
+            phys_port_name: None,
+            phys_switch_id: None,
+            master: None,
+            uppers: Vec::new(),
+            addresses: Vec::new(),
+            uplink: false,
+        }),
+        rdma: Vec::new(),
+        total_vfs: 7,
+        num_vfs: 7,
+        numa_node: None,
+        pcie_root: None,
+        pcie_switch: None,
+        eswitch_mode: None,
+        iommu_group: None,
+        drivers_autoprobe: Some(true),
+    }
+}
+
 /// Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct FakeFunctions {
@@ -69,6 +107,8 @@ pub struct FakeFunctions {
     vfio: Arc<Mutex<BTreeMap<PciAddress, VfioFacts>>>,
     /// VFs whose address is their own choice.
     choosers: Arc<Mutex<BTreeSet<PciAddress>>>,
+    /// VFs that the next bind leaves without driver.
+    refused_binds: Arc<Mutex<BTreeSet<PciAddress>>>,
     /// The k-th set from now (0 is the next) fails with this errno.
     refusal: Arc<Mutex<Option<(u32, Errno)>>>,
 }
@@ -141,6 +181,11 @@ impl FakeFunctions {
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some((k, errno));
     }
 
+    /// The next bind fails, and leaves the VF without driver.
+    pub fn refuse_bind(&self, pci: PciAddress) {
+        self.refused_binds.lock().unwrap_or_else(PoisonError::into_inner).insert(pci);
+    }
+
     /// The VF vanishes.
     pub fn remove(&self, pci: PciAddress) {
         self.state().remove(&pci);
@@ -160,6 +205,11 @@ impl Functions for FakeFunctions {
     }
 
     fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
+        if self.refused_binds.lock().unwrap_or_else(PoisonError::into_inner).remove(&vf) {
+            self.unbind(vf)?;
+            let what = format!("bind VF {vf}");
+            return Err(HostError::Netlink { what, source: Errno::EIO.into() });
+        }
         self.change(vf, |facts| {
             facts.vf.driver = Some(driver.unwrap_or("igbvf").to_owned());
             facts.vf.place = if driver.is_none_or(|d| d == "igbvf") { Place::Host } else { Place::Userspace };
@@ -204,6 +254,13 @@ impl Functions for FakeFunctions {
 
     fn vfio(&self, vf: PciAddress) -> Result<VfioFacts, HostError> {
         Ok(self.vfio.lock().unwrap_or_else(PoisonError::into_inner).get(&vf).cloned().unwrap_or_default())
+    }
+
+    fn group_others(&self, vf: PciAddress) -> Result<Vec<PciAddress>, HostError> {
+        let vfio = self.vfio.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(group) = vfio.get(&vf).and_then(|facts| facts.group) else { return Ok(Vec::new()) };
+        let same = vfio.iter().filter(|(other, facts)| **other != vf && facts.group == Some(group));
+        Ok(same.map(|(other, _)| *other).collect())
     }
 
     fn vfio_nodes(&self, vf: PciAddress) -> Result<VfioNodes, HostError> {

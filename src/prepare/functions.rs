@@ -63,6 +63,11 @@ pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When sysfs can't be read.
     fn vfio(&self, vf: PciAddress) -> Result<VfioFacts, HostError>;
+    /// The other functions of a VF's IOMMU group; none without IOMMU.
+    ///
+    /// # Errors
+    /// When sysfs can't be read.
+    fn group_others(&self, vf: PciAddress) -> Result<Vec<PciAddress>, HostError>;
     /// The device nodes of a VF that is bound to vfio-pci.
     ///
     /// # Errors

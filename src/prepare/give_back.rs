@@ -9,7 +9,7 @@ use super::ledger::Ledger;
 use super::locks::Locks;
 use super::records::{Entry, Ownership, Unclean};
 use super::settings::link_of;
-use super::steps::{Driver, Step};
+use super::steps::Step;
 use crate::claim::ClaimId;
 use crate::device::{PciAddress, PfLink};
 use crate::host::flock::HeldLock;
@@ -77,6 +77,10 @@ impl Engine {
             let facts = self.site.functions.facts(&BTreeSet::from([vf]))?;
             let facts = facts.get(&vf);
             let pf = facts.and_then(|facts| facts.vf.pf);
+            if other_driver {
+                // Before the lock: other VFs of the PF need not wait for whoever has this one open.
+                self.wait_until_closed(vf, deadline.min(Instant::now() + SETTLE))?;
+            }
             let _pf = self.site.locks.pf(pf.unwrap_or(vf), deadline)?;
             // Before the driver: it takes its address from the PF when it is bound.
             if let Some((link, index)) = facts.and_then(|facts| link_of(&facts.vf, facts.pf.as_ref())) {
@@ -84,14 +88,12 @@ impl Engine {
             } else if !clean.settings.is_empty() {
                 refused.push(format!("VF {vf}: its PF has no network interface any more to set it through"));
             }
-            if other_driver {
-                let to = clean.driver.clone().map_or(Driver::Unbound, Driver::Named);
-                let from = life.driver.map_or(Driver::Unbound, Driver::Named);
-                self.apply(&Step::Bind { vf, from, to }, deadline)?;
-                if clean.name.is_some() {
-                    let there = self.wait_for_netdev(vf, None, deadline.min(Instant::now() + SETTLE));
-                    refused.extend(there.err().map(|error| error.sentence()));
-                }
+            // Looked at anew: a driver that did not come back after it was bound again for an address is none.
+            let bound = self.site.functions.life(vf).and_then(|life| life.driver);
+            self.put_driver_back(vf, clean, deadline)?;
+            if bound != clean.driver && clean.name.is_some() {
+                let there = self.wait_for_netdev(vf, None, deadline.min(Instant::now() + SETTLE));
+                refused.extend(there.err().map(|error| error.sentence()));
             }
             refused.extend(self.restore_link(vf, clean).err().map(|error| error.sentence()));
         }
@@ -128,7 +130,12 @@ impl Engine {
         let mut refused = Vec::new();
         // In reverse: trust goes before the address that it let the VF change.
         for to in wanted.into_iter().rev() {
-            let Some(from) = now.like(&to).filter(|from| *from != to) else { continue };
+            // Nothing is said any more: it is set all the same, and what can't be seen afterwards is told.
+            let from = now.like(&to);
+            if from.as_ref() == Some(&to) {
+                continue;
+            }
+            let from = from.unwrap_or_else(|| to.clone());
             let step = Step::Set { vf, pf: pf.clone(), index, from, to };
             refused.extend(self.apply(&step, deadline).err().map(|error| error.sentence()));
         }

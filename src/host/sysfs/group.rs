@@ -19,22 +19,44 @@ impl Sysfs {
         target.file_name()?.to_str()?.parse().ok()
     }
 
+    /// The function's group is one that vfio made for it (`vfio_noiommu_group_alloc`, drivers/vfio/group.c): there is no
+    /// IOMMU behind it.
+    pub fn is_without_iommu(&self, pci: PciAddress) -> bool {
+        let path = self.function_dir(pci).join("iommu_group/name");
+        fs::read_to_string(path).is_ok_and(|name| name.trim() == "vfio-noiommu")
+    }
+
+    /// The other functions of a function's group; none without IOMMU.
+    ///
+    /// # Errors
+    /// The group's folder can't be listed.
+    pub fn group_others(&self, pci: PciAddress) -> Result<Vec<PciAddress>, SysfsError> {
+        let folder = self.function_dir(pci).join("iommu_group/devices");
+        let failed = |source| SysfsError::Read { pci, file: "iommu_group/devices".to_owned(), source };
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut others = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let other = name.to_str().and_then(|name| name.parse::<PciAddress>().ok());
+            others.extend(other.filter(|other| *other != pci));
+        }
+        others.sort();
+        Ok(others)
+    }
+
     /// Other functions of a group whose drivers don't bear that one of it is given away, with these drivers.
     ///
     /// # Errors
     /// The group's folder can't be listed.
     pub fn group_blockers(&self, pci: PciAddress) -> Result<Vec<(PciAddress, String)>, SysfsError> {
-        let folder = self.function_dir(pci).join("iommu_group/devices");
-        let failed = |source| SysfsError::Read { pci, file: "iommu_group/devices".to_owned(), source };
         let mut blockers = Vec::new();
-        for entry in fs::read_dir(folder).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let other = name.to_str().and_then(|name| name.parse::<PciAddress>().ok());
-            let Some(other) = other.filter(|other| *other != pci) else { continue };
+        for other in self.group_others(pci)? {
             let driver = self.driver(other).filter(|driver| !BESIDE.contains(&driver.as_str()));
             blockers.extend(driver.map(|driver| (other, driver)));
         }
-        blockers.sort();
         Ok(blockers)
     }
 
@@ -155,6 +177,10 @@ mod tests {
         sysfs.pretend_bound(pci(2), Some("vfio-pci")).unwrap();
         sysfs.pretend_bound(pci(3), None).unwrap();
         assert_eq!(sysfs.group_blockers(pci(1)).unwrap(), []);
+        assert_eq!(sysfs.group_others(pci(1)).unwrap(), [pci(2), pci(3)], "whatever their drivers");
+        assert!(!sysfs.is_without_iommu(pci(1)));
+        fs::write(group.join("name"), "vfio-noiommu\n").unwrap();
+        assert!(sysfs.is_without_iommu(pci(1)));
         assert!(sysfs.has_vfio_pci());
         assert_eq!(sysfs.vfio_group(pci(1)), None, "no node yet");
         fs::create_dir_all(root.join("class/vfio/noiommu-77")).unwrap();

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
-use crate::device::{IfName, LinkType, Netdev, PciAddress, Pf, Place};
+use crate::device::{IfName, LinkType, PciAddress, Pf, Place};
 use crate::host::fake::FakeKernel;
 use crate::prepare::PrepareError;
 use crate::prepare::engine::Engine;
-use crate::prepare::fake::{FakeFunctions, plain_result, site};
+use crate::prepare::fake::{self, FakeFunctions, plain_result, site};
 use crate::prepare::functions::Facts;
 use crate::prepare::records::Progress;
 use crate::prepare::steps::{Driver, Step};
@@ -34,39 +34,9 @@ fn pci(n: u8) -> PciAddress {
 }
 
 fn pf(mtu: u32) -> Pf {
-    Pf {
-        pci: PF,
-        vendor: 0x8086,
-        device: 0x10c9,
-        driver: Some("igb".into()),
-        link_type: Some(LinkType::Ethernet),
-        netdev: Some(Netdev {
-            name: "ens1f0".into(),
-            ifindex: 3,
-            arphrd: 1,
-            hw_addr: None,
-            mtu: Some(mtu),
-            max_mtu: None,
-            oper_state: None,
-            up: true,
-            speed_mbps: None,
-            phys_port_name: None,
-            phys_switch_id: None,
-            master: None,
-            uppers: Vec::new(),
-            addresses: Vec::new(),
-            uplink: false,
-        }),
-        rdma: Vec::new(),
-        total_vfs: 7,
-        num_vfs: 7,
-        numa_node: None,
-        pcie_root: None,
-        pcie_switch: None,
-        eswitch_mode: None,
-        iommu_group: None,
-        drivers_autoprobe: Some(true),
-    }
+    let mut pf = fake::pf(PF);
+    pf.netdev.iter_mut().for_each(|netdev| netdev.mtu = Some(mtu));
+    pf
 }
 
 fn wants(n: u8) -> ResultSpec {

@@ -204,3 +204,40 @@ fn settings_that_could_not_be_put_back_or_can_not_be_are_refused_before_anything
     let error = lab.refusal(&only(trust));
     assert!(error.contains("it has no PF on this node, as inside a virtual machine"), "{error}");
 }
+
+#[test]
+fn a_vf_whose_driver_did_not_come_back_after_its_address_was_set_has_it_when_prepare_has_failed() {
+    let lab = Lab::new(1);
+    lab.functions.refuse_bind(pci(1));
+    let error = lab.refusal(&claim("c1", "p1", vec![set(1, everything())]));
+    assert!(error.contains("Input/output error"), "{error}");
+    assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("igbvf"));
+    assert_eq!(lab.functions.settings_of(pci(1)), FakeFunctions::default().settings_of(pci(1)));
+}
+
+#[test]
+fn a_setting_that_its_driver_no_longer_tells_is_put_back_all_the_same() {
+    let lab = Lab::new(1);
+    let spec = claim("c1", "p1", vec![set(1, WantedSettings { trust: Some(true), ..Default::default() })]);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    lab.functions.say(pci(1), VfSettings { trust: None, ..lab.functions.settings_of(pci(1)) });
+    lab.engine.unprepare(&spec.id, soon()).unwrap();
+    assert_eq!(lab.functions.settings_of(pci(1)).trust, Some(false));
+}
+
+#[test]
+fn a_prepare_that_fails_leaves_the_entry_that_was_there() {
+    let mut lab = Lab::new(1);
+    let spec = claim("c1", "p1", vec![set(1, everything())]);
+    let entry = lab.engine.prepare(&spec, soon()).unwrap();
+    let fails = |lab: &Lab| {
+        lab.functions.say(pci(1), administered());
+        lab.functions.refuse_set(1, Errno::EOPNOTSUPP);
+        lab.engine.prepare(&spec, soon()).unwrap_err();
+        assert_eq!(lab.engine.site.ledger.entry("c1").unwrap().as_ref(), Some(&entry));
+    };
+    fails(&lab);
+    // Of another boot, it stays void: else a sandbox would get a VF without its settings.
+    lab.engine.site.boot_id = "boot-2".into();
+    fails(&lab);
+}

@@ -95,3 +95,46 @@ fn two_claims_of_a_pod_whose_variables_would_be_called_the_same_are_refused() {
     assert!(error.contains("would use the variable SRIOV_DRA_A_B_C_PCI_ADDRESSES both"), "{error}");
     lab.engine.prepare(&named("c3", "a", result(2, "b")), soon()).unwrap();
 }
+
+#[test]
+fn two_claims_never_share_an_iommu_group_and_one_claim_may_have_all_of_it() {
+    let lab = Lab::new(3);
+    for n in 1..=3 {
+        // Bound by an administrator, or left without driver: no blockers.
+        lab.functions.set_vfio(pci(n), group(7));
+        lab.functions.change(pci(n), |facts| {
+            (facts.vf.driver, facts.vf.place) = (Some("vfio-pci".into()), Place::Userspace)
+        });
+    }
+    let both = claim("c1", "p1", vec![for_vfio(1), for_vfio(2)]);
+    lab.engine.prepare(&both, soon()).unwrap();
+    lab.engine.prepare(&both, soon()).unwrap();
+    for other in [for_vfio(3), wants(3)] {
+        let error = lab.refusal(&claim("c2", "p2", vec![other]));
+        assert!(
+            error.contains(
+                "VF 0000:81:02.3 is in one IOMMU group with VF 0000:81:02.1, which claim ns/claim-c1 has"
+            ),
+            "{error}"
+        );
+        assert_eq!(lab.facts(3).vf.driver.as_deref(), Some("vfio-pci"));
+    }
+    lab.engine.unprepare(&both.id, soon()).unwrap();
+    lab.engine.prepare(&claim("c2", "p2", vec![for_vfio(3)]), soon()).unwrap();
+}
+
+#[test]
+fn a_vf_that_a_process_has_open_is_not_torn_from_vfio_pci_and_its_claim_ends_when_it_is_closed() {
+    let lab = Lab::new(1);
+    lab.functions.set_vfio(pci(1), group(42));
+    let spec = claim("c1", "p1", vec![for_vfio(1)]);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    lab.functions.change(pci(1), |facts| facts.vf.vfio_open = true);
+    let error = lab.engine.unprepare(&spec.id, soon()).unwrap_err().sentence();
+    assert!(error.contains("VF 0000:81:02.1 can't be taken from driver vfio-pci: a process has"), "{error}");
+    assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("vfio-pci"));
+    assert_eq!(lab.engine.site.ledger.owned().unwrap().len(), 1, "nobody else gets it");
+    lab.functions.change(pci(1), |facts| facts.vf.vfio_open = false);
+    lab.engine.unprepare(&spec.id, soon()).unwrap();
+    assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("igbvf"));
+}
