@@ -173,10 +173,10 @@ impl Claims {
         self.unprepare(ClaimRef { uid, namespace, name }).await
     }
 
-    /// No process is where the claim's VFs are. `false` too when it can't be told.
+    /// No process is where the claim's VFs are, or has one open. `false` too when it can't be told.
     pub(super) async fn nobody_lives(&self, claim_uid: &str) -> bool {
         let (attacher, uid) = (self.attacher.clone(), claim_uid.to_owned());
-        matches!(spawn_blocking(move || attacher.user_of(&uid)).await, Ok(Ok(None)))
+        matches!(spawn_blocking(move || attacher.is_used(&uid)).await, Ok(Ok(false)))
     }
 
     /// Whether a claim is gone, or has nothing allocated on this node any more. `None`: the API server does not say.

@@ -13,7 +13,7 @@ use crate::claim::{ClaimId, PodRef};
 use crate::device::{CleanFacts, IfName, PciAddress};
 use crate::host::{HostError, Link, Links, Netns, VfHandle, find_vf, find_vf_on_host};
 use crate::prepare::plan::VFIO_PCI;
-use crate::prepare::records::{Attachment, CurrentSandbox, Entry, VfEntry};
+use crate::prepare::records::{Attachment, CurrentSandbox, Entry, Progress, VfEntry};
 use crate::prepare::site::Site;
 
 /// How long an attach waits for a VF that is on its way back from a namespace that ended: well within what a runtime
@@ -170,8 +170,9 @@ impl Attacher {
         if entry.pod.as_ref().is_none_or(|owner| owner.uid != pod.pod_uid) {
             return Ok(None);
         }
-        // Prepared before a reboot is not prepared: nothing is set on the VFs, and what is known of them is void.
-        if entry.boot_id != self.site.boot_id {
+        // Prepared before a reboot is not prepared: nothing is set on the VFs, and what is known of them is void. Nor is
+        // what a process was killed at: some is set, some is not.
+        if entry.boot_id != self.site.boot_id || entry.progress != Progress::Prepared {
             return Err(AttachError::NotPrepared { uid: uid.to_owned() });
         }
         let Some((path, netns)) = &pod.netns else {
@@ -238,6 +239,7 @@ impl Attacher {
         let mut inside = self.site.kernel.enter(target.netns)?;
         let mut devices = Vec::new();
         for vf in &mut entry.vfs {
+            self.check_life(&entry.claim.uid, vf)?;
             if !vf.has_interface() {
                 self.check_driver(vf)?;
                 devices.push(device(vf, None));
@@ -282,6 +284,19 @@ impl Attacher {
         Ok(devices)
     }
 
+    /// A VF that was made anew has lost what its PF said of it: a VLAN may be all that keeps its pod from others. Only
+    /// Prepare sets it.
+    fn check_life(&self, claim_uid: &str, vf: &VfEntry) -> Result<(), AttachError> {
+        if vf.settings.is_empty() {
+            return Ok(());
+        }
+        let clean = self.clean(claim_uid, vf.pci)?;
+        match self.site.functions.life(vf.pci) {
+            Some(life) if life.incarnation != clean.incarnation => Err(AttachError::MadeAnew { vf: vf.pci }),
+            _ => Ok(()),
+        }
+    }
+
     /// What has no interface is not moved; the container opens its device node.
     fn check_driver(&self, vf: &VfEntry) -> Result<(), AttachError> {
         let driver = self.site.functions.life(vf.pci).and_then(|life| life.driver);
@@ -323,6 +338,7 @@ impl Attacher {
         let until = deadline.min(started + VF_WAIT);
         let mut devices = Vec::new();
         for vf in &entry.vfs {
+            self.check_life(&entry.claim.uid, vf)?;
             if vf.vfio {
                 self.check_driver(vf)?;
                 devices.push(device(vf, None));

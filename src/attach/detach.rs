@@ -1,5 +1,6 @@
 //! The way back: from a sandbox that stopped, from a claim that is over, from a pod that hands its claim on.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -133,9 +134,8 @@ impl Attacher {
         deadline: Instant,
     ) -> Result<(), AttachError> {
         let failed = |source| AttachError::Vf { vf, source };
-        let driver = self.site.functions.life(vf).and_then(|life| life.driver);
         // On vfio-pci there is nothing to move: the process that had it open is gone, or Unprepare waits for it.
-        if driver.as_deref() == Some(VFIO_PCI) || self.is_another(vf, clean) {
+        if self.is_on_vfio(vf) || self.is_another(vf, clean) {
             return Ok(());
         }
         // An address that the PF holds it to is given back through the PF, when the claim is over.
@@ -207,15 +207,46 @@ impl Attacher {
             .filter(|netns| netns.id() != self.site.kernel.host().id())
     }
 
+    /// Some process may be using a VF of the claim: it lives where the VF is, or has the VF's vfio device open.
+    ///
+    /// # Errors
+    /// When the ledger can't be read, or it can't be told.
+    pub fn is_used(&self, claim_uid: &str) -> Result<bool, AttachError> {
+        for vf in self.vfs_of(claim_uid)? {
+            if self.is_open(vf)? {
+                return Ok(true);
+            }
+        }
+        Ok(self.user_of(claim_uid)?.is_some())
+    }
+
+    fn is_open(&self, vf: PciAddress) -> Result<bool, HostError> {
+        let facts = self.site.functions.facts(&BTreeSet::from([vf]))?;
+        Ok(facts.get(&vf).is_some_and(|facts| facts.vf.vfio_open))
+    }
+
+    fn is_on_vfio(&self, vf: PciAddress) -> bool {
+        let driver = self.site.functions.life(vf).and_then(|life| life.driver);
+        driver.as_deref() == Some(VFIO_PCI)
+    }
+
     /// Some process in a namespace where one of the claim's VFs is, by PID. What the record says is where the search
     /// begins: it may be lost, and the kernel gives the inode of a namespace that ended to the next pod's.
     ///
     /// # Errors
     /// When the ledger can't be read, or it can't be told.
-    pub fn user_of(&self, claim_uid: &str) -> Result<Option<i32>, AttachError> {
+    fn user_of(&self, claim_uid: &str) -> Result<Option<i32>, AttachError> {
         let kernel = self.site.kernel.as_ref();
         let recorded = self.site.ledger.attachment(claim_uid)?.and_then(|record| self.namespace_of(&record));
         for vf in self.vfs_of(claim_uid)? {
+            // In no namespace: whoever lives where the claim was given may open it at any moment.
+            if self.is_on_vfio(vf) {
+                let user = recorded.as_ref().map(|netns| kernel.user_of(netns.id())).transpose()?;
+                match user.flatten() {
+                    Some(pid) => return Ok(Some(pid)),
+                    None => continue,
+                }
+            }
             let clean = self.clean(claim_uid, vf)?;
             let handle = self.handle(vf, Some(&clean));
             if find_vf_on_host(kernel, &handle)?.is_some() {
@@ -267,6 +298,10 @@ impl Attacher {
     }
 
     fn vf_inside(&self, entry: &Entry, netns: &Netns) -> Result<Option<PciAddress>, AttachError> {
+        // In no namespace, but the containers there have its device nodes.
+        if let Some(vf) = entry.vfs.iter().find(|vf| vf.vfio && !vf.admin_access) {
+            return Ok(Some(vf.pci));
+        }
         let mut links = self.site.kernel.enter(netns)?;
         for vf in entry.vfs.iter().filter(|vf| vf.has_interface()) {
             let clean = self.clean(&entry.claim.uid, vf.pci)?;
@@ -313,6 +348,16 @@ impl Attacher {
                 return Err(self.in_use(&entry, &record, vf, lives));
             }
             self.take_back(&entry, &record, deadline)?;
+        }
+        // On the host's network there is no such record.
+        for vf in entry.vfs.iter().filter(|vf| vf.vfio && !vf.admin_access) {
+            if self.is_open(vf.pci)? {
+                return Err(AttachError::VfioOpen {
+                    vf: vf.pci,
+                    claim: format!("{}/{}", entry.claim.namespace, entry.claim.name),
+                    holder: holder.name,
+                });
+            }
         }
         tracing::info!(claim = %claim_uid, from = %holder.name, to = %to.name, "claim handed over to another pod");
         entry.pod = Some(to.clone());

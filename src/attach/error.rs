@@ -29,6 +29,25 @@ pub enum AttachError {
         /// How one knows that the sandbox lives.
         why: String,
     },
+    /// The claim belongs to another pod, and some process uses it.
+    #[error("claim {claim} is in use by pod {holder}: a process has the vfio device of its VF {vf} open")]
+    VfioOpen {
+        /// `namespace/name`
+        claim: String,
+        /// Pod that has it.
+        holder: String,
+        /// Which VF.
+        vf: PciAddress,
+    },
+    /// The VF is another one than the claim was prepared with.
+    #[error(
+        "VF {vf} was made anew after its claim was prepared, and has none of the settings that the claim wants; delete the \
+         pod and create it again"
+    )]
+    MadeAnew {
+        /// Which VF.
+        vf: PciAddress,
+    },
     /// The claim belongs to another pod.
     #[error("claim {claim} belongs to pod {holder}, and is not reserved for pod {pod}")]
     NotReserved {
