@@ -109,7 +109,8 @@ impl Functions for NodeFunctions {
     }
 
     fn life(&self, vf: PciAddress) -> Option<Life> {
-        Some(Life { incarnation: self.sysfs.incarnation(vf)?, driver: self.sysfs.driver(vf) })
+        let incarnation = self.sysfs.incarnation(vf)?;
+        Some(Life { incarnation, driver: self.sysfs.driver(vf), forced: self.sysfs.driver_override(vf) })
     }
 
     fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
@@ -128,6 +129,10 @@ impl Functions for NodeFunctions {
             return Ok(self.sysfs.pretend_bound(vf, None)?);
         }
         Ok(self.sysfs.unbind(vf)?)
+    }
+
+    fn force(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
+        Ok(self.sysfs.set_driver_override(vf, driver)?)
     }
 
     fn settings(&self, vf: PciAddress, pf: &PfLink, index: u32) -> Result<VfSettings, HostError> {

@@ -275,3 +275,15 @@ impl Use {
         self.request == other.request || top_level(&self.request) != top_level(&other.request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_list_of_addresses_asks_for_no_interface() {
+        let asks = |addresses| asks_something(&InterfaceConfig { addresses, ..Default::default() });
+        assert!(!asks(None) && !asks(Some(Vec::new())));
+        assert!(asks(Some(vec!["10.0.0.1/24".parse().unwrap()])));
+    }
+}

@@ -189,6 +189,9 @@ pub struct CleanFacts {
     /// Driver that was bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
+    /// Driver that was forced for it (`driver_override`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<String>,
     /// Host name of its netdev.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<IfName>,

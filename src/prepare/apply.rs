@@ -211,12 +211,20 @@ impl Engine {
         clean: &CleanFacts,
         deadline: Instant,
     ) -> Result<(), PrepareError> {
-        let Some(life) = self.site.functions.life(vf).filter(|life| life.driver != clean.driver) else {
-            return Ok(());
-        };
-        let to = clean.driver.clone().map_or(Driver::Unbound, Driver::Named);
-        let from = life.driver.map_or(Driver::Unbound, Driver::Named);
-        self.apply(&Step::Bind { vf, from, to }, deadline)
+        let Some(life) = self.site.functions.life(vf) else { return Ok(()) };
+        if life.driver != clean.driver {
+            let to = clean.driver.clone().map_or(Driver::Unbound, Driver::Named);
+            let from = life.driver.map_or(Driver::Unbound, Driver::Named);
+            self.apply(&Step::Bind { vf, from, to }, deadline)?;
+        }
+        // A driver that is bound by name stays forced; left so, an administrator could bind no other.
+        match self.site.functions.life(vf) {
+            Some(life) if life.forced != clean.forced => {
+                let forced = self.site.functions.force(vf, clean.forced.as_deref());
+                forced.map_err(|source| PrepareError::Vf { vf, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes the VF's interface what it was, where it has one on the host.

@@ -280,6 +280,7 @@ impl Engine {
         let mut clean = CleanFacts {
             incarnation: vf.incarnation,
             driver: vf.driver.clone(),
+            forced: self.site.functions.life(vf.pci).and_then(|life| life.forced),
             name: None,
             hw_addr: None,
             mtu: None,

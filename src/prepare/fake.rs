@@ -107,6 +107,7 @@ pub struct FakeFunctions {
     vfio: Arc<Mutex<BTreeMap<PciAddress, VfioFacts>>>,
     /// VFs whose address is their own choice.
     choosers: Arc<Mutex<BTreeSet<PciAddress>>>,
+    forced: Arc<Mutex<BTreeMap<PciAddress, String>>>,
     /// VFs that the next bind leaves without driver.
     refused_binds: Arc<Mutex<BTreeSet<PciAddress>>>,
     /// The k-th set from now (0 is the next) fails with this errno.
@@ -201,7 +202,8 @@ impl Functions for FakeFunctions {
 
     fn life(&self, vf: PciAddress) -> Option<Life> {
         let facts = self.state().get(&vf).cloned()?;
-        Some(Life { incarnation: facts.vf.incarnation, driver: facts.vf.driver })
+        let forced = self.forced.lock().unwrap_or_else(PoisonError::into_inner).get(&vf).cloned();
+        Some(Life { incarnation: facts.vf.incarnation, driver: facts.vf.driver, forced })
     }
 
     fn bind(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
@@ -210,6 +212,7 @@ impl Functions for FakeFunctions {
             let what = format!("bind VF {vf}");
             return Err(HostError::Netlink { what, source: Errno::EIO.into() });
         }
+        self.force(vf, driver)?;
         self.change(vf, |facts| {
             facts.vf.driver = Some(driver.unwrap_or("igbvf").to_owned());
             facts.vf.place = if driver.is_none_or(|d| d == "igbvf") { Place::Host } else { Place::Userspace };
@@ -222,6 +225,15 @@ impl Functions for FakeFunctions {
             facts.vf.driver = None;
             facts.vf.place = Place::Unbound;
         });
+        Ok(())
+    }
+
+    fn force(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
+        let mut forced = self.forced.lock().unwrap_or_else(PoisonError::into_inner);
+        match driver {
+            Some(driver) => forced.insert(vf, driver.to_owned()),
+            None => forced.remove(&vf),
+        };
         Ok(())
     }
 

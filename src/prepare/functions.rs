@@ -25,6 +25,8 @@ pub struct Life {
     pub incarnation: Incarnation,
     /// Bound driver.
     pub driver: Option<String>,
+    /// Driver that is forced for it.
+    pub forced: Option<String>,
 }
 
 /// Reading and binding of PCI functions.
@@ -46,6 +48,11 @@ pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When sysfs refuses.
     fn unbind(&self, vf: PciAddress) -> Result<(), HostError>;
+    /// Forces a driver for the next time that one is looked for, or none. What is bound stays.
+    ///
+    /// # Errors
+    /// When sysfs refuses.
+    fn force(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError>;
     /// What a VF's PF says of it.
     ///
     /// # Errors

@@ -60,6 +60,7 @@ fn clean(vf: &Vf) -> CleanFacts {
     CleanFacts {
         incarnation: vf.incarnation,
         driver: vf.driver.clone(),
+        forced: None,
         name: netdev.map(|netdev| IfName::new(netdev.name.as_str()).unwrap()),
         hw_addr: netdev.and_then(|netdev| netdev.hw_addr.clone()),
         mtu: netdev.and_then(|netdev| netdev.mtu),

@@ -138,3 +138,21 @@ fn a_vf_that_a_process_has_open_is_not_torn_from_vfio_pci_and_its_claim_ends_whe
     lab.engine.unprepare(&spec.id, soon()).unwrap();
     assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("igbvf"));
 }
+
+#[test]
+fn the_driver_that_was_forced_for_a_vf_is_forced_again_in_the_end_and_none_where_none_was() {
+    for forced in [None, Some("igbvf")] {
+        let lab = Lab::new(1);
+        lab.functions.set_vfio(pci(1), group(42));
+        lab.engine.site.functions.force(pci(1), forced).unwrap();
+        let mac = "02:11:22:33:44:55".parse().ok();
+        let settings = WantedSettings { mac, ..Default::default() };
+        for result in [for_vfio(1), ResultSpec { settings, ..wants(1) }] {
+            let spec = claim("c1", "p1", vec![result]);
+            lab.engine.prepare(&spec, soon()).unwrap();
+            lab.engine.unprepare(&spec.id, soon()).unwrap();
+            let life = lab.engine.site.functions.life(pci(1)).unwrap();
+            assert_eq!((life.driver.as_deref(), life.forced.as_deref()), (Some("igbvf"), forced));
+        }
+    }
+}
