@@ -15,7 +15,7 @@ use crate::device::{CleanFacts, HwAddr, PciAddress, PfLink, Setting, Vf, VfSetti
 use crate::host::{HostError, VfHandle, find_vf_on_host};
 
 /// How long a driver gets that is busy (a VF that resets), or that takes a setting and shows it later (i40e).
-const LATE: Duration = Duration::from_secs(2);
+pub(super) const LATE: Duration = Duration::from_secs(2);
 /// How often it is asked again.
 const POLL: Duration = Duration::from_millis(50);
 /// Network drivers that lose their VF when its PF gives it an address, until they are bound again. Seen with igb; its VF

@@ -266,6 +266,18 @@ impl Engine {
             return Err(held(vf, &holder, Instant::now()));
         }
         done.owned.push(vf);
+        if let Some((pf, index)) = link_of(&facts.vf, facts.pf.as_ref()).filter(|_| !original.is_empty()) {
+            // Until now another agent may have been at work on it: what it is when it is ours, is what it was.
+            let told = self.site.functions.settings(vf, &pf, index);
+            let told = told.map_err(|source| PrepareError::Vf { vf, source })?;
+            let now = self.given_by_the_pf(&facts.vf, told);
+            let mut settings = VfSettings::default();
+            original.each().iter().filter_map(|one| now.like(one)).for_each(|one| settings.put(one));
+            if settings != *original {
+                let clean = CleanFacts { settings, ..ownership.clean.clone() };
+                self.site.ledger.refresh(vf, &Ownership { clean, ..ownership })?;
+            }
+        }
         Ok(())
     }
 

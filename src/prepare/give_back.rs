@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::PrepareError;
+use super::apply::LATE;
 use super::engine::{Engine, SETTLE};
 use super::ledger::Ledger;
 use super::locks::Locks;
@@ -84,7 +85,9 @@ impl Engine {
             let _pf = self.site.locks.pf(pf.unwrap_or(vf), deadline)?;
             // Before the driver: it takes its address from the PF when it is bound.
             if let Some((link, index)) = facts.and_then(|facts| link_of(&facts.vf, facts.pf.as_ref())) {
-                refused = self.put_settings_back(vf, (&link, index), ownership, deadline);
+                // A driver that answers late has its time, whoever called late.
+                let until = deadline.max(Instant::now() + LATE);
+                refused = self.put_settings_back(vf, (&link, index), ownership, until);
             } else if !clean.settings.is_empty() {
                 refused.push(format!("VF {vf}: its PF has no network interface any more to set it through"));
             }

@@ -3,7 +3,9 @@
 use nix::errno::Errno;
 
 use super::*;
-use crate::device::{HwAddr, LinkState, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings};
+use crate::device::{
+    HwAddr, LinkState, Netdev, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings,
+};
 
 fn mac(text: &str) -> HwAddr {
     text.parse().unwrap()
