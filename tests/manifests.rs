@@ -193,21 +193,27 @@ fn every_selector_compiles_and_is_true_of_the_vf_it_describes() {
 }
 
 #[test]
-fn the_parameters_of_every_claim_pass_the_strict_decoder() {
-    let mut decoded = 0;
+fn the_parameters_of_every_claim_and_class_pass_the_strict_decoder() {
+    let (mut decoded, mut grants) = (0, 0);
     for document in everything() {
-        let config = claim_specs(&document).and_then(|spec| spec.devices).and_then(|devices| devices.config);
-        for entry in config.unwrap_or_default() {
-            let opaque = entry.opaque.unwrap();
-            assert_eq!(opaque.driver, sriov_dra::DEFAULT_DRIVER_NAME, "{}", document.place);
-            let config = decode_parameters(&opaque.parameters.0, Source::Claim)
-                .unwrap_or_else(|faults| panic!("{}: {faults}", document.place));
-            let nothing = Parameters::Config(Default::default());
-            assert_ne!(config, nothing, "{}: an example that sets nothing", document.place);
+        let place = &document.place;
+        let of_claim =
+            claim_specs(&document).and_then(|spec| spec.devices).and_then(|devices| devices.config);
+        let of_claim =
+            of_claim.unwrap_or_default().into_iter().map(|entry| (Source::Claim, entry.opaque.unwrap()));
+        let class = (document.kind == "DeviceClass").then(|| strict::<DeviceClass>(place, &document.value));
+        let of_class = class.and_then(|class| class.spec.unwrap().config).unwrap_or_default();
+        let of_class = of_class.into_iter().map(|entry| (Source::Class, entry.opaque.unwrap()));
+        for (source, opaque) in of_class.chain(of_claim) {
+            assert_eq!(opaque.driver, sriov_dra::DEFAULT_DRIVER_NAME, "{place}");
+            let says = decode_parameters(&opaque.parameters.0, source)
+                .unwrap_or_else(|faults| panic!("{place}: {faults}"));
+            assert_ne!(says, Parameters::Config(Default::default()), "{place}: an example that sets nothing");
+            grants += usize::from(matches!(says, Parameters::Grant(_)));
             decoded += 1;
         }
     }
-    assert!(decoded >= 4, "only {decoded} config entries were found");
+    assert!(decoded >= 8 && grants >= 1, "only {decoded} config entries were found, {grants} of them grants");
 }
 
 #[test]

@@ -4,4 +4,5 @@
 
 mod admission;
 mod cases;
+mod docs;
 mod schema;

@@ -25,13 +25,15 @@ use show::{Printer, Tale};
 const SELF: &str = "/proc/self/exe";
 
 /// The claims that come with the project.
-const EXAMPLES: [(&str, &str); 7] = [
+const EXAMPLES: [(&str, &str); 9] = [
     ("examples/one-vf.yaml", include_str!("../../../examples/one-vf.yaml")),
     ("examples/two-vfs-distinct-pfs.yaml", include_str!("../../../examples/two-vfs-distinct-pfs.yaml")),
     ("examples/by-pf.yaml", include_str!("../../../examples/by-pf.yaml")),
     ("examples/by-numa.yaml", include_str!("../../../examples/by-numa.yaml")),
     ("examples/by-link-type.yaml", include_str!("../../../examples/by-link-type.yaml")),
     ("examples/static-address.yaml", include_str!("../../../examples/static-address.yaml")),
+    ("examples/vlan.yaml", include_str!("../../../examples/vlan.yaml")),
+    ("examples/vfio.yaml", include_str!("../../../examples/vfio.yaml")),
     ("examples/slinky-nodeset.yaml", include_str!("../../../examples/slinky-nodeset.yaml")),
 ];
 

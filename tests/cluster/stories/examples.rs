@@ -90,6 +90,13 @@ pub async fn the_pods_of_static_address_reach_each_other_under_their_addresses(l
     Ok(())
 }
 
+/// The simulated PF takes any setting; what a real one does with a VLAN is the guest suite's story.
+pub async fn the_pod_of_vlan_gets_a_vf_with_what_its_class_grants(lab: &mut Lab) -> Result<()> {
+    let given = one_pod(lab, "vlan.yaml", "in-vlan-100").await?;
+    ensure!(names(&given) == ["data0"], "{given:?}");
+    Ok(())
+}
+
 /// The operator itself is not here: a pod with the two marked places of the example stands for its workers.
 pub async fn a_pod_like_a_worker_of_slinky_nodeset_gets_its_vf_in_its_namespace(lab: &mut Lab) -> Result<()> {
     let documents = apply::documents("examples", "slinky-nodeset.yaml")?;

@@ -60,6 +60,7 @@ stories! {
     examples::the_pod_of_by_numa_gets_one_vf_near_and_two_together: On::Both;
     examples::the_pod_of_two_vfs_distinct_pfs_gets_one_of_each_port_and_its_containers_what_they_ask_for: On::Both;
     examples::the_pods_of_static_address_reach_each_other_under_their_addresses: On::Both;
+    examples::the_pod_of_vlan_gets_a_vf_with_what_its_class_grants: On::Both;
     examples::a_pod_like_a_worker_of_slinky_nodeset_gets_its_vf_in_its_namespace: On::Both;
     takes::a_container_that_ends_starts_again_with_the_same_vf: On::Both;
     takes::a_pod_whose_sandbox_dies_gets_its_vf_in_the_new_one: On::Both;
