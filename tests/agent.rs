@@ -104,9 +104,10 @@ impl Node {
 fn links(netns: &Path) -> String {
     let out = Command::new("nsenter")
         .arg(format!("--net={}", netns.display()))
-        .args(["ip", "-o", "addr"])
+        .args(["ip", "addr"])
         .output()
         .unwrap();
+    assert!(out.status.success(), "{}: {}", netns.display(), String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
 }
 
@@ -309,10 +310,8 @@ fn a_container_does_not_start_when_the_hook_can_not_bring_its_vf_and_the_sentenc
 
         let thief = node.stage.sandbox(&node.pod("thief").await, |_| Ok(())).unwrap();
         node.stage.run_hooks(&thief, &prepared.cdi).await.unwrap();
-        assert!(
-            links(&thief.netns().unwrap()).contains("net1"),
-            "nobody lives where the claim was: it may be handed over"
-        );
+        let inside = links(&thief.netns().unwrap());
+        assert!(inside.contains("net1"), "nobody lives where the claim was: it may be handed over: {inside}");
         node.stage.start_another(&[&running, &thief]).await.unwrap();
         node.stage.stop(thief).await.unwrap();
         node.stage.unprepare(&claim).await.unwrap();
