@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::Write as _;
 
 use serde::Serialize;
 
@@ -47,11 +46,7 @@ pub fn run(args: &InventoryArgs) -> anyhow::Result<()> {
         eprintln!("sriov-dra: note: {missing}");
     }
     let text = render(&Inventory::new(&snapshot, &verdicts), *output)?;
-    // A reader that has seen enough (head, less) is no error.
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(super::print(&text)?)
 }
 
 /// Everything the command shows.

@@ -14,6 +14,7 @@ pub mod node;
 pub mod schema;
 pub mod tar;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +50,18 @@ pub enum Command {
     Schema(schema::SchemaArgs),
     /// Write the container image as an archive (OCI layout and Docker archive in one)
     Image(image::ImageArgs),
+}
+
+/// Status for input nobody can work with.
+const BAD_INPUT: u8 = 2;
+
+/// Prints what a command has to say. A reader that has seen enough (head, less) is no error.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }
 
 impl Cli {

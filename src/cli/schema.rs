@@ -1,7 +1,6 @@
 //! `sriov-dra schema`: the parameters of claims and classes, for editors and for the API server.
 
 use std::fmt::Write as _;
-use std::io::Write;
 
 use crate::DEFAULT_DRIVER_NAME;
 use crate::claim::{Policy, json_schema, policy};
@@ -26,12 +25,7 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<()> {
         true => manifest(&args.driver_name)?,
         false => serde_json::to_string_pretty(&json_schema())? + "\n",
     };
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A reader that has seen enough (head, less) is no error.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(super::print(&text)?)
 }
 
 const HEAD: &str = "\

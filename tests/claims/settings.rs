@@ -154,6 +154,27 @@ fn a_priority_or_a_provider_tag_needs_a_vlan_whichever_entry_has_it() {
 }
 
 #[test]
+fn what_only_follows_from_a_fault_is_not_told_beside_it() {
+    let refused = class(json!({"vf": {"vlan": "100", "vlanQos": 3}})).refused();
+    assert!(
+        refused.ends_with("vf.vlan: got the string \"100\", expected a whole number such as 100"),
+        "{refused}"
+    );
+    let grant = json!({"allow": [{"field": "vf.vlan", "values": ["9-1"]}]});
+    let refused = Claim::new()
+        .says("FromClass", &["main"], "VfGrant", grant)
+        .says("FromClaim", &[], "VfConfig", json!({"vf": {"vlan": 5}}))
+        .refused();
+    assert!(!refused.contains("; config[1]"), "nobody knows what was meant to be granted: {refused}");
+    let refused =
+        Claim::new().says("FromClaim", &[], "VfConfig", json!({"vf": {"vlan": 5, "trust": "on"}})).refused();
+    assert!(
+        refused.contains("vf.trust: got the string") && refused.contains("vf.vlan: 5 needs a grant"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn a_minimum_rate_is_at_most_the_maximum_unless_that_is_none() {
     let refused = class(json!({"vf": {"minTxRateMbps": 500}}))
         .says("FromClass", &["main"], "VfConfig", json!({"vf": {"maxTxRateMbps": 100}}))

@@ -5,7 +5,6 @@
 mod together;
 
 use std::fmt::Write as _;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,9 +31,6 @@ pub struct CheckArgs {
     pub driver_name: String,
 }
 
-/// Status for input nobody can work with.
-const BAD_INPUT: u8 = 2;
-
 /// What was found.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -58,7 +54,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("sriov-dra: {error:#}");
-            ExitCode::from(BAD_INPUT)
+            ExitCode::from(super::BAD_INPUT)
         }
     }
 }
@@ -103,12 +99,7 @@ fn print(report: &Report, format: Format) -> anyhow::Result<()> {
         Format::Text => render(report)?,
         Format::Json => serde_json::to_string_pretty(report)? + "\n",
     };
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A reader that has seen enough (head, less) is no error.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(super::print(&text)?)
 }
 
 /// For people: a line for each fault, then notes, then the count.

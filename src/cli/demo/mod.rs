@@ -68,7 +68,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         Ok(files) => files,
         Err(error) => {
             eprintln!("sriov-dra: {error:#}");
-            return Ok(ExitCode::from(2));
+            return Ok(ExitCode::from(super::BAD_INPUT));
         }
     };
     match *real {

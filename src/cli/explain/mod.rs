@@ -7,7 +7,6 @@ mod plan;
 mod pods;
 mod render;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -55,9 +54,6 @@ pub struct ExplainArgs {
     pub source: SourceArgs,
 }
 
-/// Status for input nobody can work with.
-const BAD_INPUT: u8 = 2;
-
 /// Runs the command. Status 0: everything can be allocated; 1: something can't; 2: the question is wrong.
 pub fn run(args: &ExplainArgs) -> ExitCode {
     match question(args).and_then(|(given, driver)| print(&answer(&given, &driver)?, args.output)) {
@@ -65,7 +61,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("sriov-dra: {error:#}");
-            ExitCode::from(BAD_INPUT)
+            ExitCode::from(super::BAD_INPUT)
         }
     }
 }
@@ -118,14 +114,10 @@ fn question(args: &ExplainArgs) -> anyhow::Result<(Given, String)> {
 }
 
 fn print(answer: &Answer, format: Format) -> anyhow::Result<bool> {
-    let mut out = std::io::stdout();
     let text = match format {
-        Format::Text => render_text(answer, wants_colour(&out)),
+        Format::Text => render_text(answer, wants_colour(&std::io::stdout())),
         Format::Json => render_json(answer)?,
     };
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A reader that has seen enough (head, less) is no error.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(answer.allocatable),
-    }
+    super::print(&text)?;
+    Ok(answer.allocatable)
 }

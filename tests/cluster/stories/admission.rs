@@ -116,3 +116,51 @@ pub async fn a_quota_of_0_closes_a_class_to_a_namespace(lab: &mut Lab) -> Result
     ensure!(other == 201, "another class: {other}: {body}");
     Ok(())
 }
+
+/// As much as the API server takes of configs (32, of 10 KiB each): what an expression may cost is bounded, too.
+pub async fn the_largest_claims_and_classes_are_judged_within_the_cost_that_expressions_may_have(
+    lab: &mut Lab,
+) -> Result<()> {
+    let vlans: Vec<String> = (1..=900).map(|id| format!("{id}-{}", id + 3000)).collect();
+    let fields: Vec<Value> = vec![json!({ "field": "vf.vlan", "values": [1] }); 300];
+    let keys: serde_json::Map<String, Value> = (0..700).map(|i| (format!("a{i:05}"), Value::Null)).collect();
+    let macs = vec!["02:00:00:00:00:01-02:00:00:00:00:02"; 230];
+    let typed = |kind: &str, mut parameters: Value| {
+        parameters["apiVersion"] = json!("sriov-dra.io/v1alpha1");
+        parameters["kind"] = json!(kind);
+        parameters
+    };
+    let addresses = vec!["fd00:0000:0000:0000:0000:0000:0000:0010/64"; 200];
+    for (by, parameters, says) in [
+        (By::Class, typed("VfGrant", json!({ "allow": [{ "field": "vf.vlan", "values": vlans }] })), None),
+        (By::Class, typed("VfGrant", json!({ "allow": [{ "field": "vf.mac", "values": macs }] })), None),
+        (By::Class, typed("VfGrant", json!({ "allow": fields })), None),
+        (By::Claim, typed("VfConfig", json!({ "vf": keys })), Some("vf: it has an unknown field")),
+        (
+            By::Claim,
+            typed("VfConfig", json!({ "interface": { "addresses": addresses } })),
+            Some("interface.addresses: must be a list of at most 16"),
+        ),
+        (
+            By::Claim,
+            typed("VfConfig", json!({ "interface": { "name": "n".repeat(9000) } })),
+            Some("interface.name: must be a name"),
+        ),
+    ] {
+        let size = parameters.to_string().len();
+        ensure!((8000..=10_240).contains(&size), "one of {size} bytes is not what is meant");
+        let case = Case { by, parameters, says };
+        let mut large = object(&case, "tried");
+        let path = if by == By::Class { "/spec/config" } else { "/spec/devices/config" };
+        let config = large.pointer_mut(path).context("its config")?;
+        *config = Value::Array(vec![config[1].clone(); 32]);
+        let path = format!("{}?dryRun=All", collection(by));
+        let (code, body) = lab.api.ask("POST", &path, "application/json", &large).await?;
+        let message = body["message"].as_str().unwrap_or_default();
+        match says {
+            None => ensure!(code == 201, "{code}: {message:.600}"),
+            Some(says) => ensure!(code == 422 && message.contains(says), "{code}: {message:.600}"),
+        }
+    }
+    Ok(())
+}

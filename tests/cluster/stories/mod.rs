@@ -85,6 +85,7 @@ stories! {
     rights::the_agents_account_may_do_what_it_needs_and_nothing_else: On::Real("nobody has to log in to the embedded server, and it has no RBAC");
     rights::an_agent_can_not_write_slices_of_another_node: On::Real("the embedded server has no admission policies, and no tokens of pods");
     admission::good_parameters_are_admitted_and_each_bad_one_is_denied_with_its_sentence: On::Real("the embedded server has no admission policies");
+    admission::the_largest_claims_and_classes_are_judged_within_the_cost_that_expressions_may_have: On::Real("the embedded server has no admission policies");
     admission::what_was_stored_before_the_policy_can_be_relabelled: On::Real("the embedded server has no admission policies");
     admission::a_quota_of_0_closes_a_class_to_a_namespace: On::Real("the embedded server has no quotas");
     double::the_embedded_api_server_answers_as_this_one_does: On::Real("it is the comparison itself");
