@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::device::{
-    CleanFacts, EswitchMode, HwAddr, LinkState, PciAddress, PfLink, Rate, Setting, Snapshot, VfSettings, Vlan,
-};
+use crate::device::{CleanFacts, EswitchMode, PciAddress, PfLink, Setting, Snapshot, VfSettings};
 use crate::host::boot::boot_id;
 use crate::host::devlink::Devlink;
 use crate::host::sysfs::Sysfs;
@@ -139,17 +137,8 @@ impl Functions for NodeFunctions {
         if !self.kernel.has_stand_ins() {
             return vf_admin::read(self.kernel.host(), pf, index);
         }
-        // What most drivers say of a VF that nobody set.
-        let fresh = || VfSettings {
-            mac: Some(HwAddr::new([0; 6])),
-            vlan: Some(Vlan::default()),
-            spoof_check: Some(true),
-            trust: Some(false),
-            link_state: Some(LinkState::Auto),
-            rate: Some(Rate::default()),
-        };
         let told = self.sysfs.pretended_settings(vf);
-        Ok(told.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(fresh))
+        Ok(told.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(VfSettings::untouched))
     }
 
     fn chose_its_address(&self, vf: PciAddress) -> bool {

@@ -4,6 +4,9 @@
 //! two rooms that must not know each other.
 
 mod advertise;
+#[cfg(test)]
+#[path = "tests/agent.rs"]
+mod agent;
 mod checks;
 mod claims;
 mod client;

@@ -112,6 +112,18 @@ pub struct WantedSettings {
 }
 
 impl VfSettings {
+    /// What most drivers say of a VF that nobody has set.
+    pub fn untouched() -> Self {
+        Self {
+            mac: Some(HwAddr::new([0; 6])),
+            vlan: Some(Vlan::default()),
+            spoof_check: Some(true),
+            trust: Some(false),
+            link_state: Some(LinkState::Auto),
+            rate: Some(Rate::default()),
+        }
+    }
+
     /// Says nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -15,10 +15,7 @@ use super::site::Site;
 use super::vfio::VfioFacts;
 use crate::DEFAULT_DRIVER_NAME;
 use crate::claim::{NameSpec, ResultSpec};
-use crate::device::{
-    HwAddr, Incarnation, LinkState, LinkType, Netdev, PciAddress, Pf, PfLink, Place, Rate, Setting, Vf,
-    VfSettings, Vlan,
-};
+use crate::device::{Incarnation, LinkType, Netdev, PciAddress, Pf, PfLink, Place, Setting, Vf, VfSettings};
 use crate::host::{HostError, Kernel};
 
 /// A node that keeps all of its state below one folder. Its hook is never run.
@@ -152,14 +149,7 @@ impl FakeFunctions {
     /// What its PF says of a VF; at first what most drivers say of a new one.
     pub fn settings_of(&self, pci: PciAddress) -> VfSettings {
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        settings.get(&pci).cloned().unwrap_or_else(|| VfSettings {
-            mac: Some(HwAddr::new([0; 6])),
-            vlan: Some(Vlan::default()),
-            spoof_check: Some(true),
-            trust: Some(false),
-            link_state: Some(LinkState::Auto),
-            rate: Some(Rate::default()),
-        })
+        settings.get(&pci).cloned().unwrap_or_else(VfSettings::untouched)
     }
 
     /// Has the PF say something else of a VF, behind everybody's back.

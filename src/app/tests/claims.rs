@@ -1,17 +1,11 @@
 //! Prepare as the kubelet calls it, beside the embedded API server, where no runtime tells of pods.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::*;
-use crate::attach::Outbox;
+use crate::app::agent::{VF, agent};
 use crate::demo::apiserver::ApiServer;
-use crate::device::PciAddress;
 use crate::host::fake::FakeKernel;
-use crate::prepare::fake::{FakeFunctions, site};
-
-const VF: PciAddress = PciAddress { domain: 0, bus: 0x81, device: 2, function: 1 };
 
 struct Lab {
     claims: Claims,
@@ -24,19 +18,7 @@ impl Lab {
     async fn new() -> Self {
         let server = ApiServer::start("127.0.0.1:0").await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let (kernel, functions) = (FakeKernel::default(), FakeFunctions::default());
-        kernel.add_vf(VF, "ens1v1", 1500, "02:00:00:00:00:01");
-        functions.add(VF);
-        let site = site(dir.path(), Arc::new(kernel), functions, "boot-1").unwrap();
-        let (outbox, _) = Outbox::at(site.ledger.outbox_folder());
-        let claims = Claims {
-            runtime: None,
-            prepares: Arc::new(Semaphore::new(1)),
-            client: server.client().unwrap(),
-            engine: Arc::new(Engine { site: site.clone() }),
-            attacher: Arc::new(Attacher { site, outbox }),
-            node: "node-a".into(),
-        };
+        let claims = agent(&server, dir.path(), &FakeKernel::default());
         Self { claims, server, _dir: dir }
     }
 

@@ -1,24 +1,18 @@
 //! Strays on the kernel that holds state, beside the embedded API server.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::json;
-use tokio::sync::Semaphore;
 
 use super::*;
+use crate::app::agent::{VF, agent};
 use crate::attach::nri::{Runtime, Sandbox};
-use crate::attach::{Attacher, Outbox};
 use crate::claim::{ClaimSpec, PodRef};
 use crate::demo::apiserver::ApiServer;
-use crate::device::PciAddress;
 use crate::host::fake::FakeKernel;
-use crate::prepare::engine::Engine;
-use crate::prepare::fake::{FakeFunctions, plain_result, site};
+use crate::prepare::fake::plain_result;
 use crate::prepare::records::CurrentSandbox;
-
-const VF: PciAddress = PciAddress { domain: 0, bus: 0x81, device: 2, function: 1 };
 
 struct Lab {
     kernel: FakeKernel,
@@ -31,19 +25,8 @@ impl Lab {
     async fn new() -> Self {
         let server = ApiServer::start("127.0.0.1:0").await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let (kernel, functions) = (FakeKernel::default(), FakeFunctions::default());
-        kernel.add_vf(VF, "ens1v1", 1500, "02:00:00:00:00:01");
-        functions.add(VF);
-        let site = site(dir.path(), Arc::new(kernel.clone()), functions, "boot-1").unwrap();
-        let (outbox, _) = Outbox::at(site.ledger.outbox_folder());
-        let claims = Claims {
-            runtime: None,
-            prepares: Arc::new(Semaphore::new(1)),
-            client: server.client().unwrap(),
-            engine: Arc::new(Engine { site: site.clone() }),
-            attacher: Arc::new(Attacher { site, outbox }),
-            node: "node-a".into(),
-        };
+        let kernel = FakeKernel::default();
+        let claims = agent(&server, dir.path(), &kernel);
         let strays = Strays::new(claims, dir.path().join("kubelet"));
         Self { kernel, strays, server, dir }
     }
