@@ -152,7 +152,12 @@ impl Sim {
         let number = self.tree.read(&format!("bus/pci/devices/{vf}/net/{}/ifindex", clean.name));
         let link = ["link", "add", name, "index", number.trim(), "address", &clean.mac];
         run("ip", &[&link[..], &["type", "veth", "peer", "name", &peer]].concat())?;
-        run("ip", &["link", "set", name, "alias", &vf.to_string()])?;
+        if let Err(error) = run("ip", &["link", "set", name, "alias", &vf.to_string()])
+            && links(None)?.iter().any(|link| link.name == name)
+        {
+            return Err(error);
+        }
+        // Else the agent was faster: it knows the VF by its address, and has made it what it was, alias and all.
         run("ip", &["link", "set", &peer, "master", "tor", "up"]).map(drop)
     }
 
