@@ -24,6 +24,8 @@ const IFLA_VF_SPOOFCHK: u16 = 4;
 const IFLA_VF_LINK_STATE: u16 = 5;
 const IFLA_VF_RATE: u16 = 6;
 const IFLA_VF_TRUST: u16 = 9;
+const IFLA_VF_IB_NODE_GUID: u16 = 10;
+const IFLA_VF_IB_PORT_GUID: u16 = 11;
 const IFLA_VF_VLAN_LIST: u16 = 12;
 const IFLA_VF_VLAN_INFO: u16 = 1;
 /// `RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS`: counters would double each VF's share of a list whose length has 16 bits.
@@ -52,6 +54,36 @@ pub fn read(host: &Netns, pf: &PfLink, vf: u32) -> Result<VfSettings, HostError>
 pub fn set(host: &Netns, pf: &PfLink, vf: u32, setting: &Setting) -> Result<(), HostError> {
     let what = format!("set {} {setting} on VF {vf} of PF {}", setting.field(), pf.name);
     ask(host, NETLINK_ROUTE, RTM_NEWLINK, &message(pf.index, vf, setting), &what).map(drop)
+}
+
+/// Which GUID of a VF on InfiniBand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guid {
+    /// Of the node.
+    Node,
+    /// Of its port.
+    Port,
+}
+
+/// Gives VF number `vf` a GUID. Takes effect when the VF's driver is bound again.
+///
+/// # Errors
+/// The kernel's or the driver's: EOPNOTSUPP for a PF that is not InfiniBand.
+pub fn set_guid(host: &Netns, pf: &PfLink, vf: u32, which: Guid, guid: u64) -> Result<(), HostError> {
+    let what = format!("set the {which:?} GUID {guid:016x} on VF {vf} of PF {}", pf.name);
+    ask(host, NETLINK_ROUTE, RTM_NEWLINK, &guid_message(pf.index, vf, which, guid), &what).map(drop)
+}
+
+/// `struct ifla_vf_guid`: the GUID in the host's order, aligned as a number of 64 bits.
+fn guid_message(index: u32, vf: u32, which: Guid, guid: u64) -> Vec<u8> {
+    let kind = match which {
+        Guid::Node => IFLA_VF_IB_NODE_GUID,
+        Guid::Port => IFLA_VF_IB_PORT_GUID,
+    };
+    let mut value = vf.to_ne_bytes().to_vec();
+    value.resize(8, 0);
+    value.extend_from_slice(&guid.to_ne_bytes());
+    of_one_vf(index, kind, &value)
 }
 
 fn ifinfomsg(index: u32) -> Vec<u8> {
@@ -98,8 +130,12 @@ fn message(index: u32, vf: u32, setting: &Setting) -> Vec<u8> {
         }
         Setting::Rate(Rate { min_mbps, max_mbps }) => (IFLA_VF_RATE, words(&[vf, *min_mbps, *max_mbps])),
     };
+    of_one_vf(index, kind, &value)
+}
+
+fn of_one_vf(index: u32, kind: u16, value: &[u8]) -> Vec<u8> {
     let (mut info, mut list) = (Vec::new(), Vec::new());
-    attribute(&mut info, kind, &value);
+    attribute(&mut info, kind, value);
     attribute(&mut list, IFLA_VF_INFO, &info);
     let mut message = ifinfomsg(index);
     attribute(&mut message, IFLA_VFINFO_LIST, &list);

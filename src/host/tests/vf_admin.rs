@@ -53,6 +53,19 @@ fn what_is_sent_is_what_ip_sends_for_the_same_wish() {
     }
 }
 
+/// `ip link set pf0 vf 3 node_guid 11:22:33:44:55:66:77:88`, and port_guid.
+#[test]
+#[cfg(target_endian = "little")]
+fn guids_are_sent_as_ip_sends_them() {
+    for (which, kind) in [(Guid::Node, "0a"), (Guid::Port, "0b")] {
+        let bytes = hex(&format!(
+            "00 00 00 00 03 00 00 00 00 00 00 00 00 00 00 00 \
+             1c 00 16 00 18 00 01 00 14 00 {kind} 00 03 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
+        ));
+        assert_eq!(guid_message(3, 3, which, 0x1122_3344_5566_7788), bytes, "{which:?}");
+    }
+}
+
 /// One VF in a list as `rtnl_fill_vfinfo` writes it.
 fn info(vf: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut info = Vec::new();
