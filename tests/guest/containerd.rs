@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -127,8 +127,14 @@ impl Containerd {
 
     async fn wait_ready(&self) -> Result<()> {
         let mut last = String::new();
-        for _ in 0..600 {
-            match self.runtime().status(cri::StatusRequest { verbose: false }).await {
+        let until = Instant::now() + Duration::from_secs(120);
+        while Instant::now() < until {
+            // A connection of its own each time: one that was made while containerd was starting may never be answered.
+            let channel = client::channel(Path::new(self.release.socket));
+            let mut runtime = cri::runtime_service_client::RuntimeServiceClient::new(channel);
+            let status = runtime.status(cri::StatusRequest { verbose: false });
+            let answer = tokio::time::timeout(Duration::from_secs(10), status).await;
+            match answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer within 10 s"))) {
                 Ok(reply) => {
                     let conditions = reply.into_inner().status.unwrap_or_default().conditions;
                     if !conditions.is_empty() && conditions.iter().all(|c| c.status) {
