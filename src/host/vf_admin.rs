@@ -44,7 +44,8 @@ pub fn read(host: &Netns, pf: &PfLink, vf: u32) -> Result<VfSettings, HostError>
     attribute(&mut payload, IFLA_EXT_MASK, &WITH_VFS.to_ne_bytes());
     let answer = ask(host, NETLINK_ROUTE, RTM_GETLINK, &payload, &what)?.unwrap_or_default();
     parse(&answer, vf)
-        .ok_or_else(|| HostError::Protocol { what, reason: "it says nothing of this VF".to_owned() })
+        .ok_or_else(|| HostError::Protocol { what, reason: "it says nothing of this VF: the PF's driver could not tell, or the PF has more VFs than one answer holds (some \
+                 220 on kernels before 6.5)".to_owned() })
 }
 
 /// Makes one setting of VF number `vf`.

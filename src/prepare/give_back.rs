@@ -38,8 +38,9 @@ impl Engine {
             }
         }
         super::cdi_file::remove(&self.site.cdi_dir, &self.site.driver, &claim.uid)?;
-        if let Some(first) = errors.pop() {
-            let others: Vec<String> = errors.iter().map(PrepareError::sentence).collect();
+        let mut errors = errors.into_iter();
+        if let Some(first) = errors.next() {
+            let others: Vec<String> = errors.map(|error| error.sentence()).collect();
             return Err(match others.is_empty() {
                 true => first,
                 false => PrepareError::UndoFailed { first: Box::new(first), others },

@@ -65,11 +65,19 @@ impl Engine {
         }
         self.forget_pods_and_locks()?;
         for (vf, owner) in site.ledger.owned()? {
-            if !known.contains(&owner.claim.uid) && self.release_orphan(vf, &owner.claim)? {
-                let claim = format!("{}/{}", owner.claim.namespace, owner.claim.name);
-                put_right.push(format!(
+            if known.contains(&owner.claim.uid) {
+                continue;
+            }
+            let claim = format!("{}/{}", owner.claim.namespace, owner.claim.name);
+            match self.release_orphan(vf, &owner.claim) {
+                Ok(true) => put_right.push(format!(
                     "VF {vf} was held for claim {claim}, which is not prepared here; it is free"
-                ));
+                )),
+                Ok(false) => {}
+                // One that a process has open must not keep the others.
+                Err(error) => {
+                    tracing::warn!(%vf, %claim, error = %error.sentence(), "a VF held for a claim nobody knows can't be let go");
+                }
             }
         }
         Ok(put_right)

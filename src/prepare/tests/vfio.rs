@@ -156,3 +156,23 @@ fn the_driver_that_was_forced_for_a_vf_is_forced_again_in_the_end_and_none_where
         }
     }
 }
+
+#[test]
+fn an_orphan_that_a_process_has_open_does_not_keep_the_others() {
+    let lab = Lab::new(2);
+    lab.functions.set_vfio(pci(1), group(42));
+    lab.engine.prepare(&claim("c1", "p1", vec![for_vfio(1)]), soon()).unwrap();
+    lab.engine.prepare(&claim("c2", "p2", vec![wants(2)]), soon()).unwrap();
+    let ledger = &lab.engine.site.ledger;
+    for (uid, pod) in [("c1", "p1"), ("c2", "p2")] {
+        ledger.remove_entry(uid, Some(pod)).unwrap();
+    }
+    lab.functions.change(pci(1), |facts| facts.vf.vfio_open = true);
+    let put_right = lab.engine.sweep().unwrap();
+    assert!(
+        put_right.iter().any(|what| what.contains("VF 0000:81:02.2 was held for claim")),
+        "{put_right:?}"
+    );
+    let left: Vec<PciAddress> = ledger.owned().unwrap().into_iter().map(|(vf, _)| vf).collect();
+    assert_eq!(left, [pci(1)], "it stays the claim's, as long as somebody uses it");
+}
