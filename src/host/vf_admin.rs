@@ -33,6 +33,10 @@ const WITH_VFS: u32 = 1 | 8;
 /// `ETH_P_8021AD`, include/uapi/linux/if_ether.h
 const ETH_P_8021AD: u16 = 0x88a8;
 
+/// Why a VF may not be in the answer; the number is for the longest entries, with counters.
+const LEFT_OUT: &str = "it says nothing of this VF: the PF's driver could not tell, or the PF has more VFs than one answer \
+                        holds (some 220 on kernels before 6.5)";
+
 /// Reads the settings of VF number `vf`.
 ///
 /// # Errors
@@ -43,9 +47,7 @@ pub fn read(host: &Netns, pf: &PfLink, vf: u32) -> Result<VfSettings, HostError>
     let mut payload = ifinfomsg(pf.index);
     attribute(&mut payload, IFLA_EXT_MASK, &WITH_VFS.to_ne_bytes());
     let answer = ask(host, NETLINK_ROUTE, RTM_GETLINK, &payload, &what)?.unwrap_or_default();
-    parse(&answer, vf)
-        .ok_or_else(|| HostError::Protocol { what, reason: "it says nothing of this VF: the PF's driver could not tell, or the PF has more VFs than one answer holds (some \
-                 220 on kernels before 6.5)".to_owned() })
+    parse(&answer, vf).ok_or_else(|| HostError::Protocol { what, reason: LEFT_OUT.to_owned() })
 }
 
 /// Makes one setting of VF number `vf`.
