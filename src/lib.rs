@@ -13,6 +13,7 @@
 //! - [`host`]: the only room that touches the kernel: sysfs, netlink, network namespaces.
 //! - [`inventory`]: what the kernel shows, as one snapshot of PFs and VFs.
 //! - [`policy`]: which VFs are offered and with which attributes, which are withheld and why. Pure.
+//! - [`address`]: pools, blocks of a node, and the address of a VF by its number. Pure.
 //! - [`controller`]: keeps the node's ResourceSlices as the policy says they are.
 //! - [`kubelet`]: registration and the DRA gRPC services. Wire only.
 //! - [`allocate`]: which devices a claim gets and why not others, as the scheduler decides. Pure.
@@ -25,6 +26,7 @@
 //!
 //! Who may import whom is tested by `tests/layers.rs`; `docs/design.md` says why.
 
+pub mod address;
 pub mod allocate;
 pub mod app;
 pub mod attach;

@@ -14,20 +14,22 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("host", &["device"]),
     ("inventory", &["host", "device"]),
     ("policy", &["device"]),
-    ("controller", &["policy", "device"]),
+    ("address", &["device"]),
+    ("controller", &["policy", "address", "device"]),
     ("claim", &["device"]),
-    ("prepare", &["claim", "host", "device"]),
+    ("prepare", &["claim", "address", "host", "device"]),
     // Wire only: app joins it with the rest.
     ("kubelet", &[]),
     ("attach", &["prepare", "claim", "host", "device"]),
     ("observe", &[]),
     ("allocate", &["device", "policy"]),
     // The doubles of kubelet and runtime are beside what they stand in for; the agent is reached over its sockets.
-    ("demo", &["allocate", "attach", "kubelet", "prepare", "claim", "host", "device", "policy"]),
+    ("demo", &["allocate", "attach", "kubelet", "prepare", "claim", "address", "host", "device", "policy"]),
     // The one composition root: everything but the commands that call it.
     (
         "app",
         &[
+            "address",
             "attach",
             "claim",
             "controller",
@@ -57,6 +59,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("policy/cel", &["cel", "serde", "std::thread", "thiserror"]),
     // Its own module is called like the crate.
     ("policy", &["cel", "ipnet", "serde", "thiserror"]),
+    ("address", &["ipnet", "k8s_openapi", "serde", "serde_json", "thiserror"]),
+    ("controller/blocks/plan.rs", &["k8s_openapi", "serde_json"]),
     ("claim", &["ipnet", "k8s_openapi", "serde", "serde_json", "thiserror"]),
     ("controller/dropped.rs", &["k8s_openapi", "serde_json"]),
     ("controller/pace.rs", &[]),

@@ -1,14 +1,16 @@
-//! The nouns every room shares: PCI addresses, links, PFs, VFs, their settings; and what a name must look like.
+//! The nouns every room shares: PCI addresses, links, PFs, VFs, their settings; and what a name and a subnet must look like.
 //!
 //! In: nothing. Out: plain data with validated construction. Never here: I/O of any kind, Kubernetes types,
 //! opinions about what is offered (that is `policy`).
 
+mod address;
 mod function;
 mod label;
 mod link;
 mod pci;
 mod settings;
 
+pub use address::{parse_ip, parse_subnet};
 pub use function::{
     CleanFacts, EswitchMode, Incarnation, LinkType, Netdev, Pf, Place, RdmaDevice, RdmaNetnsMode, Snapshot,
     Vf,

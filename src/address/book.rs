@@ -1,0 +1,67 @@
+//! What a node knows of pools and its own blocks: enough to answer for every VF without asking anybody.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::assign::{Assigned, NoAddress, assign};
+use super::pool::Pool;
+use super::read::read;
+use super::spec::{Block, Parent};
+use crate::device::PciAddress;
+
+/// Pools by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Book {
+    /// All there are.
+    pub pools: BTreeMap<String, Page>,
+}
+
+/// One pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page {
+    /// `metadata.uid`
+    pub uid: String,
+    /// `spec`
+    pub spec: Value,
+    /// Blocks of this node by PF.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blocks: BTreeMap<PciAddress, Block>,
+    /// Why PFs that the pool selects have no block.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub without: BTreeMap<PciAddress, String>,
+}
+
+impl Book {
+    /// What the VF of this number of a PF gets of a pool.
+    ///
+    /// # Errors
+    /// Why it gets nothing.
+    pub fn assign(&self, pool: &str, pf: &Parent, vf_index: u32) -> Result<Assigned, NoAddress> {
+        let page = self.pools.get(pool).ok_or_else(|| NoAddress::NoPool { pool: pool.to_owned() })?;
+        let read = page.read(pool)?;
+        match page.blocks.get(&pf.pci) {
+            Some(block) => assign(&read, block, pf, vf_index),
+            None => {
+                let none = || "the pool does not select this PF or this node".to_owned();
+                let why = page.without.get(&pf.pci).cloned().unwrap_or_else(none);
+                Err(NoAddress::NoBlock { pool: pool.to_owned(), pf: pf.pci, why })
+            }
+        }
+    }
+
+    /// What the VF gets where only one pool has a block for its PF; what several have is for the claim to choose.
+    pub fn known(&self, pf: &Parent, vf_index: u32) -> Option<Assigned> {
+        let mut with_block = self.pools.iter().filter(|(_, page)| page.blocks.contains_key(&pf.pci));
+        let (name, _) = with_block.next().filter(|_| with_block.next().is_none())?;
+        self.assign(name, pf, vf_index).ok()
+    }
+}
+
+impl Page {
+    fn read(&self, name: &str) -> Result<Pool, NoAddress> {
+        read(name, &self.uid, &self.spec).map_err(|faults| NoAddress::Unusable(faults.to_string()))
+    }
+}
