@@ -60,7 +60,7 @@ const PURE: &[(&str, &[&str])] = &[
     // Its own module is called like the crate.
     ("policy", &["cel", "ipnet", "serde", "thiserror"]),
     ("address", &["ipnet", "k8s_openapi", "serde", "serde_json", "thiserror"]),
-    ("controller/blocks/plan.rs", &["k8s_openapi", "serde_json"]),
+    ("controller/blocks/plan.rs", &[]),
     ("claim", &["ipnet", "k8s_openapi", "serde", "serde_json", "thiserror"]),
     ("controller/dropped.rs", &["k8s_openapi", "serde_json"]),
     ("controller/pace.rs", &[]),

@@ -11,9 +11,11 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimSpec, ResourceClaimTemplate};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use sriov_dra::address::{Block, PoolSpec};
 use sriov_dra::claim::{Parameters, Source, decode_parameters};
 
 struct Document {
@@ -80,6 +82,8 @@ fn lost(given: &Value, kept: &Value, path: String) -> Option<String> {
         (Value::Array(given), Value::Array(kept)) if given.len() == kept.len() => {
             given.iter().zip(kept).enumerate().find_map(|(i, (g, k))| lost(g, k, format!("{path}[{i}]")))
         }
+        // Numbers of a schema are kept as floats.
+        (Value::Number(given), Value::Number(kept)) => (given.as_f64() != kept.as_f64()).then_some(path),
         _ => (given != kept).then_some(path),
     }
 }
@@ -120,6 +124,7 @@ fn every_document_is_of_a_known_kind_and_has_no_field_that_the_api_does_not_know
         match kind.as_str() {
             "ClusterRole" => drop(strict::<ClusterRole>(place, value)),
             "ClusterRoleBinding" => drop(strict::<ClusterRoleBinding>(place, value)),
+            "CustomResourceDefinition" => drop(strict::<CustomResourceDefinition>(place, value)),
             "DaemonSet" => drop(strict::<DaemonSet>(place, value)),
             "DeviceClass" => drop(strict::<DeviceClass>(place, value)),
             "Namespace" => drop(strict::<Namespace>(place, value)),
@@ -190,6 +195,67 @@ fn every_selector_compiles_and_is_true_of_the_vf_it_describes() {
         }
     }
     assert!(expressions >= 7, "only {expressions} selectors were found");
+}
+
+#[test]
+fn the_crds_have_the_fields_that_the_agent_reads_and_no_others() {
+    let all = documents("manifests");
+    let schema = |kind: &str| {
+        let crd = all.iter().find(|d| d.value["spec"]["names"]["kind"] == kind).unwrap();
+        crd.value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+    };
+    let family = json!({
+        "cidr": "10.0.0.0/24", "ranges": ["10.0.0.1"], "blockSize": 16, "prefixLength": 28, "gateway": "10.0.0.1",
+        "gatewayIndex": 1, "exclude": ["10.0.0.2"],
+    });
+    let pfs = json!({"names": ["a"], "pciAddresses": ["0000:3b:00.0"], "rails": [1]});
+    let everything = json!({
+        "mode": "sharedSubnet", "ipv4": family, "ipv6": family, "routes": [{"to": "10.0.0.0/8", "via": "10.0.0.1", "pfs": pfs}],
+        "nodeSelector": {"a": "b"}, "pfs": pfs,
+    });
+    // The type refuses fields it does not know, and leaves out none.
+    let spec: PoolSpec = serde_json::from_value(everything.clone()).unwrap();
+    assert_eq!(serde_json::to_value(spec).unwrap(), everything);
+    assert_eq!(fields(&schema("AddressPool")), members(&everything));
+    let block = Block {
+        pool: "p".into(),
+        pool_uid: "u".into(),
+        index: 1,
+        cidrs: vec!["10.0.0.0/28".parse().unwrap()],
+        reserved: vec!["10.0.0.0".parse().unwrap()],
+        node_name: "n".into(),
+        pf_pci_address: "0000:3b:00.0".parse().unwrap(),
+    };
+    assert_eq!(fields(&schema("AddressBlock")), members(&serde_json::to_value(block).unwrap()));
+    let pool = schema("AddressPool");
+    assert_eq!(
+        pool["properties"]["ipv4"]["x-kubernetes-validations"],
+        pool["properties"]["ipv6"]["x-kubernetes-validations"]
+    );
+}
+
+/// Paths of all fields of a schema.
+fn fields(schema: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let schema = if schema["type"] == "array" { &schema["items"] } else { schema };
+    for (name, member) in schema["properties"].as_object().into_iter().flatten() {
+        found.extend(fields(member).into_iter().map(|below| format!("{name}.{below}")));
+        found.insert(name.clone());
+    }
+    found
+}
+
+/// Paths of all fields of an object; labels are no fields.
+fn members(object: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let object = object.get(0).unwrap_or(object);
+    for (name, member) in object.as_object().into_iter().flatten() {
+        if name != "nodeSelector" {
+            found.extend(members(member).into_iter().map(|below| format!("{name}.{below}")));
+        }
+        found.insert(name.clone());
+    }
+    found
 }
 
 #[test]
@@ -364,6 +430,11 @@ fn the_agent_runs_with_the_names_paths_and_rights_it_is_built_for() {
             "resourceclaims/driver[sriov-dra.io] associated-node:update,associated-node:patch",
             "resourceslices get,list,watch,create,update,patch,delete",
             "nodes get",
+            "addresspools get,list,watch",
+            "addresspools/status patch",
+            "addressblocks get,list,watch,create,delete",
+            "addressblocks/status patch",
+            "events create,patch",
             "pods get",
         ]
     );

@@ -25,6 +25,7 @@ pub fn measure(_binary: &Path, table: &mut Table) -> anyhow::Result<()> {
         driver_name: sriov_dra::DEFAULT_DRIVER_NAME.to_owned(),
         devices: None,
         attach: Some("nri".to_owned()),
+        rails: Default::default(),
     };
     let pool = PoolIdentity {
         driver: rules.driver_name.clone(),

@@ -52,11 +52,30 @@ impl Book {
         }
     }
 
-    /// What the VF gets where only one pool has a block for its PF; what several have is for the claim to choose.
-    pub fn known(&self, pf: &Parent, vf_index: u32) -> Option<Assigned> {
+    /// The block of a PF where only one pool has one for it; of several it is for the claim to choose.
+    pub fn known(&self, pf: Parent) -> Option<OfPf> {
         let mut with_block = self.pools.iter().filter(|(_, page)| page.blocks.contains_key(&pf.pci));
-        let (name, _) = with_block.next().filter(|_| with_block.next().is_none())?;
-        self.assign(name, pf, vf_index).ok()
+        let (name, page) = with_block.next().filter(|_| with_block.next().is_none())?;
+        let (pool, block) = (page.read(name).ok()?, page.blocks.get(&pf.pci)?.clone());
+        Some(OfPf { pool, block, pf })
+    }
+}
+
+/// A PF's only block, for all its VFs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfPf {
+    pool: Pool,
+    block: Block,
+    pf: Parent,
+}
+
+impl OfPf {
+    /// What the VF of this number gets.
+    ///
+    /// # Errors
+    /// Why it gets nothing.
+    pub fn assign(&self, vf_index: u32) -> Result<Assigned, NoAddress> {
+        assign(&self.pool, &self.block, &self.pf, vf_index)
     }
 }
 

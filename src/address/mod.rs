@@ -16,7 +16,7 @@ mod spec;
 mod tests;
 
 pub use assign::{Assigned, NoAddress, PoolRoute, assign};
-pub use book::{Book, Page};
+pub use book::{Book, OfPf, Page};
 pub use object::{AddressBlock, AddressPool, BlockStatus, GROUP, PoolStatus, VERSION};
 pub use overlap::{Overlap, overlaps};
 pub use pool::{Family, Gateway, Pool, RouteRule, usable};

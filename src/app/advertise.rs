@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::functions::NodeFunctions;
+use crate::controller::blocks::{NodePf, Pfs};
 use crate::controller::{Controller, Offer};
 use crate::device::{CleanFacts, PciAddress};
 use crate::host::{HostError, memory};
@@ -24,6 +25,7 @@ pub async fn run(
     functions: NodeFunctions,
     ledger: Ledger,
     offers: watch::Sender<Option<Offer>>,
+    pfs: watch::Sender<Option<Pfs>>,
     mut news: mpsc::Receiver<()>,
     stop: CancellationToken,
 ) {
@@ -32,7 +34,14 @@ pub async fn run(
     loop {
         let (functions, ledger) = (functions.clone(), ledger.clone());
         match spawn_blocking(move || scan(&functions, &ledger)).await {
-            Ok(Ok((offered, withheld))) => {
+            Ok(Ok(Scan { offered, withheld, pfs: seen })) => {
+                pfs.send_if_modified(|now| {
+                    let changed = now.as_deref() != Some(&seen);
+                    if changed {
+                        *now = Some(Pfs::new(seen));
+                    }
+                    changed
+                });
                 last_error = None;
                 if withheld != last_withheld {
                     for (vf, why) in withheld.iter().filter(|(vf, why)| last_withheld.get(*vf) != Some(*why))
@@ -109,7 +118,11 @@ pub(super) fn owned(ledger: &Ledger) -> Result<BTreeMap<PciAddress, CleanFacts>,
     Ok(owned.into_iter().map(|(vf, owner)| (vf, owner.clean)).collect())
 }
 
-type Scan = (Vec<OfferedDevice>, BTreeMap<PciAddress, String>);
+struct Scan {
+    offered: Vec<OfferedDevice>,
+    withheld: BTreeMap<PciAddress, String>,
+    pfs: Vec<NodePf>,
+}
 
 fn scan(functions: &NodeFunctions, ledger: &Ledger) -> Result<Scan, String> {
     // Read before and after: a VF that a claim takes or returns meanwhile is somebody's in one of the two, and must
@@ -123,5 +136,5 @@ fn scan(functions: &NodeFunctions, ledger: &Ledger) -> Result<Scan, String> {
         (verdict.device.pci, reasons.join("; "))
     });
     let withheld = withheld.collect();
-    Ok((policy::offered(&verdicts), withheld))
+    Ok(Scan { offered: policy::offered(&verdicts), withheld, pfs: functions.pfs(&snapshot, &facts) })
 }

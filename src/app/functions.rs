@@ -5,7 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::device::{CleanFacts, EswitchMode, PciAddress, PfLink, Setting, Snapshot, VfSettings};
+use tokio::sync::watch;
+
+use super::addresses::{self, parent};
+use crate::address::{Assigned, Book, NoAddress, OfPf};
+use crate::controller::blocks::NodePf;
+use crate::device::{
+    CleanFacts, EswitchMode, PciAddress, Pf, PfLink, Setting, Snapshot, VfSettings,
+};
 use crate::host::boot::boot_id;
 use crate::host::devlink::Devlink;
 use crate::host::sysfs::Sysfs;
@@ -26,6 +33,8 @@ pub struct NodeFunctions {
     rules: Arc<Rules>,
     /// Knows the VFs that could not be cleaned.
     ledger: Option<Ledger>,
+    /// Knows the addresses of pools.
+    book: Option<watch::Receiver<Arc<Book>>>,
     /// devlink was asked for an eswitch mode and told only root.
     mode_refused: Arc<AtomicBool>,
 }
@@ -34,7 +43,41 @@ impl NodeFunctions {
     /// Reads below `sysfs` and in the kernel's host namespace.
     pub fn new(sysfs: Sysfs, kernel: Arc<dyn Kernel>, rules: Arc<Rules>, ledger: Option<Ledger>) -> Self {
         let devlink = Devlink::open(kernel.host());
-        Self { sysfs, kernel, devlink, rules, ledger, mode_refused: Arc::default() }
+        Self { sysfs, kernel, devlink, rules, ledger, book: None, mode_refused: Arc::default() }
+    }
+
+    /// With what is known of pools of addresses, now and from now on.
+    pub fn with_book(self, book: watch::Receiver<Arc<Book>>) -> Self {
+        Self { book: Some(book), ..self }
+    }
+
+    /// With what an agent on this node wrote down of pools of addresses.
+    pub fn with_book_of(self, ledger: &Ledger) -> Self {
+        let book = ledger.book().unwrap_or_else(|error| {
+            tracing::warn!(error = %error.sentence(), "addresses of pools are not known");
+            Book::default()
+        });
+        let (_, book) = watch::channel(Arc::new(book));
+        self.with_book(book)
+    }
+
+    /// The PFs of a snapshot as pools see them.
+    pub fn pfs(&self, snapshot: &Snapshot, owned: &BTreeMap<PciAddress, CleanFacts>) -> Vec<NodePf> {
+        addresses::pfs(snapshot, owned, &self.rules)
+    }
+
+    fn add_addresses(&self, snapshot: &Snapshot, verdicts: &mut [Verdict]) {
+        let Some(book) = self.book.as_ref().map(|book| book.borrow().clone()) else { return };
+        let known: BTreeMap<PciAddress, OfPf> = snapshot
+            .pfs
+            .iter()
+            .filter_map(|pf| Some((pf.pci, book.known(parent(pf, &self.rules))?)))
+            .collect();
+        for verdict in verdicts {
+            let place = snapshot.vf(verdict.device.pci).and_then(|vf| Some((vf.pf?, vf.index?)));
+            let assigned = place.and_then(|(pf, index)| known.get(&pf)?.assign(index).ok());
+            policy::add_addresses(verdict, &assigned.unwrap_or_default().addresses, &self.rules);
+        }
     }
 
     /// The kernel has not told this process the eswitch mode of some PF, and would tell root.
@@ -68,6 +111,7 @@ impl NodeFunctions {
     /// What the policy says of a snapshot.
     pub fn judge(&self, snapshot: &Snapshot, owned: &BTreeMap<PciAddress, CleanFacts>) -> Vec<Verdict> {
         let mut verdicts = policy::judge(snapshot, owned, &self.rules);
+        self.add_addresses(snapshot, &mut verdicts);
         let (Some(ledger), Ok(boot)) = (&self.ledger, boot_id()) else { return verdicts };
         for (vf, unclean) in ledger.unclean().unwrap_or_default() {
             let same_life = snapshot.vf(vf).is_some_and(|found| found.incarnation == unclean.incarnation);
@@ -190,6 +234,11 @@ impl Functions for NodeFunctions {
             return Err(HostError::Protocol { what: format!("look for the vfio group of VF {vf}"), reason });
         }
         Ok(nodes)
+    }
+
+    fn address(&self, pool: &str, pf: &Pf, vf_index: u32) -> Result<Assigned, NoAddress> {
+        let book = self.book.as_ref().map(|book| book.borrow().clone()).unwrap_or_default();
+        book.assign(pool, &parent(pf, &self.rules), vf_index)
     }
 
     fn vhost_nodes(&self) -> Result<Vec<PathBuf>, HostError> {

@@ -182,7 +182,12 @@ fn guard(places: &Places, claim_uid: &str, state: &str) -> anyhow::Result<()> {
 fn attacher(places: &Places) -> anyhow::Result<Attacher> {
     let kernel = Arc::new(Linux::new(&places.sysfs_root)?);
     let ledger = Ledger::open(places.plugin_dir(), &places.run_dir)?;
-    let rules = Arc::new(Rules { driver_name: places.driver_name.clone(), devices: None, attach: None });
+    let rules = Arc::new(Rules {
+        driver_name: places.driver_name.clone(),
+        devices: None,
+        attach: None,
+        rails: Default::default(),
+    });
     let functions = NodeFunctions::new(Sysfs::at(&places.sysfs_root), kernel.clone(), rules, None);
     let (outbox, _) = Outbox::at(ledger.outbox_folder());
     let site = Site {

@@ -47,6 +47,10 @@ pub fn take_inventory(sysfs: &Path, durable: &Path, rules: Rules) -> anyhow::Res
         false => Err(anyhow::Error::msg(error.sentence())),
     })?;
     let functions = NodeFunctions::new(Sysfs::at(sysfs), kernel, Arc::new(rules), ledger.clone());
+    let functions = match &ledger {
+        Some(ledger) => functions.with_book_of(ledger),
+        None => functions,
+    };
     let snapshot = functions.snapshot().context("the node's PCI functions can't be read")?;
     let owned = match &ledger {
         Some(ledger) => ledger.owned().map_err(|error| anyhow::Error::msg(error.sentence()))?,

@@ -3,6 +3,7 @@
 //! In: the effective configuration. Out: a running agent. Never here: work of its own; each file beside this one joins
 //! two rooms that must not know each other.
 
+mod addresses;
 mod advertise;
 #[cfg(test)]
 #[path = "tests/agent.rs"]

@@ -13,9 +13,11 @@ use super::claims::{Claims, PREPARES};
 use super::functions::NodeFunctions;
 use super::hook::Places;
 use super::strays::Strays;
-use super::{advertise, checks, client, hook, pods::Pods};
+use super::{addresses, advertise, checks, client, hook, pods::Pods};
+use crate::address::Book;
 use crate::attach::{Attacher, Outbox, nri, status};
 use crate::controller::Controller;
+use crate::controller::blocks::Blocks;
 use crate::host::boot::boot_id;
 use crate::host::sysfs::Sysfs;
 use crate::host::uevent::Uevents;
@@ -84,7 +86,13 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     std::fs::create_dir_all(&cdi_dir)
         .with_context(|| format!("the CDI folder {} can't be made", cdi_dir.display()))?;
     let client = client::client(kubeconfig.as_deref()).await?;
+    let known = ledger.book().unwrap_or_else(|error| {
+        tracing::error!(error = %error.sentence(), "addresses of pools are not known before the API server tells them");
+        Book::default()
+    });
+    let (kept, book) = watch::channel(Arc::new(known.clone()));
     let functions = NodeFunctions::new(Sysfs::at(&sysfs_root), kernel.clone(), rules, Some(ledger.clone()));
+    let functions = functions.with_book(book);
 
     let (outbox, woken) = Outbox::at(ledger.outbox_folder());
     let locks = Locks::at(ledger.lock_folder());
@@ -128,9 +136,14 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     // Advertise.
     let (offers, offered) = watch::channel(None);
     let (news, news_queue) = mpsc::channel(1);
-    listen_for_changes(news);
-    let scan = advertise::run(functions, ledger, offers, news_queue, stop.clone());
+    listen_for_changes(news.clone());
+    let (pfs, seen_pfs) = watch::channel(None);
+    let blocks = Blocks::new(client.clone(), &node_name, known);
+    let keep = addresses::keep(ledger.clone(), blocks.book(), kept, news, stop.clone());
+    parts.spawn(named("keeper of addresses", keep));
+    let scan = advertise::run(functions, ledger, offers, pfs, news_queue, stop.clone());
     parts.spawn(named("inventory scan", scan));
+    parts.spawn(named("controller of address blocks", blocks.run(seen_pfs, stop.clone())));
     let controller = Controller::new(client, &driver_name, &node_name);
     parts.spawn(named("slice controller", advertise::publish(controller, offered, stop.clone())));
 

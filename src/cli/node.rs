@@ -8,8 +8,8 @@ use anyhow::{Context, bail};
 use crate::app::{NodeConfig, Places, run_node};
 use crate::device::is_subdomain;
 use crate::observe::{self, LogFormat};
-use crate::policy::Rules;
 use crate::policy::cel::Selector;
+use crate::policy::{Rails, Rules};
 
 /// How VFs get into pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -50,6 +50,10 @@ pub struct SourceArgs {
     /// How VFs get into pods on this node; published as the attribute attach
     #[arg(long, env = "ATTACH", value_enum, default_value_t)]
     pub attach: Attach,
+    /// On which rail a PF is, published as the attribute rail: by the number in its interface name, as eno3np{n}, or by
+    /// name or PCI address, as ens1f0=1,ens1f1=2
+    #[arg(long, env = "RAILS", value_name = "RULES", default_value = "")]
+    pub rails: String,
 }
 
 impl SourceArgs {
@@ -67,7 +71,13 @@ impl SourceArgs {
         let devices =
             self.devices.as_deref().filter(|text| !text.trim().is_empty()).map(Selector::compile).transpose();
         let devices = devices.context("--devices is not a CEL expression")?;
-        Ok(Rules { driver_name: name.clone(), devices, attach: Some(self.attach.attribute().to_owned()) })
+        let rails = Rails::parse(&self.rails).context("--rails can't be read")?;
+        Ok(Rules {
+            driver_name: name.clone(),
+            devices,
+            attach: Some(self.attach.attribute().to_owned()),
+            rails,
+        })
     }
 }
 
@@ -128,7 +138,7 @@ pub fn run(args: NodeArgs) -> anyhow::Result<()> {
         bail!("--node-name (NODE_NAME) is empty: it has to be the name of this node's Node object");
     }
     let rules = Arc::new(source.rules()?);
-    let SourceArgs { driver_name, kubelet_dir, sysfs_root, devices: _, attach } = source;
+    let SourceArgs { driver_name, kubelet_dir, sysfs_root, devices: _, attach, rails: _ } = source;
     let places = Places {
         run_dir: run_dir.unwrap_or_else(|| PathBuf::from("/run").join(&driver_name)),
         driver_name,

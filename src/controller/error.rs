@@ -28,29 +28,44 @@ pub enum Error {
         #[source]
         source: Box<watcher::Error>,
     },
+    /// The watch of pools or blocks failed; it resumes by itself.
+    #[error("watch {what}")]
+    WatchAddresses {
+        /// The kind.
+        what: &'static str,
+        /// The watcher's error.
+        #[source]
+        source: Box<watcher::Error>,
+    },
     /// The server finds the object invalid (422); the causes name the fields.
-    #[error("{verb} ResourceSlice {name}: the API server rejects {causes}")]
+    #[error("{verb} {kind} {name}: the API server rejects {causes}")]
     Rejected {
         /// create, update or delete
         verb: &'static str,
+        /// Of which kind.
+        kind: &'static str,
         /// Name or name prefix.
         name: String,
         /// `field: message`, separated by semicolons.
         causes: String,
     },
     /// Somebody else wrote or deleted the slice first (409, 404); the watch brings their version.
-    #[error("{verb} ResourceSlice {name}: it changed meanwhile")]
+    #[error("{verb} {kind} {name}: it changed meanwhile")]
     Overtaken {
         /// create, update or delete
         verb: &'static str,
+        /// Of which kind.
+        kind: &'static str,
         /// Name or name prefix.
         name: String,
     },
     /// Any other failed write.
-    #[error("{verb} ResourceSlice {name}")]
+    #[error("{verb} {kind} {name}")]
     Write {
         /// create, update or delete
         verb: &'static str,
+        /// Of which kind.
+        kind: &'static str,
         /// Name or name prefix.
         name: String,
         /// The API client's error.
@@ -69,17 +84,17 @@ pub enum Error {
 
 impl Error {
     /// The error of a write, told apart by the server's answer.
-    pub fn of_write(verb: &'static str, name: &str, source: kube::Error) -> Self {
+    pub fn of_write(verb: &'static str, kind: &'static str, name: &str, source: kube::Error) -> Self {
         let name = name.to_owned();
         match source {
             kube::Error::Api(status) if status.code == 422 => {
-                Self::Rejected { verb, name, causes: causes(&status) }
+                Self::Rejected { verb, kind, name, causes: causes(&status) }
             }
-            kube::Error::Api(status) if status.code == 409 => Self::Overtaken { verb, name },
+            kube::Error::Api(status) if status.code == 409 => Self::Overtaken { verb, kind, name },
             kube::Error::Api(status) if status.code == 404 && verb != "create" => {
-                Self::Overtaken { verb, name }
+                Self::Overtaken { verb, kind, name }
             }
-            source => Self::Write { verb, name, source: Box::new(source) },
+            source => Self::Write { verb, kind, name, source: Box::new(source) },
         }
     }
 

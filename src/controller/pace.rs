@@ -108,7 +108,7 @@ fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
 }
 
 /// Between half and all of it: a thousand nodes that lost the server together shall not come back together.
-fn jitter(wait: Duration) -> Duration {
+pub fn jitter(wait: Duration) -> Duration {
     let random = RandomState::new().hash_one(0u8) % 1024;
     wait / 2 + wait.mul_f64(random as f64 / 2048.0)
 }

@@ -22,6 +22,9 @@ use super::view::View;
 use super::{Error, Limits, Settings};
 use crate::policy::OfferedDevice;
 
+/// What this controller writes.
+const SLICE: &str = "ResourceSlice";
+
 /// How far publishing is; for readiness and logs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Published {
@@ -272,7 +275,7 @@ impl Controller {
         match self.timed(&what, self.slices.delete(name, &params)).await? {
             Ok(_) => self.view.deleted(name, Instant::now()),
             Err(kube::Error::Api(status)) if status.code == 404 => self.view.deleted(name, Instant::now()),
-            Err(source) => return Err(Error::of_write("delete", name, source)),
+            Err(source) => return Err(Error::of_write("delete", SLICE, name, source)),
         }
         Ok(())
     }
@@ -287,7 +290,7 @@ impl Controller {
                 if matches!(&source, kube::Error::Api(status) if status.code == 404) {
                     self.view.deleted(&name, Instant::now());
                 }
-                return Err(Error::of_write("update", &name, source));
+                return Err(Error::of_write("update", SLICE, &name, source));
             }
         }
         Ok(())
@@ -299,7 +302,7 @@ impl Controller {
         let params = PostParams::default();
         match self.timed(&what, self.slices.create(&params, slice)).await? {
             Ok(kept) => self.written(slice, kept),
-            Err(source) => return Err(Error::of_write("create", &prefix, source)),
+            Err(source) => return Err(Error::of_write("create", SLICE, &prefix, source)),
         }
         Ok(())
     }

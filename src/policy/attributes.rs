@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{AttributeValue, Rules};
+use ipnet::IpNet;
+
+use super::{AttributeValue, Rules, Verdict};
 use crate::device::{CleanFacts, EswitchMode, LinkType, PciAddress, Place, RdmaNetnsMode, Snapshot, Vf};
 
 /// Attributes and capacities of a device (resource.k8s.io/v1, `ResourceSliceMaxAttributesAndCapacitiesPerDevice`).
@@ -42,6 +44,7 @@ pub(super) fn of(
         (own, "vfIndex", vf.index.map(number)),
         (own, "linkType", link_type(vf, facts).map(|link| text(link.to_owned()))),
         (own, "rdma", rdma.map(AttributeValue::Bool)),
+        (own, "rail", pf.and_then(|pf| rules.rails.of(pf)).map(number)),
         (own, "numaNode", vf.numa_node.map(number)),
         (STANDARD, "pciBusID", Some(address(vf.pci))),
         (STANDARD, "pcieRoot", vf.pcie_root.clone().map(text)),
@@ -71,6 +74,21 @@ pub(super) fn of(
         }
     }
     (attributes, dropped)
+}
+
+/// Adds the addresses that a VF gets of the one pool that has a block for its PF. They are no part of what `--devices`
+/// sees: which VFs are offered must not hang on what was claimed of an API server.
+pub fn add_addresses(verdict: &mut Verdict, addresses: &[IpNet], rules: &Rules) {
+    for address in addresses {
+        let name = if address.addr().is_ipv4() { "ipv4" } else { "ipv6" };
+        let key = format!("{}/{name}", rules.driver_name);
+        match verdict.device.attributes.len() < MOST {
+            true => drop(
+                verdict.device.attributes.insert(key, AttributeValue::String(address.addr().to_string())),
+            ),
+            false => verdict.dropped.push(key),
+        }
+    }
 }
 
 fn fits(value: &AttributeValue) -> bool {

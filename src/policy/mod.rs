@@ -6,6 +6,7 @@
 
 mod attributes;
 pub mod cel;
+mod rails;
 mod withheld;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{CleanFacts, PciAddress, Snapshot};
+pub use attributes::add_addresses;
 pub use cel::Selector;
+pub use rails::{Rails, RailsError};
 pub use withheld::WithheldReason;
 
 /// A value of a device attribute (ResourceSlice `DeviceAttribute`: exactly one of the fields).
@@ -51,6 +54,8 @@ pub struct Rules {
     pub devices: Option<Selector>,
     /// How VFs get into pods on this node, the attribute `attach`; left out while it is not known.
     pub attach: Option<String>,
+    /// `--rails`: on which rail a PF is, the attribute `rail`.
+    pub rails: Rails,
 }
 
 /// What was decided about one VF.

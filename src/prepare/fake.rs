@@ -14,6 +14,7 @@ use super::locks::Locks;
 use super::site::Site;
 use super::vfio::VfioFacts;
 use crate::DEFAULT_DRIVER_NAME;
+use crate::address::{Assigned, Book, NoAddress, Parent};
 use crate::claim::{NameSpec, ResultSpec};
 use crate::device::{Incarnation, LinkType, Netdev, PciAddress, Pf, PfLink, Place, Setting, Vf, VfSettings};
 use crate::host::{HostError, Kernel};
@@ -107,6 +108,7 @@ pub struct FakeFunctions {
     forced: Arc<Mutex<BTreeMap<PciAddress, String>>>,
     /// VFs that the next bind leaves without driver.
     refused_binds: Arc<Mutex<BTreeSet<PciAddress>>>,
+    book: Arc<Mutex<Book>>,
     /// The k-th set from now (0 is the next) fails with this errno.
     refusal: Arc<Mutex<Option<(u32, Errno)>>>,
 }
@@ -114,6 +116,11 @@ pub struct FakeFunctions {
 impl FakeFunctions {
     fn state(&self) -> MutexGuard<'_, BTreeMap<PciAddress, Facts>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of pools of addresses from now on.
+    pub fn know(&self, book: Book) {
+        *self.book.lock().unwrap_or_else(PoisonError::into_inner) = book;
     }
 
     /// Adds a VF below no PF, bound to a network driver.
@@ -188,6 +195,14 @@ impl Functions for FakeFunctions {
         let mut facts = self.state().clone();
         facts.retain(|vf, _| vfs.contains(vf));
         Ok(facts)
+    }
+
+    fn address(&self, pool: &str, pf: &Pf, vf_index: u32) -> Result<Assigned, NoAddress> {
+        let netdev = pf.netdev.as_ref();
+        let addresses = netdev.map(|netdev| netdev.addresses.clone()).unwrap_or_default();
+        let name = netdev.map(|netdev| netdev.name.clone());
+        let parent = Parent { pci: pf.pci, name, rail: None, addresses };
+        self.book.lock().unwrap_or_else(PoisonError::into_inner).assign(pool, &parent, vf_index)
     }
 
     fn life(&self, vf: PciAddress) -> Option<Life> {

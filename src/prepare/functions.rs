@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::vfio::VfioFacts;
+use crate::address::{Assigned, NoAddress};
 use crate::device::{Incarnation, PciAddress, Pf, PfLink, Setting, Vf, VfSettings};
 use crate::host::HostError;
 
@@ -85,6 +86,11 @@ pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the kernel has no such module.
     fn vhost_nodes(&self) -> Result<Vec<PathBuf>, HostError>;
+    /// What a VF of a PF gets of a pool of addresses; nobody is asked for it.
+    ///
+    /// # Errors
+    /// Why it gets nothing.
+    fn address(&self, pool: &str, pf: &Pf, vf_index: u32) -> Result<Assigned, NoAddress>;
 }
 
 /// How a process gets at a VF on vfio-pci.

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use super::PrepareError;
 use super::records::{Attachment, CurrentSandbox, Entry, Ownership, Unclean};
 use super::sealed::{self, Durability, Existing, Read};
+use crate::address::Book;
 use crate::device::PciAddress;
 
 /// Both stores.
@@ -416,6 +417,24 @@ impl Ledger {
     /// When the disk refuses.
     pub fn release(&self, vf: PciAddress) -> Result<(), PrepareError> {
         remove(&self.ownership_path(vf))
+    }
+
+    /// Keeps what is known of pools and of this node's blocks: what pods get their addresses from while no API server
+    /// answers.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_book(&self, book: &Book) -> Result<(), PrepareError> {
+        let path = self.durable.join("addresses.json");
+        sealed::write(&path, book, Existing::Replace, Durability::Power).map_err(failed("write", &path))
+    }
+
+    /// What was known last; nothing on a node that has never known anything.
+    ///
+    /// # Errors
+    /// When the file can't be read, or only by a newer version.
+    pub fn book(&self) -> Result<Book, PrepareError> {
+        Ok(self.read(&self.durable.join("addresses.json"))?.unwrap_or_default())
     }
 
     /// Notes that a VF could not be made what it was.

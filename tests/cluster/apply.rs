@@ -151,6 +151,8 @@ fn path(namespace: &str, object: &Value) -> Result<String> {
         "ClusterRoleBinding" => ("clusterrolebindings", false),
         "ValidatingAdmissionPolicy" => ("validatingadmissionpolicies", false),
         "ValidatingAdmissionPolicyBinding" => ("validatingadmissionpolicybindings", false),
+        "CustomResourceDefinition" => ("customresourcedefinitions", false),
+        "AddressPool" => ("addresspools", false),
         "DeviceClass" => ("deviceclasses", false),
         "DaemonSet" => ("daemonsets", true),
         "RuntimeClass" => ("runtimeclasses", false),

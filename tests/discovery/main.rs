@@ -36,7 +36,12 @@ fn look_with(tree: &FakeSysfs, links: &HostLinks) -> Snapshot {
 }
 
 fn rules() -> Rules {
-    Rules { driver_name: "sriov-dra.io".into(), devices: None, attach: Some("nri".into()) }
+    Rules {
+        driver_name: "sriov-dra.io".into(),
+        devices: None,
+        attach: Some("nri".into()),
+        rails: Default::default(),
+    }
 }
 
 fn verdicts(snapshot: &Snapshot) -> Vec<Verdict> {

@@ -154,6 +154,33 @@ fn the_admission_policy_lets_an_agent_write_slices_of_its_own_node_only() {
     }
 }
 
+#[test]
+fn the_admission_policy_lets_an_agent_claim_blocks_for_its_own_node_and_delete_its_own_and_lost_ones() {
+    let policy = &Compiled::new(&policy("sriov-dra-blocks-of-own-node"));
+    let request = |operation: &str, node: &str, status: Value| {
+        let block = json!({"spec": {"nodeName": node}, "status": status});
+        let user = json!({
+            "username": "system:serviceaccount:sriov-dra:sriov-dra",
+            "extra": {"authentication.kubernetes.io/node-name": ["node-a"]},
+        });
+        let (object, old) = if operation == "DELETE" { (Value::Null, block) } else { (block, Value::Null) };
+        json!({"operation": operation, "userInfo": user, "object": object, "oldObject": old})
+    };
+    let other_node = ["the agent of node node-a may not write a block of addresses of node node-b"];
+    let lost = json!({"nodeGoneSince": "2026-01-01T00:00:00Z"});
+    for (operation, node, status, expected) in [
+        ("CREATE", "node-a", json!({}), &[][..]),
+        ("CREATE", "node-b", json!({}), &other_node),
+        ("CREATE", "node-b", lost.clone(), &other_node),
+        ("UPDATE", "node-b", json!({}), &other_node),
+        ("DELETE", "node-a", json!({}), &[]),
+        ("DELETE", "node-b", json!({}), &other_node),
+        ("DELETE", "node-b", lost, &[]),
+    ] {
+        assert_eq!(policy.refusals(&request(operation, node, status)), expected, "{operation} {node}");
+    }
+}
+
 fn parameters_policy() -> Compiled {
     Compiled::new(&policy("sriov-dra-parameters"))
 }

@@ -28,8 +28,12 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the node has.
 pub fn inventory(sysfs: &Path, printer: &mut Printer) -> anyhow::Result<NodeTale> {
-    let rules =
-        Rules { driver_name: DEFAULT_DRIVER_NAME.to_owned(), devices: None, attach: Some("nri".to_owned()) };
+    let rules = Rules {
+        driver_name: DEFAULT_DRIVER_NAME.to_owned(),
+        devices: None,
+        attach: Some("nri".to_owned()),
+        rails: Default::default(),
+    };
     let Looked { snapshot, verdicts, .. } = take_inventory(sysfs, Path::new("/nonexistent"), rules)?;
     let told = Inventory::new(&snapshot, &verdicts);
     printer.heading("The node: what the kernel shows, what is offered");

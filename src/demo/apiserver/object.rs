@@ -31,7 +31,8 @@ pub fn born(resource: &Resource, mut object: Value) -> Value {
         [("uid", json!(uid())), ("creationTimestamp", json!(now())), ("generation", json!(1))]
     {
         // The strategies of these kinds count changes of the spec; others, claims among them, have no generation.
-        let counts = ["ResourceSlice", "DeviceClass", "Pod"].contains(&resource.kind);
+        let counts =
+            ["ResourceSlice", "DeviceClass", "Pod", "AddressPool", "AddressBlock"].contains(&resource.kind);
         if metadata[field].is_null() && (field != "generation" || counts) {
             metadata[field] = value;
         }

@@ -5,6 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::address;
+
 /// One kind of object.
 #[derive(Debug)]
 pub struct Resource {
@@ -70,6 +72,8 @@ resources! {
     "resource.k8s.io" "v1" "ResourceClaim" "resourceclaims" "resourceclaim" true true resource::ResourceClaim;
     "resource.k8s.io" "v1" "ResourceClaimTemplate" "resourceclaimtemplates" "resourceclaimtemplate" true false resource::ResourceClaimTemplate;
     "resource.k8s.io" "v1" "ResourceSlice" "resourceslices" "resourceslice" false false resource::ResourceSlice;
+    "sriov-dra.io" "v1alpha1" "AddressPool" "addresspools" "addresspool" false true address::AddressPool;
+    "sriov-dra.io" "v1alpha1" "AddressBlock" "addressblocks" "addressblock" false true address::AddressBlock;
 }
 
 /// The resource of a path.

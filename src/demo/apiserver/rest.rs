@@ -437,7 +437,7 @@ impl Call<'_> {
 /// What a new object's status is, whatever was sent.
 fn first_status(resource: &Resource, object: &mut Value) {
     match resource.kind {
-        "ResourceClaim" => object["status"] = Value::Null,
+        "ResourceClaim" | "AddressPool" | "AddressBlock" => object["status"] = Value::Null,
         "Pod" => object["status"] = json!({"phase": "Pending"}),
         "Namespace" => object["status"] = json!({"phase": "Active"}),
         _ => {}

@@ -36,6 +36,7 @@ impl Selector {
         for (field, value, equal) in parts(query.get("fieldSelector"))? {
             let known = ["metadata.name", "metadata.namespace"].contains(&field)
                 || matches!((resource.kind, field), ("ResourceSlice", "spec.driver" | "spec.nodeName"))
+                || matches!((resource.kind, field), ("AddressBlock", "spec.nodeName" | "spec.pool"))
                 || matches!((resource.kind, field), ("Pod", "spec.nodeName" | "status.phase"))
                 || (resource.qualified() == "events" && OF_EVENTS.contains(&field));
             if !known {

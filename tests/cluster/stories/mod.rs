@@ -88,5 +88,6 @@ stories! {
     admission::the_largest_claims_and_classes_are_judged_within_the_cost_that_expressions_may_have: On::Real("the embedded server has no admission policies");
     admission::what_was_stored_before_the_policy_can_be_relabelled: On::Real("the embedded server has no admission policies");
     admission::a_quota_of_0_closes_a_class_to_a_namespace: On::Real("the embedded server has no quotas");
+    rights::an_agent_claims_its_blocks_of_a_pool_and_none_for_another_node: On::Real("the embedded server has no admission policies, and no tokens of pods");
     double::the_embedded_api_server_answers_as_this_one_does: On::Real("it is the comparison itself");
 }

@@ -4,6 +4,7 @@
 //! for a sentence to be recognised.
 
 mod claims;
+mod custom;
 mod devices;
 mod names;
 mod slices;
@@ -30,7 +31,7 @@ pub fn create(resource: &Resource, object: &Value) -> Result<(), ApiError> {
         "ResourceClaim" => claims::spec("spec", &object["spec"], &mut errors),
         "DeviceClass" => devices::class(&object["spec"], &mut errors),
         "ResourceClaimTemplate" => claims::spec("spec.spec", &object["spec"]["spec"], &mut errors),
-        _ => {}
+        _ => custom::check(resource, None, object, &mut errors),
     }
     answer(resource, object, &errors)
 }
@@ -64,7 +65,7 @@ pub fn default(resource: &Resource, object: &mut Value) {
     let pointer = match resource.kind {
         "ResourceClaim" => "/spec/devices/requests",
         "ResourceClaimTemplate" => "/spec/spec/devices/requests",
-        _ => return,
+        _ => return custom::prune(resource, object),
     };
     let requests = object.pointer_mut(pointer).and_then(Value::as_array_mut);
     for request in requests.into_iter().flatten() {
@@ -100,7 +101,7 @@ pub fn update(resource: &Resource, before: &Value, after: &Value, status: bool) 
         ("ResourceClaimTemplate", _) => immutable("/spec", before, after, &mut errors),
         ("Pod", true) => pods::claims_are_its_own(after, &mut errors),
         ("Pod", false) => pods::spec_is_kept(before, after, &mut errors),
-        _ => {}
+        _ => custom::check(resource, Some(before), after, &mut errors),
     }
     answer(resource, after, &errors)
 }
