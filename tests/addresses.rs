@@ -343,6 +343,40 @@ async fn a_node_that_lives_takes_the_mark_from_its_block() {
 }
 
 #[tokio::test]
+async fn what_is_in_use_of_a_deleted_pool_is_not_given_out_by_one_that_takes_its_place() {
+    // By other rules, under the same name and under another.
+    for name in ["rails", "others"] {
+        let server = server().await;
+        add_pool(&server, "rails", prefixes("10.0.0.0/26", 27)).await;
+        let a = OnNode::new(&server, "a", vec![NodePf { busy: true, ..pf(0) }]);
+        a.until_known("rails", 0).await;
+        let held = blocks(&server)[0].spec.clone();
+        let api: Api<AddressPool> = Api::all(server.client().unwrap());
+        api.delete("rails", &DeleteParams::default()).await.unwrap();
+        a.until_told("rails", 0, "knows no pool of that name").await;
+        a.end().await;
+        add_pool(&server, name, prefixes("10.0.0.0/26", 28)).await;
+        let b = OnNode::new(&server, "b", (0..4).map(pf).collect());
+        // Four blocks, of which the one in use covers two, and may have the name of a third.
+        let left = if name == "rails" && held.index == 1 { 1 } else { 2 };
+        until("PFs without a block", || {
+            let told = (0..4).filter_map(|function| b.address(name, function).err());
+            let full = told.filter(|error| error.to_string().contains("all blocks are taken")).count();
+            (full == 4 - left).then_some(())
+        })
+        .await;
+        let others: Vec<_> = blocks(&server)
+            .into_iter()
+            .map(|block| block.spec)
+            .filter(|block| block.node_name == "b")
+            .collect();
+        assert_eq!(others.len(), left);
+        assert!(others.iter().all(|other| !other.overlaps(&held)), "{held:?} is in use: {others:?}");
+        b.end().await;
+    }
+}
+
+#[tokio::test]
 async fn a_pool_that_overlaps_an_older_one_gives_nothing_and_both_say_so() {
     let server = server().await;
     add_pool(&server, "a-old", prefixes("172.16.0.0/24", 27)).await;

@@ -180,6 +180,14 @@ impl Block {
     pub fn name(&self) -> String {
         format!("{}.{}", self.pool, self.index)
     }
+
+    /// They have an address in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let common = |cidr: &IpNet| {
+            other.cidrs.iter().any(|other| Span::of(*cidr).common(&Span::of(*other)).is_some())
+        };
+        self.cidrs.iter().any(common)
+    }
 }
 
 #[cfg(test)]

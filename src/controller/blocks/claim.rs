@@ -35,6 +35,9 @@ pub struct Server {
 /// Nodes that are asked for when a pool is full, in one round.
 const LOOKED_FOR: usize = 16;
 
+/// Blocks by name.
+pub type Seen = BTreeMap<String, AddressBlock>;
+
 /// How a claim ended.
 #[derive(Debug)]
 pub enum Claimed {
@@ -47,58 +50,50 @@ pub enum Claimed {
 }
 
 impl Server {
-    /// Claims a block.
+    /// Claims a block. `all` is what this round has seen of the blocks of all pools; what it finds out is added.
     ///
     /// # Errors
     /// The API server's; another round tries again.
-    pub async fn claim(&self, want: &Want) -> Result<Claimed, Error> {
-        if want.pool.mode == Mode::FromParent {
-            return self.claim_parents(want).await;
-        }
-        let mut taken = BTreeSet::new();
-        let mut others = None;
+    pub async fn claim(&self, want: &Want, all: &mut Option<Seen>) -> Result<Claimed, Error> {
         for _ in 0..TRIES {
-            let Some(block) = next_free(want, &self.node, &taken) else {
-                // Without a single conflict nothing was asked yet: the pool has no usable block at all.
-                let others = match others {
-                    Some(others) => others,
-                    None => self.others(want).await?,
-                };
-                return self.take_over(want, &others).await;
+            let seen = match all {
+                Some(seen) => seen,
+                None => all.insert(self.list().await?),
             };
-            let index = block.index;
-            if let Some(created) = self.create(block).await? {
-                return Ok(Claimed::Block(created));
-            }
-            let all = self.others(want).await?;
             // The answer to an earlier try was lost, or the agent beside this one was faster.
-            if let Some(mine) = all.values().find(|other| self.is_mine(want, &other.spec)) {
+            if let Some(mine) = seen.values().find(|other| self.is_mine(want, &other.spec)) {
                 return Ok(Claimed::Block(Box::new(mine.clone())));
             }
-            taken.insert(index);
-            taken.extend(all.values().map(|other| other.spec.index));
-            others = Some(all);
+            let block = match want.pool.mode {
+                Mode::FromParent => match self.parents(want, seen) {
+                    Ok(block) => block,
+                    Err(why) => return Ok(Claimed::Taken(why)),
+                },
+                _ => match next_free(want, &self.node, seen.values().map(|other| &other.spec)) {
+                    Some(block) => block,
+                    None => return self.take_over(want, seen).await,
+                },
+            };
+            if let Some(created) = self.create(block).await? {
+                seen.insert(created.spec.name(), (*created).clone());
+                return Ok(Claimed::Block(created));
+            }
+            *all = None;
         }
         Err(Error::Overtaken { verb: "create", kind: "AddressBlock", name: format!("{}.*", want.pool.name) })
     }
 
-    async fn claim_parents(&self, want: &Want) -> Result<Claimed, Error> {
-        let block = match want.pool.parents_block(&self.node, &want.pf) {
-            Ok(block) => block,
-            Err(why) => return Ok(Claimed::Taken(why)),
-        };
-        let (name, cidr) = (block.name(), block.cidrs.first().map(ToString::to_string).unwrap_or_default());
-        if let Some(created) = self.create(block).await? {
-            return Ok(Claimed::Block(created));
-        }
-        let found = self.timed(&format!("read AddressBlock {name}"), self.blocks.get_opt(&name)).await?;
-        match found.map_err(|source| Error::of_write("read", "AddressBlock", &name, source))? {
-            Some(other) if self.is_mine(want, &other.spec) => Ok(Claimed::Block(Box::new(other))),
-            Some(other) => Ok(Claimed::Taken(format!(
-                "its prefix {cidr} is that of PF {} of node {} already (AddressBlock {name})",
-                other.spec.pf_pci_address, other.spec.node_name
-            ))),
-            None => Err(Error::Overtaken { verb: "create", kind: "AddressBlock", name }),
+    fn parents(&self, want: &Want, seen: &Seen) -> Result<Block, String> {
+        let block = want.pool.parents_block(&self.node, &want.pf)?;
+        match seen.values().find(|other| other.spec.name() == block.name() || other.spec.overlaps(&block)) {
+            None => Ok(block),
+            Some(other) => Err(format!(
+                "its prefix {} is that of PF {} of node {} already (AddressBlock {})",
+                block.cidrs.first().map(ToString::to_string).unwrap_or_default(),
+                other.spec.pf_pci_address,
+                other.spec.node_name,
+                other.spec.name()
+            )),
         }
     }
 
@@ -157,11 +152,10 @@ impl Server {
         }
     }
 
-    async fn others(&self, want: &Want) -> Result<BTreeMap<String, AddressBlock>, Error> {
-        let what = format!("list AddressBlocks of {}", want.pool.name);
-        let params = ListParams::default().fields(&format!("spec.pool={}", want.pool.name));
-        let list = self.timed(&what, self.blocks.list(&params)).await?;
-        let list = list.map_err(|source| Error::of_write("list", "AddressBlock", &want.pool.name, source))?;
+    /// Blocks of all pools: those of one that was deleted, or made anew by other rules, may still be in use.
+    async fn list(&self) -> Result<Seen, Error> {
+        let list = self.timed("list AddressBlocks", self.blocks.list(&ListParams::default())).await?;
+        let list = list.map_err(|source| Error::of_write("list", "AddressBlock", "of all pools", source))?;
         Ok(list
             .items
             .into_iter()
@@ -170,15 +164,13 @@ impl Server {
     }
 
     /// The pool is full. Blocks of nodes that are gone are marked; one that has been marked long enough is taken.
-    async fn take_over(
-        &self,
-        want: &Want,
-        others: &BTreeMap<String, AddressBlock>,
-    ) -> Result<Claimed, Error> {
+    async fn take_over(&self, want: &Want, seen: &mut Seen) -> Result<Claimed, Error> {
+        let of_pool = seen.iter().filter(|(_, other)| other.spec.pool == want.pool.name);
+        let others: Seen = of_pool.map(|(name, other)| (name.clone(), other.clone())).collect();
         let now = Timestamp::now();
         let mut gone: BTreeSet<&str> = BTreeSet::new();
-        let nodes = self.look_for_nodes(others, now).await?;
-        for (name, other) in others {
+        let nodes = self.look_for_nodes(&others, now).await?;
+        for (name, other) in &others {
             let Some(there) = nodes.get(other.spec.node_name.as_str()).copied() else { continue };
             let since =
                 other.status.as_ref().and_then(|status| status.node_gone_since.as_ref()).map(|time| time.0);
@@ -198,16 +190,14 @@ impl Server {
                     let metadata = &other.metadata;
                     self.delete(name, metadata.uid.clone(), metadata.resource_version.clone()).await?;
                     warn!(block = name, node = other.spec.node_name, %since, "a block of addresses is taken from a node that is gone");
-                    let mut taken: BTreeSet<u64> = others.values().map(|other| other.spec.index).collect();
-                    taken.remove(&other.spec.index);
-                    let free = next_free(want, &self.node, &taken);
-                    match free {
-                        Some(block) => {
-                            if let Some(created) = self.create(block).await? {
-                                return Ok(Claimed::Block(created));
-                            }
-                        }
-                        None => continue,
+                    seen.remove(name);
+                    let Some(block) = next_free(want, &self.node, seen.values().map(|other| &other.spec))
+                    else {
+                        continue;
+                    };
+                    if let Some(created) = self.create(block).await? {
+                        seen.insert(created.spec.name(), (*created).clone());
+                        return Ok(Claimed::Block(created));
                     }
                 }
                 (false, Some(_)) => {

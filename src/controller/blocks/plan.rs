@@ -197,14 +197,27 @@ fn verdict(overlap: &Overlap, changed: Option<&Block>) -> Option<Verdict> {
 /// Blocks looked at beyond those that are taken: enough to get past whatever a pool excludes in one piece.
 const LOOKED_AT: u64 = 65536;
 
-/// The first block from the PF's first try on that is not taken and has an address for each VF; where none has, the one
-/// that has the most.
-pub fn next_free(want: &Want, node: &str, taken: &BTreeSet<u64>) -> Option<Block> {
+/// The first block from the PF's first try on that nobody has anything of and that has an address for each VF; where none
+/// has, the one that has the most. `held` are the blocks of all pools.
+pub fn next_free<'a>(want: &Want, node: &str, held: impl Iterator<Item = &'a Block>) -> Option<Block> {
     let Want { pool, pf, vfs, avoid } = want;
-    let (blocks, start) = (pool.blocks(), pool.first_try(node, pf));
+    // Blocks of the pool itself can only be the same ones; of any other, those of a deleted one included, the addresses
+    // count. Names are taken in any case.
+    let (mut taken, mut avoid) = (BTreeSet::new(), avoid.clone());
+    for other in held {
+        if other.pool == pool.name {
+            taken.insert(other.index);
+        }
+        if other.pool != pool.name || other.pool_uid != pool.uid {
+            avoid.extend(other.cidrs.iter().map(|cidr| Span::of(*cidr)));
+        }
+    }
+    let reach: Vec<Span> = pool.families.iter().map(|family| Span::of(family.cidr)).collect();
+    avoid.retain(|span| reach.iter().any(|reach| reach.common(span).is_some()));
     let clear = |block: &Block| {
         !block.cidrs.iter().any(|cidr| avoid.iter().any(|span| span.common(&Span::of(*cidr)).is_some()))
     };
+    let (blocks, start) = (pool.blocks(), pool.first_try(node, pf));
     let mut best: Option<(u128, Block)> = None;
     let most = LOOKED_AT.saturating_add(u64::try_from(taken.len()).unwrap_or(u64::MAX));
     for step in 0..blocks.min(most) {

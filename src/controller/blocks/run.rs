@@ -1,6 +1,6 @@
 //! The loop: events of pools, blocks and PFs in, rounds of claims out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,7 +56,8 @@ pub struct Blocks {
     labels_read: Option<Instant>,
     full: BTreeMap<String, Option<String>>,
     events: Events,
-    last_error: Option<String>,
+    /// Errors that were told since all was well.
+    errors: BTreeSet<String>,
     book: watch::Sender<Arc<Book>>,
 }
 
@@ -123,7 +124,7 @@ impl Blocks {
             labels_read: None,
             full: BTreeMap::new(),
             events: Events::default(),
-            last_error: None,
+            errors: BTreeSet::new(),
             book: watch::Sender::new(Arc::new(known)),
         }
     }
@@ -190,7 +191,7 @@ impl Blocks {
                     match round {
                         Ok(()) => {
                             pace.ended(Instant::now(), false);
-                            self.last_error = None;
+                            self.errors.clear();
                         }
                         Err(error) => {
                             pace.failed(Instant::now());
@@ -210,14 +211,17 @@ impl Blocks {
         }
     }
 
-    /// Logs an error once, until another one takes its place or all is well.
+    /// Logs each error once, until all is well.
     fn fails(&mut self, error: Error) {
         let text = error.chain();
-        match self.last_error.as_ref() == Some(&text) {
-            true => debug!(error = text, "still no blocks"),
-            false => warn!(error = text, "blocks of addresses are not as they should be; trying again"),
+        match (self.errors.insert(text.clone()), &error) {
+            (false, _) => debug!(error = text, "still no blocks"),
+            (true, Error::WatchAddresses { what, source }) if is_unknown(source) => info!(
+                "the API server knows no {what}: there are no addresses from pools before manifests/crds.yaml is applied"
+            ),
+            (true, Error::Overtaken { .. }) => info!(error = text, "trying again"),
+            (true, _) => warn!(error = text, "blocks of addresses are not as they should be; trying again"),
         }
-        self.last_error = Some(text);
     }
 
     fn plan(&self, pfs: &Pfs) -> Plan {
@@ -245,11 +249,11 @@ impl Blocks {
         for name in marked.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             self.server.mark(&name, None).await?;
         }
-        let mut first_error = None;
+        let (mut first_error, mut seen) = (None, None);
         for want in claim {
             let (pool, pf) = (want.pool.name.clone(), want.pf.pci);
             let Some(page) = book.pools.get_mut(&pool) else { continue };
-            match self.server.claim(&want).await {
+            match self.server.claim(&want, &mut seen).await {
                 Ok(Claimed::Block(object)) => {
                     page.blocks.insert(pf, object.spec.clone());
                     page.without.remove(&pf);
@@ -290,7 +294,7 @@ impl Blocks {
     }
 
     async fn read_labels(&mut self) -> Result<(), Error> {
-        if self.labels_read.is_some_and(|at| at.elapsed() < self.settings.again) {
+        if self.labels_read.is_some_and(|at| at.elapsed() < self.settings.again * 5) {
             return Ok(());
         }
         let node = self.server.node.clone();
@@ -332,6 +336,11 @@ impl Blocks {
 
 fn watch_error(what: &'static str, source: watcher::Error) -> Error {
     Error::WatchAddresses { what, source: Box::new(source) }
+}
+
+/// The kind is not there.
+fn is_unknown(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 async fn sleep_until(due: Option<Instant>) {

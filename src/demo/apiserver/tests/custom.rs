@@ -87,6 +87,15 @@ fn changes_that_would_move_addresses_are_refused_by_the_rules_as_by_the_agent() 
 fn a_block_is_called_after_its_place_and_never_changes() {
     assert_eq!(said("AddressBlock", None, &block(3)), "");
     assert!(said("AddressBlock", None, &block(4)).contains("a block is called after its pool and index"));
+    // Another name for the same index would be another way to the same addresses.
+    for (name, index) in [("rails.03", 3), ("rails.00", 0), ("rails", 0), ("rail.3", 3), ("rails.x", 0)] {
+        let mut other = block(index);
+        other["metadata"]["name"] = json!(name);
+        assert!(!said("AddressBlock", None, &other).is_empty(), "{name}");
+    }
+    let mut zero = block(0);
+    zero["metadata"]["name"] = json!("rails.0");
+    assert_eq!(said("AddressBlock", None, &zero), "");
     let mut other = block(3);
     other["spec"]["nodeName"] = json!("b");
     assert!(said("AddressBlock", Some(&block(3)), &other).contains("a block never changes"));

@@ -28,8 +28,11 @@ fn schema(resource: &Resource) -> Option<&'static Value> {
 
 /// Drops what the schema doesn't know.
 pub fn prune(resource: &Resource, object: &mut Value) {
-    if let Some(schema) = schema(resource) {
-        prune_by(schema, object);
+    let Some(schema) = schema(resource) else { return };
+    for part in ["spec", "status"] {
+        if let Some(value) = object.get_mut(part) {
+            prune_by(&schema["properties"][part], value);
+        }
     }
 }
 
