@@ -4,14 +4,16 @@
 //! Needs root, or user namespaces (`unshare -Urnm`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+use k8s_openapi::api::resource::v1::{Device, ResourceClaim, ResourceSlice};
 use serde_json::{Value, json};
+use sriov_dra::address::{AddressPool, Block, Span};
 use sriov_dra::demo::apiserver::Fault;
 use sriov_dra::demo::stage::{NODE, Prepared, Running, Stage};
 use sriov_dra::demo::world::{World, enter_private_namespaces};
@@ -117,6 +119,39 @@ fn config(interface: Value) -> Value {
 
 const VF: &str = "0000-3b-00-2";
 const OTHER_VF: &str = "0000-3b-01-1";
+
+#[test]
+fn every_vf_is_published_with_the_address_that_its_pfs_block_has_for_it() {
+    on_a_node(|node| async move {
+        let pool = json!({
+            "metadata": {"name": "rails"},
+            "spec": {"mode": "perNodePrefix", "ipv4": {"cidr": "172.16.0.0/16", "prefixLength": 27, "gatewayIndex": 1}},
+        });
+        node.stage.server.store().create(&object::<AddressPool>(pool)).unwrap();
+        let published = || -> BTreeMap<String, String> {
+            let slices = node.stage.slices();
+            let devices = slices.iter().flat_map(|slice| slice.spec.devices.iter().flatten());
+            let address =
+                |device: &Device| device.attributes.as_ref()?.get("sriov-dra.io/ipv4")?.string.clone();
+            devices.filter_map(|device| Some((device.name.clone(), address(device)?))).collect()
+        };
+        for _ in 0..200 {
+            if published().len() == 64 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let (addresses, log) = (published(), node.stage.agent_log());
+        assert_eq!(addresses.values().collect::<BTreeSet<_>>().len(), 64, "{addresses:?}\n{log}");
+        let file = node.folder.path().join("kubelet/plugins/sriov-dra.io/addresses.json");
+        let kept: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let block = &kept["body"]["pools"]["rails"]["blocks"]["0000:3b:00.0"];
+        let block: Block = serde_json::from_value(block.clone()).unwrap();
+        // VF 0 of the PF is the first after network and gateway.
+        let first = Span::of(block.cidrs[0]).at(2).unwrap().to_string();
+        assert_eq!(addresses[VF], first);
+    });
+}
 
 #[test]
 fn a_claim_goes_all_the_way_and_no_slice_is_written_for_it() {

@@ -15,7 +15,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use sriov_dra::address::{Block, PoolSpec};
+use sriov_dra::address::{self, AddressPool, Block, PoolSpec};
 use sriov_dra::claim::{Parameters, Source, decode_parameters};
 
 struct Document {
@@ -122,6 +122,11 @@ fn every_document_is_of_a_known_kind_and_has_no_field_that_the_api_does_not_know
     for document in everything() {
         let Document { place, kind, value } = &document;
         match kind.as_str() {
+            "AddressPool" => {
+                let pool = strict::<AddressPool>(place, value);
+                let name = pool.metadata.name.unwrap();
+                address::read(&name, "", &pool.spec).unwrap_or_else(|faults| panic!("{place}: {faults}"));
+            }
             "ClusterRole" => drop(strict::<ClusterRole>(place, value)),
             "ClusterRoleBinding" => drop(strict::<ClusterRoleBinding>(place, value)),
             "CustomResourceDefinition" => drop(strict::<CustomResourceDefinition>(place, value)),

@@ -13,7 +13,7 @@ use sriov_dra::device::{
 use sriov_dra::host::sysfs::Sysfs;
 use sriov_dra::host::sysfs::tree::{Card, FakeSysfs, NetdevPlan, Nic, Tree, VfPlan};
 use sriov_dra::inventory::{HostLinks, scan, scan_only};
-use sriov_dra::policy::{AttributeValue, Rules, Selector, Verdict, judge, offered};
+use sriov_dra::policy::{AttributeValue, Rails, Rules, Selector, Verdict, add_addresses, judge, offered};
 
 mod command;
 mod owned;

@@ -82,3 +82,38 @@ fn a_value_too_long_for_an_attribute_is_dropped_and_named() {
     assert_eq!(verdict.dropped, ["sriov-dra.io/driver"]);
     assert!(!verdict.device.attributes.contains_key("sriov-dra.io/driver"));
 }
+
+#[test]
+fn a_vf_is_published_with_the_rail_that_the_first_rule_gives_its_pf() {
+    let tree = Tree::new()
+        .card(Card::ethernet("0000:01:00.0", "ens3f0", "igb").vfs(1, |_, vf| vf))
+        .card(Card::ethernet("0000:02:00.0", "ens4f1", "igb").vfs(1, |_, vf| vf))
+        .card(Card::ethernet("0000:03:00.0", "mgmt", "igb").vfs(1, |_, vf| vf))
+        .card(Card::ethernet("0000:04:00.0", "ensxf0", "igb").vfs(1, |_, vf| vf))
+        .build()
+        .unwrap();
+    let rails = Rails::parse("ens{n}f0, ens4f1=8, 0000:03:00.0=9,ens3f0=1").unwrap();
+    let judged = judge(&look(&tree), &BTreeMap::new(), &Rules { rails, ..rules() });
+    let rail = |verdict: &Verdict| verdict.device.attributes.get("sriov-dra.io/rail").cloned();
+    let rails: Vec<_> = judged.iter().map(rail).collect();
+    let number = |n| Some(AttributeValue::Int(n));
+    assert_eq!(rails, [number(3), number(8), number(9), None]);
+}
+
+#[test]
+fn addresses_are_published_of_each_family_and_dropped_by_name_where_there_is_no_room() {
+    let tree =
+        Tree::new().card(Card::ethernet("0000:01:00.0", "ens1f0", "igb").vfs(1, |_, vf| vf)).build().unwrap();
+    let mut verdict = verdicts(&look(&tree)).remove(0);
+    let given = ["172.16.11.10/24".parse().unwrap(), "2001:db8::5/64".parse().unwrap()];
+    let mut full = verdict.clone();
+    add_addresses(&mut verdict, &given, &rules());
+    let text = |key: &str| verdict.device.attributes.get(&format!("sriov-dra.io/{key}")).cloned();
+    assert_eq!(text("ipv4"), Some(AttributeValue::String("172.16.11.10".to_owned())));
+    assert_eq!(text("ipv6"), Some(AttributeValue::String("2001:db8::5".to_owned())));
+    for n in full.device.attributes.len()..31 {
+        full.device.attributes.insert(format!("sriov-dra.io/a{n}"), AttributeValue::Bool(true));
+    }
+    add_addresses(&mut full, &given, &rules());
+    assert_eq!((full.device.attributes.len(), full.dropped), (32, vec!["sriov-dra.io/ipv6".to_owned()]));
+}
