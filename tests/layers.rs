@@ -76,6 +76,7 @@ const PURE: &[(&str, &[&str])] = &[
     // Imports `host::NetnsId`: two numbers that name a namespace. Data, though its room is not.
     ("prepare/records.rs", &["ipnet", "serde"]),
     ("attach/report.rs", &["ipnet", "serde"]),
+    ("attach/routing.rs", &["ipnet"]),
     ("attach/variables.rs", &[]),
     ("attach/status_body.rs", &["jiff", "serde_json"]),
 ];

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use sriov_dra::attach::nri::Sandbox;
 use sriov_dra::attach::{Attacher, Outbox};
-use sriov_dra::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
+use sriov_dra::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec, WantedRoute, WantedRouting};
 use sriov_dra::device::{IfName, PciAddress};
 use sriov_dra::host::Linux;
 use sriov_dra::prepare::engine::Engine;
@@ -140,6 +140,7 @@ fn wants(n: u8) -> ResultSpec {
         ],
         settings: Default::default(),
         bind: Default::default(),
+        routing: Default::default(),
     }
 }
 
@@ -243,4 +244,102 @@ fn a_live_sandbox_keeps_its_vf_against_a_newer_one_and_a_dead_one_does_not() {
     host.attacher.stop(&first.sandbox("A"), soon()).unwrap();
     host.attacher.run(&second.sandbox("B"), soon()).unwrap();
     assert!(second.ip("-o link show net1").contains("mtu 4200"));
+}
+
+/// What `ip` prints, without white space at ends of lines.
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+fn rail(n: u8, host: u8) -> ResultSpec {
+    let route = |to: &str, via: &str| WantedRoute { to: to.parse().unwrap(), via: via.parse().ok() };
+    let routing = WantedRouting {
+        routes: vec![route("172.16.0.0/16", "172.16.11.200"), route("0.0.0.0/0", "172.16.11.254")],
+        source_routing: true,
+        default_route: false,
+        sysctls: [
+            ("rp_filter", 2),
+            ("arp_ignore", 1),
+            ("arp_announce", 2),
+            ("arp_filter", 1),
+            ("accept_local", 1),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into(),
+    };
+    ResultSpec {
+        addresses: vec![format!("172.16.11.{host}/24").parse().unwrap()],
+        mtu: None,
+        routing,
+        ..wants(n)
+    }
+}
+
+#[test]
+fn rails_in_one_subnet_have_tables_and_rules_as_ip_shows_them_and_replies_leave_as_they_came() {
+    let host = Host::new(2);
+    // Both wires end in one switch, where a neighbour is.
+    ip("link add switch type bridge");
+    ip("link set wire1 master switch");
+    ip("link set wire2 master switch");
+    ip("addr add 172.16.11.100/24 dev switch");
+    ip("link set switch up");
+    let pod = Pod::start();
+    pod.ip("link set lo up");
+    pod.ip("link add eth0 type veth peer name eth0peer");
+    pod.ip("addr add 10.244.0.5/24 dev eth0");
+    pod.ip("link set eth0peer up");
+    pod.ip("link set eth0 up");
+    pod.ip("route add default via 10.244.0.1 dev eth0");
+    let before = pod.ip("route show default");
+    host.prepare(vec![rail(1, 10), rail(2, 11)]);
+    host.attacher.run(&pod.sandbox("A"), soon()).unwrap();
+
+    assert_eq!(pod.ip("route show default"), before, "the pod's default route stays on eth0");
+    for (n, address) in [(1, "172.16.11.10"), (2, "172.16.11.11")] {
+        let table = lines(&pod.ip(&format!("route show table {}", 100 + n)));
+        assert_eq!(
+            table,
+            [
+                format!("default via 172.16.11.254 dev net{n} proto static src {address}"),
+                format!("172.16.0.0/16 via 172.16.11.200 dev net{n} proto static src {address}"),
+                format!("172.16.11.0/24 dev net{n} proto static scope link src {address}"),
+            ]
+        );
+        let rules = lines(&pod.ip("rule"));
+        let rule = format!("{}: from {address} lookup {}", 32000 + n, 100 + n);
+        assert!(rules.iter().any(|known| known.starts_with(&rule)), "{rules:?}");
+        let way = pod.ip(&format!("route get 172.16.99.1 from {address}"));
+        assert!(way.contains(&format!("dev net{n}")), "{way}");
+    }
+    for address in ["172.16.11.10", "172.16.11.11"] {
+        run("ping", &format!("-c 2 -i 0.2 -W 2 -q {address}"));
+    }
+    let neighbours = ip("neigh show dev switch");
+    for (n, address) in [(1, "172.16.11.10"), (2, "172.16.11.11")] {
+        let own = pod.ip(&format!("-o link show net{n}"));
+        let mac = own.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned();
+        let known = neighbours.lines().find(|line| line.starts_with(address)).unwrap_or_default();
+        assert!(known.contains(&mac), "{address} is not answered by net{n} ({mac}): {neighbours}");
+    }
+    host.attacher.stop(&pod.sandbox("A"), soon()).unwrap();
+    let rules = pod.ip("rule");
+    assert!(!rules.contains("lookup 101") && !rules.contains("lookup 102"), "{rules}");
+    assert_eq!(pod.ip("route show default"), before);
+}
+
+#[test]
+fn neighbours_hear_of_an_address_when_it_comes() {
+    let host = Host::new(1);
+    ip("addr add 172.16.11.100/24 dev wire1");
+    std::fs::write("/proc/sys/net/ipv4/conf/wire1/arp_accept", "1").unwrap();
+    let pod = Pod::start();
+    host.prepare(vec![ResultSpec { routing: Default::default(), ..rail(1, 10) }]);
+    host.attacher.run(&pod.sandbox("A"), soon()).unwrap();
+    let until = soon();
+    // An entry that nobody asked for is made from the announcement alone.
+    while !ip("neigh show dev wire1").contains("172.16.11.10") {
+        assert!(Instant::now() < until, "{}", ip("neigh show dev wire1"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

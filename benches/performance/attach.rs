@@ -158,6 +158,7 @@ impl Host {
             addresses: vec![device.address],
             settings: Default::default(),
             bind: Default::default(),
+            routing: Default::default(),
         });
         let claim = ClaimSpec {
             id: ClaimId { uid: format!("claim-{uid}"), namespace: "ns".into(), name: "rails".into() },

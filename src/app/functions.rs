@@ -10,9 +10,7 @@ use tokio::sync::watch;
 use super::addresses::{self, parent};
 use crate::address::{Assigned, Book, NoAddress, OfPf};
 use crate::controller::blocks::NodePf;
-use crate::device::{
-    CleanFacts, EswitchMode, PciAddress, Pf, PfLink, Setting, Snapshot, VfSettings,
-};
+use crate::device::{CleanFacts, EswitchMode, PciAddress, Pf, PfLink, Setting, Snapshot, VfSettings};
 use crate::host::boot::boot_id;
 use crate::host::devlink::Devlink;
 use crate::host::sysfs::Sysfs;

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::attacher::lost;
+use super::link_in::leave;
 use super::link_out::move_out;
 use super::nri::Sandbox;
 use super::{AttachError, Attacher};
@@ -104,6 +105,12 @@ impl Attacher {
         deadline: Instant,
     ) -> Result<(), AttachError> {
         let mut inside = netns.and_then(|netns| self.site.kernel.enter(netns).ok());
+        if let (Some(inside), Some(entry)) = (inside.as_deref_mut(), self.site.ledger.entry(claim_uid)?) {
+            // A pod whose attach failed in part lives on.
+            for vf in entry.vfs.iter().filter(|vf| vf.has_interface() && vfs.contains(&vf.pci)) {
+                leave(inside, vf).map_err(|source| AttachError::Vf { vf: vf.pci, source })?;
+            }
+        }
         let mut errors = Vec::new();
         for vf in vfs {
             let owner = self.site.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid == claim_uid);

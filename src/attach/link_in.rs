@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::device::IfName;
+use crate::device::{IfName, InstalledRoute, MAIN_TABLE, Route};
+use crate::host::routes::defaults_of;
 use crate::host::{HostError, Link, Links, Netns};
 use crate::prepare::records::VfEntry;
 
 use super::AttachError;
+use super::routing::{DEMOTED, network_metric, routes_of, rules_of};
 
 /// Moves a VF that is on the host. The entry's name is replaced where a default name has to give way and `may_give_way`:
 /// the container can still be told.
@@ -89,11 +91,132 @@ pub(super) fn complete(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result
             // A pod may have IPv6 off for new interfaces; this one was asked to have an address.
             pod.sysctl(&format!("ipv6/conf/{}/disable_ipv6", vf.name), "0")?;
         }
+        // Before up: a reply by the wrong rail would be remembered by those who asked.
+        set_sysctls(pod, vf)?;
         pod.set_up(link, true)?;
     }
     let present = if vf.addresses.is_empty() { Vec::new() } else { pod.addresses(link.index)? };
+    let metric = network_metric(vf);
     for address in vf.addresses.iter().filter(|address| !present.contains(address)) {
-        pod.add_address(link, *address)?;
+        pod.add_address_with_metric(link, *address, metric)?;
+    }
+    route(pod, link, vf)?;
+    for address in vf.addresses.iter().filter(|address| !present.contains(address)) {
+        // Neighbours that hear nothing find out by themselves, later.
+        if let Err(error) = pod.announce(link, address.addr()) {
+            tracing::debug!(vf = %vf.pci, %address, error = %error.sentence(), "an address was not announced");
+        }
+    }
+    Ok(())
+}
+
+/// Routes and rules, as far as they are not there. The pod's default route in main is there afterwards as it was before.
+fn route(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result<(), HostError> {
+    let (wanted, rules) = (routes_of(vf), rules_of(vf));
+    if wanted.is_empty() && rules.is_empty() {
+        return Ok(());
+    }
+    let before = pod.routes()?;
+    let is_there = |route: &Route| {
+        let same = |is: &InstalledRoute| {
+            (is.link, is.route.to, is.route.via, is.route.table)
+                == (link.index, route.to, route.via, route.table)
+        };
+        before.iter().any(same)
+    };
+    for route in wanted.iter().filter(|route| !is_there(route)) {
+        if route.table == MAIN_TABLE && route.is_default() {
+            demote(pod, link, route, &before)?;
+        }
+        pod.add_route(link, route)?;
+    }
+    for rule in &rules {
+        pod.add_rule(rule)?;
+    }
+    let lost = |now: &[InstalledRoute]| {
+        let defaults = defaults_of(&before).into_iter().filter(|default| default.link != link.index);
+        let still = |default: &InstalledRoute| {
+            now.iter().any(|is| {
+                (is.link, is.route.via) == (default.link, default.route.via) && is.route.is_default()
+            })
+        };
+        defaults.filter(|default| !still(default)).collect::<Vec<_>>()
+    };
+    let now = defaults_of(&pod.routes()?);
+    for default in lost(&now) {
+        let name = pod.all()?.into_iter().find(|other| other.index == default.link);
+        let Some(other) = name else { continue };
+        pod.add_route(&other, &default.route)?;
+    }
+    Ok(())
+}
+
+/// The pod's default routes stay, behind the one that takes their place: should the VF go, they are there.
+fn demote(pod: &mut dyn Links, link: &Link, by: &Route, before: &[InstalledRoute]) -> Result<(), HostError> {
+    let others = defaults_of(before).into_iter().filter(|default| {
+        default.link != link.index
+            && default.route.metric < DEMOTED
+            && default.route.to.addr().is_ipv4() == by.to.addr().is_ipv4()
+    });
+    for default in others {
+        let Some(other) = pod.all()?.into_iter().find(|other| other.index == default.link) else { continue };
+        let behind = Route { metric: DEMOTED, ..default.route.clone() };
+        match pod.add_route(&other, &behind) {
+            Err(error) if error.errno() == Some(nix::libc::EEXIST) => {}
+            done => done?,
+        }
+        pod.remove_route(default.link, &default.route)?;
+    }
+    Ok(())
+}
+
+/// Takes back what does not go with the VF: its rules, and the place that its default route took.
+pub(super) fn leave(pod: &mut dyn Links, vf: &VfEntry) -> Result<(), HostError> {
+    for rule in rules_of(vf) {
+        pod.remove_rule(&rule)?;
+    }
+    if !vf.default_route {
+        return Ok(());
+    }
+    let routes = pod.routes()?;
+    if let Some(own) = pod.by_name(vf.name.as_str())? {
+        for default in defaults_of(&routes).into_iter().filter(|default| default.link == own.index) {
+            pod.remove_route(own.index, &default.route)?;
+        }
+    }
+    for default in defaults_of(&routes).into_iter().filter(|default| default.route.metric == DEMOTED) {
+        let Some(other) = pod.all()?.into_iter().find(|other| other.index == default.link) else { continue };
+        let ahead = Route { metric: 0, ..default.route.clone() };
+        match pod.add_route(&other, &ahead) {
+            Err(error) if error.errno() == Some(nix::libc::EEXIST) => {}
+            done => done?,
+        }
+        pod.remove_route(default.link, &default.route)?;
+    }
+    Ok(())
+}
+
+/// Sysctls of the interface, so that they are in effect: for most the kernel takes the larger of `all`'s and the
+/// interface's (`IN_DEV_MAXCONF`, `IN_DEV_ORCONF`, include/linux/inetdevice.h). Where `all` is in the way it is lowered,
+/// and every other interface gets by itself what it had by `all`.
+fn set_sysctls(pod: &mut dyn Links, vf: &VfEntry) -> Result<(), HostError> {
+    for (name, value) in &vf.sysctls {
+        if name == "disable_ipv6" {
+            pod.sysctl(&format!("ipv6/conf/{}/{name}", vf.name), &value.to_string())?;
+            continue;
+        }
+        let number = |text: Option<String>| text.and_then(|text| text.parse::<u32>().ok());
+        let for_all = format!("ipv4/conf/all/{name}");
+        if let Some(all) = number(pod.read_sysctl(&for_all)?).filter(|all| all > value) {
+            for other in pod.all()?.into_iter().filter(|other| other.name != vf.name.as_str()) {
+                let key = format!("ipv4/conf/{}/{name}", other.name);
+                if number(pod.read_sysctl(&key)?).is_some_and(|own| own < all) {
+                    pod.sysctl(&key, &all.to_string())?;
+                }
+            }
+            pod.sysctl(&for_all, &value.to_string())?;
+        }
+        pod.sysctl(&format!("ipv4/conf/{}/{name}", vf.name), &value.to_string())?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod link_out;
 pub mod nri;
 mod outbox;
 mod report;
+mod routing;
 mod sandbox;
 pub mod status;
 pub mod status_body;

@@ -97,7 +97,7 @@ fn parse(text: &str) -> Result<IpNet, String> {
     }
 }
 
-fn parse_address(text: &str) -> Result<IpAddr, String> {
+pub(super) fn parse_address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| {
         match text.split('.').find(|part| part.parse::<u64>().is_ok_and(|octet| octet > 255)) {
             Some(octet) => format!("{octet} is more than 255, the largest part of an IPv4 address"),

@@ -27,7 +27,7 @@ pub fn policy(driver: &str) -> Policy {
     policy.keys("configs", "", FIELDS);
     for Field { name, shape } in FIELDS {
         if let Shape::Section(inner) = shape {
-            policy.section(name, inner);
+            policy.section("configs", name, inner);
         }
     }
     policy.grants();
@@ -106,30 +106,40 @@ impl Policy {
         );
     }
 
-    fn section(&mut self, name: &str, inner: &[Field]) {
+    /// One section, and those in it; `parent` is the list of the objects that it is in.
+    fn section(&mut self, parent: &str, path: &str, inner: &[Field]) {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        let list = path.replace('.', "_");
         self.require(
-            format!("variables.configs.all(p, !has(p.{name}) || p.{name} == null || type(p.{name}) == map)"),
-            format!("{name}: must be an object"),
+            format!("variables.{parent}.all(p, !has(p.{name}) || p.{name} == null || type(p.{name}) == map)"),
+            format!("{path}: must be an object"),
         );
         self.variable(
-            name,
-            format!("variables.configs.filter(p, has(p.{name}) && type(p.{name}) == map).map(p, p.{name})"),
+            &list,
+            format!("variables.{parent}.filter(p, has(p.{name}) && type(p.{name}) == map).map(p, p.{name})"),
         );
-        self.keys(name, name, inner);
+        self.keys(&list, path, inner);
         for Field { name: field, shape } in inner {
-            let Shape::Value(leaf) = shape else { continue };
+            let of_field = format!("{path}.{field}");
+            let leaf = match shape {
+                Shape::Value(leaf) => leaf,
+                Shape::Section(inner) => {
+                    self.section(&list, &of_field, inner);
+                    continue;
+                }
+                Shape::Later => continue,
+            };
             let given = format!("p.{field}");
             let unset = format!("!has({given}) || {given} == null");
             let (good, must) = good(&given, &leaf.value.form());
-            let path = format!("{name}.{field}");
             self.require(
-                format!("variables.{name}.all(p, {unset} || {good})"),
-                format!("{path}: must be {must}"),
+                format!("variables.{list}.all(p, {unset} || {good})"),
+                format!("{of_field}: must be {must}"),
             );
             if leaf.who == Who::Class {
                 self.require(
-                    format!("variables.isClass || variables.{name}.all(p, {unset})"),
-                    format!("{path}: only a DeviceClass may set this; leave it out of the claim"),
+                    format!("variables.isClass || variables.{list}.all(p, {unset})"),
+                    format!("{of_field}: only a DeviceClass may set this; leave it out of the claim"),
                 );
             }
         }
@@ -217,6 +227,26 @@ fn good(given: &str, form: &Form) -> (String, String) {
             ),
             format!("a list of at most {most}, each {}", of.what),
         ),
+        Form::Objects { fields, most } => {
+            let names: Vec<&str> = fields.iter().map(|(name, ..)| *name).collect();
+            let mut all = vec![format!("type(x) == map && x.all(k, k in {})", texts(&names))];
+            for (name, form, required) in fields {
+                let good = matching(&format!("x.{name}"), form);
+                all.push(match required {
+                    true => format!("has(x.{name}) && {good}"),
+                    false => format!("(!has(x.{name}) || x.{name} == null || {good})"),
+                });
+            }
+            let each: Vec<String> =
+                fields.iter().map(|(name, form, _)| format!("{name} {}", form.what)).collect();
+            (
+                format!(
+                    "type({given}) == list && size({given}) <= {most} && {given}.all(x, {})",
+                    all.join(" && ")
+                ),
+                format!("a list of at most {most} objects with {}", each.join(" and ")),
+            )
+        }
     }
 }
 

@@ -5,13 +5,16 @@
 //! follow from that. Fields that the API names already and a later version will honour stand in the table as
 //! [`Shape::Later`], so that a claim which needs them fails by name instead of being half served.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 
 use super::NameSpec;
 use super::address::Addresses;
 use super::mac::Mac;
 use super::name::Name;
-use super::value::{Form, Number, Switch, Value, Word, slot};
+use super::routes::{Routes, WantedRoute};
+use super::value::{Form, Number, Slot, Switch, Value, Word, slot};
 use crate::device::{HwAddr, LinkState, VlanProtocol};
 
 /// Parameters of one config entry, or what several of them add up to. `None` is unset: the field is never touched.
@@ -34,6 +37,82 @@ pub struct InterfaceConfig {
     pub mtu: Option<u32>,
     /// `interface.addresses`; an empty list takes away what an earlier entry gave.
     pub addresses: Option<Vec<IpNet>>,
+    /// `interface.routes`; an empty list takes away what an earlier entry gave.
+    pub routes: Option<Vec<WantedRoute>>,
+    /// `interface.sourceRouting`
+    pub source_routing: Option<bool>,
+    /// `interface.defaultRoute`
+    pub default_route: Option<bool>,
+    /// `interface.sysctls`
+    pub sysctls: SysctlsConfig,
+}
+
+/// `interface.sysctls`: what is in effect for the interface, the kernel's name for each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SysctlsConfig {
+    /// `preset`
+    pub preset: Option<Preset>,
+    /// `rp_filter`
+    pub rp_filter: Option<u32>,
+    /// `arp_ignore`
+    pub arp_ignore: Option<u32>,
+    /// `arp_announce`
+    pub arp_announce: Option<u32>,
+    /// `arp_filter`
+    pub arp_filter: Option<u32>,
+    /// `arp_notify`
+    pub arp_notify: Option<u32>,
+    /// `accept_local`
+    pub accept_local: Option<u32>,
+    /// `disable_ipv6`
+    pub disable_ipv6: Option<u32>,
+}
+
+/// Sysctls that go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// Several interfaces in one subnet: each answers for itself.
+    Multirail,
+}
+
+impl SysctlsConfig {
+    /// Names and values; what is set by name counts over the preset.
+    pub(super) fn values(&self) -> BTreeMap<String, u32> {
+        // Loose: a reply to what came in by another rail has its route there (Documentation/networking/ip-sysctl.rst).
+        let multirail = [
+            ("rp_filter", 2),
+            ("arp_ignore", 1),
+            ("arp_announce", 2),
+            ("arp_filter", 1),
+            ("accept_local", 1),
+        ];
+        let mut values = BTreeMap::new();
+        if self.preset == Some(Preset::Multirail) {
+            values.extend(multirail.map(|(name, value)| (name.to_owned(), value)));
+        }
+        let Self {
+            preset: _,
+            rp_filter,
+            arp_ignore,
+            arp_announce,
+            arp_filter,
+            arp_notify,
+            accept_local,
+            disable_ipv6,
+        } = self;
+        for (name, value) in [
+            ("rp_filter", rp_filter),
+            ("arp_ignore", arp_ignore),
+            ("arp_announce", arp_announce),
+            ("arp_filter", arp_filter),
+            ("arp_notify", arp_notify),
+            ("accept_local", accept_local),
+            ("disable_ipv6", disable_ipv6),
+        ] {
+            values.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        values
+    }
 }
 
 /// `vf`: what the PF does with the VF.
@@ -209,12 +288,69 @@ const INTERFACE: &[Field] = &[
         "MTU in the pod, at most the PF's",
     ),
     value("name", Who::Anyone, &Name(slot!(interface.name)), "name in the pod; without it net{n}"),
+    value(
+        "routes",
+        Who::Anyone,
+        &Routes(slot!(interface.routes)),
+        "routes through the interface; with sourceRouting in its own table, too, and a default route only there",
+    ),
+    value(
+        "sourceRouting",
+        Who::Anyone,
+        &Switch(slot!(interface.source_routing)),
+        "what has an address of the interface as its source leaves by it: a table of its own (100 + n) and a rule for each \
+         address",
+    ),
+    value(
+        "defaultRoute",
+        Who::Class,
+        &Switch(slot!(interface.default_route)),
+        "the pod's default route goes through the interface; the one there was stays behind it with a higher metric",
+    ),
+    section("sysctls", SYSCTLS),
     later("addressPool"),
-    later("defaultRoute"),
-    later("routes"),
-    later("sourceRouting"),
-    later("sysctls"),
 ];
+
+/// Documentation/networking/ip-sysctl.rst; the bounds are the kernel's.
+const SYSCTLS: &[Field] = &[
+    value(
+        "preset",
+        Who::Granted,
+        &Word { slot: slot!(interface.sysctls.preset), words: &[("multirail", Preset::Multirail)] },
+        "values that go together: multirail is for several interfaces in one subnet",
+    ),
+    sysctl("rp_filter", &number(slot!(interface.sysctls.rp_filter), 2), "0 off, 1 strict, 2 loose"),
+    sysctl("arp_ignore", &number(slot!(interface.sysctls.arp_ignore), 8), "which ARP requests are answered"),
+    sysctl(
+        "arp_announce",
+        &number(slot!(interface.sysctls.arp_announce), 2),
+        "which address ARP requests have",
+    ),
+    sysctl(
+        "arp_filter",
+        &number(slot!(interface.sysctls.arp_filter), 1),
+        "answer only where the reply would leave",
+    ),
+    sysctl(
+        "arp_notify",
+        &number(slot!(interface.sysctls.arp_notify), 1),
+        "the kernel announces addresses itself",
+    ),
+    sysctl(
+        "accept_local",
+        &number(slot!(interface.sysctls.accept_local), 1),
+        "take packets with a local source",
+    ),
+    sysctl("disable_ipv6", &number(slot!(interface.sysctls.disable_ipv6), 1), "no IPv6 on the interface"),
+];
+
+const fn sysctl(name: &'static str, number: &'static Number<u32>, about: &'static str) -> Field {
+    value(name, Who::Granted, number, about)
+}
+
+const fn number(slot: Slot<u32>, most: u32) -> Number<u32> {
+    Number { slot, what: "value", unit: "", range: 0..=most, zero: None, example: 1 }
+}
 
 /// `include/uapi/linux/if_link.h`, `IFLA_VF_*`; bounds as `do_setvfinfo` and the drivers have them.
 const VF: &[Field] = &[

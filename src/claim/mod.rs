@@ -10,6 +10,8 @@
 //! strictly, `config` says which entries count for which VF and what they add up to, `grant` what a claim may set,
 //! `settle` what can't be. `schema` and `admission` tell the table to others.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,7 @@ mod fields;
 mod grant;
 mod mac;
 mod name;
+mod routes;
 mod schema;
 mod settle;
 mod value;
@@ -41,6 +44,7 @@ pub use fields::{
 };
 pub use grant::{Allowance, VfGrant};
 pub use name::{DEFAULT_NAME_TEMPLATE, NameError, NameFacts};
+pub use routes::WantedRoute;
 pub use schema::json_schema;
 pub use settle::{Asked, check_config};
 pub use value::{Datum, Form, Span, TextForm};
@@ -105,6 +109,21 @@ pub struct ResultSpec {
     pub settings: WantedSettings,
     /// `bind.*`
     pub bind: WantedBinding,
+    /// `interface.routes`, `.sourceRouting`, `.defaultRoute`, `.sysctls`
+    pub routing: WantedRouting,
+}
+
+/// How packets of the pod get to a VF and leave by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WantedRouting {
+    /// In the order given.
+    pub routes: Vec<WantedRoute>,
+    /// A table and rules of its own.
+    pub source_routing: bool,
+    /// The pod's default route goes through it.
+    pub default_route: bool,
+    /// Name below `net.ipv4.conf.<interface>` or `net.ipv6.conf.<interface>`, and the value that shall be in effect.
+    pub sysctls: BTreeMap<String, u32>,
 }
 
 /// Which driver a VF gets, and what comes with it.
@@ -130,8 +149,8 @@ pub enum NameSpec {
 
 impl ResultSpec {
     fn take(&mut self, settled: settle::Settled) {
-        let settle::Settled { interface_asked, name, mtu, addresses, settings, bind } = settled;
-        *self = Self { interface_asked, name, mtu, addresses, settings, bind, ..self.clone() };
+        let settle::Settled { interface_asked, name, mtu, addresses, settings, bind, routing } = settled;
+        *self = Self { interface_asked, name, mtu, addresses, settings, bind, routing, ..self.clone() };
     }
 
     /// `req` of `req/sub`: what the kubelet and containers call the request.

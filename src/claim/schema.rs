@@ -72,6 +72,21 @@ fn value(leaf: &Leaf) -> Value {
         Form::List { of, most } => json!({
             "type": ["array", "null"], "maxItems": most, "uniqueItems": true, "items": text(&of, json!("string")),
         }),
+        Form::Objects { fields, most } => {
+            let required: Vec<&str> =
+                fields.iter().filter(|(.., required)| *required).map(|(name, ..)| *name).collect();
+            let properties: Map<String, Value> = fields
+                .iter()
+                .map(|(name, form, required)| {
+                    let types = if *required { json!("string") } else { json!(["string", "null"]) };
+                    ((*name).to_owned(), text(form, types))
+                })
+                .collect();
+            let items = json!({
+                "type": "object", "required": required, "properties": properties, "additionalProperties": false,
+            });
+            json!({"type": ["array", "null"], "maxItems": most, "items": items})
+        }
     };
     schema["description"] = json!(format!("{}{who}", leaf.about));
     schema
@@ -141,6 +156,8 @@ fn allowed(form: Form) -> Value {
             ],
         }),
         Form::Word(words) => json!({"enum": words}),
+        // No grant names values of these.
+        Form::Objects { .. } => json!(false),
         Form::Text(TextForm { pattern, .. }) | Form::List { of: TextForm { pattern, .. }, .. } => {
             json!({"type": "string", "pattern": format!("^{pattern}(-{pattern})?$")})
         }

@@ -11,8 +11,9 @@ use super::decode::Source;
 use super::error::{EntryPlace, Fault, Faults};
 use super::fields::{Driver, IPV6_MIN_MTU, InterfaceConfig, VFIO, VfConfig, Who, fields};
 use super::grant::refusal;
-use super::{DEFAULT_NAME_TEMPLATE, NameSpec, WantedBinding};
-use crate::device::{Vlan, VlanProtocol, WantedSettings};
+use super::routes::reachable;
+use super::{DEFAULT_NAME_TEMPLATE, NameSpec, WantedBinding, WantedRouting};
+use crate::device::{Vlan, VlanProtocol, WantedSettings, covers_half};
 
 /// A VF that a claim got, or would get.
 #[derive(Debug, Clone)]
@@ -33,6 +34,7 @@ pub(super) struct Settled {
     pub addresses: Vec<IpNet>,
     pub settings: WantedSettings,
     pub bind: WantedBinding,
+    pub routing: WantedRouting,
 }
 
 /// What is wrong with the config entries of an allocation, or of what a scheduler would make one of.
@@ -72,6 +74,7 @@ pub(super) fn settle(
             addresses: wanted.config.interface.addresses.clone().unwrap_or_default(),
             settings: settings(&wanted, faults),
             bind: bind(&wanted, faults),
+            routing: routing(&wanted, faults),
         };
         check_mtu(&wanted, &settled, faults);
         shared.note(&wanted, &settled, asked);
@@ -113,8 +116,12 @@ fn name(wanted: &Wanted<'_>, request: &str, faults: &mut Faults) -> NameSpec {
 }
 
 /// An empty list asks for nothing: it takes away what a class gave.
-fn asks_something(InterfaceConfig { name, mtu, addresses }: &InterfaceConfig) -> bool {
-    name.is_some() || mtu.is_some() || addresses.as_ref().is_some_and(|list| !list.is_empty())
+fn asks_something(interface: &InterfaceConfig) -> bool {
+    let InterfaceConfig { name, mtu, addresses, routes, source_routing, default_route, sysctls } = interface;
+    let listed = addresses.as_ref().is_some_and(|list| !list.is_empty())
+        || routes.as_ref().is_some_and(|list| !list.is_empty());
+    let switched = *source_routing == Some(true) || *default_route == Some(true);
+    name.is_some() || mtu.is_some() || listed || switched || !sysctls.values().is_empty()
 }
 
 fn check_mtu(wanted: &Wanted<'_>, settled: &Settled, faults: &mut Faults) {
@@ -164,6 +171,31 @@ fn settings(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedSettings {
         min_tx_rate_mbps: vf.min_tx_rate_mbps,
         max_tx_rate_mbps: vf.max_tx_rate_mbps,
     }
+}
+
+fn routing(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedRouting {
+    let interface = &wanted.config.interface;
+    let source_routing = interface.source_routing.unwrap_or_default();
+    let default_route = interface.default_route.unwrap_or_default();
+    let addresses = interface.addresses.as_deref().unwrap_or_default();
+    let routes = interface.routes.clone().unwrap_or_default();
+    for route in &routes {
+        if let Err(problem) = reachable(route, addresses) {
+            blame(wanted, "interface.routes", problem, faults);
+        }
+        if covers_half(&route.to) && !source_routing && !default_route {
+            let problem = format!(
+                "{route}: the pod's default route is not this interface's; set interface.sourceRouting, which keeps it in a table \
+                 of its own, or leave it out"
+            );
+            blame(wanted, "interface.routes", problem, faults);
+        }
+    }
+    if default_route && !routes.iter().any(|route| covers_half(&route.to)) {
+        let problem = "there is no next hop for it; add a route to 0.0.0.0/0 or ::/0 to interface.routes";
+        blame(wanted, "interface.defaultRoute", problem, faults);
+    }
+    WantedRouting { routes, source_routing, default_route, sysctls: interface.sysctls.values() }
 }
 
 fn bind(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedBinding {

@@ -75,6 +75,13 @@ pub enum Form {
     Word(Vec<&'static str>),
     /// Text.
     Text(TextForm),
+    /// Several objects of texts: name, form, and whether it has to be there.
+    Objects {
+        /// Of each.
+        fields: Vec<(&'static str, TextForm, bool)>,
+        /// Most of them.
+        most: usize,
+    },
     /// Several texts, each once.
     List {
         /// Of each.

@@ -8,6 +8,7 @@ mod function;
 mod label;
 mod link;
 mod pci;
+mod route;
 mod settings;
 
 pub use address::{parse_ip, parse_subnet};
@@ -18,4 +19,5 @@ pub use function::{
 pub use label::{LABEL_PATTERN, LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
 pub use link::{HwAddr, IfName, IfNameError};
 pub use pci::{PciAddress, PciAddressError};
+pub use route::{InstalledRoute, MAIN_TABLE, Route, Rule, covers_half};
 pub use settings::{LinkState, PfLink, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings};

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +14,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::{HostError, Kernel, Link, Links, Netns, NetnsId};
-use crate::device::{HwAddr, IfName, PciAddress};
+use crate::device::{HwAddr, IfName, InstalledRoute, PciAddress, Route, Rule};
 
 /// The namespace every fake host lives in.
 const HOST: NetnsId = NetnsId { dev: 4, ino: 1 };
@@ -24,6 +25,9 @@ struct Namespace {
     path: Option<PathBuf>,
     users: Vec<i32>,
     sysctls: BTreeMap<String, String>,
+    routes: Vec<InstalledRoute>,
+    rules: Vec<Rule>,
+    announced: Vec<IpAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +114,25 @@ impl FakeKernel {
         let state = self.state();
         let links = state.namespaces.get(&id).map(|namespace| namespace.links.clone()).unwrap_or_default();
         links.into_iter().map(|(link, addresses)| (link.name.clone(), (link, addresses))).collect()
+    }
+
+    /// Routes and rules of a namespace, what was announced in it, and a sysctl.
+    pub fn routing_of(&self, id: NetnsId) -> (Vec<InstalledRoute>, Vec<Rule>, Vec<IpAddr>) {
+        let state = self.state();
+        let namespace = state.namespaces.get(&id);
+        namespace.map(|n| (n.routes.clone(), n.rules.clone(), n.announced.clone())).unwrap_or_default()
+    }
+
+    /// What a sysctl of a namespace is.
+    pub fn sysctl_of(&self, id: NetnsId, key: &str) -> Option<String> {
+        self.state().namespaces.get(&id)?.sysctls.get(key).cloned()
+    }
+
+    /// Sets a sysctl behind everybody's back.
+    pub fn put_sysctl(&self, id: NetnsId, key: &str, value: &str) {
+        if let Some(namespace) = self.state().namespaces.get_mut(&id) {
+            namespace.sysctls.insert(key.to_owned(), value.to_owned());
+        }
     }
 
     /// Changes a link behind everybody's back.
@@ -235,6 +258,20 @@ impl FakeLinks {
             .map_err(|errno| refused(what, errno))
     }
 
+    /// A change of the namespace rather than of a link.
+    fn change_namespace(&mut self, what: &str, apply: impl FnOnce(&mut Namespace)) -> Result<(), HostError> {
+        let mut state = self.kernel.state();
+        let number = state.changes;
+        state.changes += 1;
+        if let Some((at, errno)) = state.fail_at
+            && at == number
+        {
+            return Err(refused(what, errno));
+        }
+        apply(state.namespaces.get_mut(&self.id).ok_or_else(|| refused(what, Errno::ENODEV))?);
+        Ok(())
+    }
+
     fn set(&mut self, what: &str, link: &Link, set: impl FnOnce(&mut Link)) -> Result<(), HostError> {
         self.change(what, link, |namespace, at| {
             set(&mut namespace.links[at].0);
@@ -274,7 +311,10 @@ impl Links for FakeLinks {
                 (_, false) => (name.to_string(), Ok(())),
             }
         };
-        let (mut moved, _) = self.change(&what, link, |namespace, at| Ok(namespace.links.remove(at)))?;
+        let (mut moved, _) = self.change(&what, link, |namespace, at| {
+            namespace.routes.retain(|installed| installed.link != link.index);
+            Ok(namespace.links.remove(at))
+        })?;
         moved.name = arrives_as;
         moved.up = false;
         if let Some(there) = self.kernel.state().namespaces.get_mut(&target) {
@@ -339,7 +379,12 @@ impl Links for FakeLinks {
         self.set("remove alternative name", link, |link| link.alt_names.retain(|alt| alt != name))
     }
 
-    fn add_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError> {
+    fn add_address_with_metric(
+        &mut self,
+        link: &Link,
+        address: IpNet,
+        _metric: u32,
+    ) -> Result<(), HostError> {
         self.change(&format!("add address {address}"), link, |namespace, at| {
             let addresses = &mut namespace.links[at].1;
             if !addresses.contains(&address) {
@@ -354,6 +399,60 @@ impl Links for FakeLinks {
             namespace.links[at].1.retain(|a| *a != address);
             Ok(())
         })
+    }
+
+    fn routes(&mut self) -> Result<Vec<InstalledRoute>, HostError> {
+        Ok(self.kernel.state().namespaces.get(&self.id).map(|n| n.routes.clone()).unwrap_or_default())
+    }
+
+    fn add_route(&mut self, link: &Link, route: &Route) -> Result<(), HostError> {
+        let installed = InstalledRoute { link: link.index, route: route.clone() };
+        self.change(&format!("add route {route}"), link, |namespace, _| {
+            let key = |route: &Route| (route.to, route.table, route.metric);
+            if namespace.routes.iter().any(|known| key(&known.route) == key(route)) {
+                return Err(Errno::EEXIST);
+            }
+            namespace.routes.push(installed);
+            Ok(())
+        })
+    }
+
+    fn remove_route(&mut self, link: u32, route: &Route) -> Result<(), HostError> {
+        let gone = InstalledRoute { link, route: route.clone() };
+        self.change_namespace(&format!("remove route {route}"), |namespace| {
+            namespace.routes.retain(|known| *known != gone);
+        })
+    }
+
+    fn rules(&mut self) -> Result<Vec<Rule>, HostError> {
+        Ok(self.kernel.state().namespaces.get(&self.id).map(|n| n.rules.clone()).unwrap_or_default())
+    }
+
+    fn add_rule(&mut self, rule: &Rule) -> Result<(), HostError> {
+        self.change_namespace(&format!("add rule {rule}"), |namespace| {
+            if !namespace.rules.contains(rule) {
+                namespace.rules.push(rule.clone());
+            }
+        })
+    }
+
+    fn remove_rule(&mut self, rule: &Rule) -> Result<(), HostError> {
+        self.change_namespace(&format!("remove rule {rule}"), |namespace| {
+            namespace.rules.retain(|known| known != rule);
+        })
+    }
+
+    fn announce(&mut self, _link: &Link, address: IpAddr) -> Result<(), HostError> {
+        if let Some(namespace) = self.kernel.state().namespaces.get_mut(&self.id) {
+            namespace.announced.push(address);
+        }
+        Ok(())
+    }
+
+    fn read_sysctl(&mut self, key: &str) -> Result<Option<String>, HostError> {
+        let state = self.kernel.state();
+        let set = state.namespaces.get(&self.id).and_then(|namespace| namespace.sysctls.get(key).cloned());
+        Ok(Some(set.unwrap_or_else(|| "0".to_owned())))
     }
 
     fn sysctl(&mut self, key: &str, value: &str) -> Result<bool, HostError> {

@@ -6,6 +6,7 @@
 //! [`Kernel`] is the seam: [`Linux`] is the real one, `fake::FakeKernel` holds state and can fail on purpose.
 
 pub mod age;
+pub mod announce;
 pub mod boot;
 pub mod devlink;
 mod error;
@@ -21,6 +22,7 @@ mod netlink;
 mod netns;
 mod raw;
 pub mod rdma;
+pub mod routes;
 pub mod sysfs;
 pub mod uevent;
 pub mod vf_admin;
@@ -37,7 +39,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use crate::device::{HwAddr, IfName, PciAddress};
+use crate::device::{HwAddr, IfName, InstalledRoute, PciAddress, Route, Rule};
 
 /// What the engine needs of the kernel besides discovery.
 pub trait Kernel: Debug + Send + Sync + 'static {
@@ -103,9 +105,29 @@ pub trait Links: Send {
     fn remove_alt_name(&mut self, link: &Link, name: &str) -> Result<(), HostError>;
     /// Adds an address; one that is there already is fine. IPv6 without duplicate address detection: the address is
     /// decided elsewhere, and a tentative one can't be used for a second.
-    fn add_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError>;
+    fn add_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError> {
+        self.add_address_with_metric(link, address, 0)
+    }
+    /// The same, with a metric for the route to its own network (`IFA_RT_PRIORITY`); 0 is the kernel's own.
+    fn add_address_with_metric(&mut self, link: &Link, address: IpNet, metric: u32) -> Result<(), HostError>;
     /// Removes an address.
     fn remove_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError>;
+    /// Every unicast route, of all tables and both families.
+    fn routes(&mut self) -> Result<Vec<InstalledRoute>, HostError>;
+    /// Adds a route; one that is there already is EEXIST.
+    fn add_route(&mut self, link: &Link, route: &Route) -> Result<(), HostError>;
+    /// Removes a route through the link with this index; one that is not there is fine.
+    fn remove_route(&mut self, link: u32, route: &Route) -> Result<(), HostError>;
+    /// Rules from one whole address to a table, of both families.
+    fn rules(&mut self) -> Result<Vec<Rule>, HostError>;
+    /// Adds a rule; the very same that is there already is fine.
+    fn add_rule(&mut self, rule: &Rule) -> Result<(), HostError>;
+    /// Removes a rule; one that is not there is fine.
+    fn remove_rule(&mut self, rule: &Rule) -> Result<(), HostError>;
+    /// Tells the neighbours of an address ([`announce::announce`]).
+    fn announce(&mut self, link: &Link, address: std::net::IpAddr) -> Result<(), HostError>;
+    /// Reads `/proc/sys/net/<key>` of this namespace; `None` when the kernel has no such key.
+    fn read_sysctl(&mut self, key: &str) -> Result<Option<String>, HostError>;
     /// Writes `/proc/sys/net/<key>` of this namespace. `false` when the kernel has no such key (IPv6 off).
     fn sysctl(&mut self, key: &str, value: &str) -> Result<bool, HostError>;
     /// Interfaces (by index) that carry a default route, in any table, IPv4 and IPv6.

@@ -13,13 +13,12 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Prop, XdpAttached,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::link::Link;
 use super::{HostError, Links, Netns};
-use crate::device::{HwAddr, IfName, PciAddress};
+use crate::device::{HwAddr, IfName, InstalledRoute, PciAddress, Route, Rule};
 
 /// A dump that a concurrent change interrupts is void (NLM_F_DUMP_INTR); after this many in a row something is wrong.
 const DUMP_TRIES: u32 = 20;
@@ -128,7 +127,7 @@ impl Session {
         }
     }
 
-    fn dump(
+    pub(super) fn dump(
         &mut self,
         what: &str,
         message: RouteNetlinkMessage,
@@ -374,10 +373,13 @@ impl Links for Session {
         self.alt_name(format!("remove alternative name {name} from link {}", link.name), link, name, false)
     }
 
-    fn add_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError> {
+    fn add_address_with_metric(&mut self, link: &Link, address: IpNet, metric: u32) -> Result<(), HostError> {
         let mut message = Self::address_message(link, address);
         if matches!(address, IpNet::V6(_)) {
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        if metric != 0 {
+            message.attributes.push(AddressAttribute::RoutePriority(metric));
         }
         let what = format!("add address {address} to link {}", link.name);
         match self.act(what, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL) {
@@ -389,6 +391,45 @@ impl Links for Session {
     fn remove_address(&mut self, link: &Link, address: IpNet) -> Result<(), HostError> {
         let what = format!("remove address {address} from link {}", link.name);
         self.act(what, RouteNetlinkMessage::DelAddress(Self::address_message(link, address)), 0)
+    }
+
+    fn routes(&mut self) -> Result<Vec<InstalledRoute>, HostError> {
+        self.list_routes()
+    }
+
+    fn add_route(&mut self, link: &Link, route: &Route) -> Result<(), HostError> {
+        self.make_route(link, route)
+    }
+
+    fn remove_route(&mut self, link: u32, route: &Route) -> Result<(), HostError> {
+        self.drop_route(link, route)
+    }
+
+    fn rules(&mut self) -> Result<Vec<Rule>, HostError> {
+        self.list_rules()
+    }
+
+    fn add_rule(&mut self, rule: &Rule) -> Result<(), HostError> {
+        self.make_rule(rule)
+    }
+
+    fn remove_rule(&mut self, rule: &Rule) -> Result<(), HostError> {
+        self.drop_rule(rule)
+    }
+
+    fn announce(&mut self, link: &Link, address: IpAddr) -> Result<(), HostError> {
+        super::announce::announce(&self.netns, link, address)
+    }
+
+    fn read_sysctl(&mut self, key: &str) -> Result<Option<String>, HostError> {
+        self.netns.run(|| {
+            let path = std::path::Path::new("/proc/sys/net").join(key);
+            match std::fs::read_to_string(&path) {
+                Ok(value) => Ok(Some(value.trim().to_owned())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(HostError::File { what: "read", path, source }),
+            }
+        })
     }
 
     fn sysctl(&mut self, key: &str, value: &str) -> Result<bool, HostError> {
@@ -409,29 +450,8 @@ impl Links for Session {
     }
 
     fn default_route_links(&mut self) -> Result<Vec<u32>, HostError> {
-        let mut links = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            for answer in self.dump("list routes", RouteNetlinkMessage::GetRoute(message))? {
-                let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
-                let mut outputs = Vec::new();
-                for attribute in &route.attributes {
-                    match attribute {
-                        RouteAttribute::Oif(index) => outputs.push(*index),
-                        RouteAttribute::MultiPath(hops) => {
-                            outputs.extend(hops.iter().map(|hop| hop.interface_index))
-                        }
-                        _ => {}
-                    }
-                }
-                let default =
-                    route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast;
-                if default {
-                    links.extend(outputs);
-                }
-            }
-        }
+        let routes = self.list_routes()?.into_iter().filter(|installed| installed.route.to.prefix_len() == 0);
+        let mut links: Vec<u32> = routes.map(|installed| installed.link).collect();
         links.sort_unstable();
         links.dedup();
         Ok(links)

@@ -57,6 +57,7 @@ pub fn plain_result(pci: PciAddress) -> ResultSpec {
         addresses: Vec::new(),
         settings: Default::default(),
         bind: Default::default(),
+        routing: Default::default(),
     }
 }
 

@@ -1,11 +1,12 @@
 //! What the ledger's files say. Plain data.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::claim::{ClaimId, PodRef};
+use crate::claim::{ClaimId, PodRef, WantedRoute};
 use crate::device::{CleanFacts, HwAddr, IfName, Incarnation, PciAddress, Setting};
 use crate::host::NetnsId;
 
@@ -73,6 +74,18 @@ pub struct VfEntry {
     /// In the order given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpNet>,
+    /// Routes through it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<WantedRoute>,
+    /// It has a table and rules of its own.
+    #[serde(default)]
+    pub source_routing: bool,
+    /// The pod's default route goes through it.
+    #[serde(default)]
+    pub default_route: bool,
+    /// What shall be in effect for it, by the kernel's names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, u32>,
     /// What its PF says of it, in the order it was said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<Setting>,

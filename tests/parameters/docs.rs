@@ -17,6 +17,16 @@ fn row(facts: &FieldFacts) -> String {
         Form::Number { shown, .. } => shown.clone(),
         Form::Word(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
         Form::Text(form) => form.what.to_owned(),
+        Form::Objects { fields, most } => {
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|(name, of, needed)| {
+                    let optional = if *needed { "" } else { " (may be left out)" };
+                    format!("`{name}` {}{optional}", of.what)
+                })
+                .collect();
+            format!("list of at most {most}: {}", fields.join(", "))
+        }
         Form::List { of, most } => format!("list of at most {most}: {}", of.what),
     };
     let who = match facts.who {
