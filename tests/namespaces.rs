@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use sriov_dra::attach::nri::Sandbox;
 use sriov_dra::attach::{Attacher, Outbox};
-use sriov_dra::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec, WantedRoute, WantedRouting};
+use sriov_dra::claim::{
+    ClaimId, ClaimSpec, NameSpec, PodRef, Probe, ResultSpec, WantedProbe, WantedRoute, WantedRouting,
+};
 use sriov_dra::device::{IfName, PciAddress};
 use sriov_dra::host::Linux;
 use sriov_dra::prepare::engine::Engine;
@@ -140,6 +142,7 @@ fn wants(n: u8) -> ResultSpec {
         ],
         settings: Default::default(),
         bind: Default::default(),
+        address_pool: None,
         routing: Default::default(),
     }
 }
@@ -246,6 +249,13 @@ fn a_live_sandbox_keeps_its_vf_against_a_newer_one_and_a_dead_one_does_not() {
     assert!(second.ip("-o link show net1").contains("mtu 4200"));
 }
 
+/// A port that nobody listens at refuses; what can't be reached is silent.
+fn assert_reached(address: &str) {
+    let address = format!("{address}:9").parse().unwrap();
+    let refused = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(3)).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{address}: {refused}");
+}
+
 /// What `ip` prints, without white space at ends of lines.
 fn lines(text: &str) -> Vec<String> {
     text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
@@ -266,6 +276,7 @@ fn rail(n: u8, host: u8) -> ResultSpec {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into(),
+        probe: Default::default(),
     };
     ResultSpec {
         addresses: vec![format!("172.16.11.{host}/24").parse().unwrap()],
@@ -313,7 +324,7 @@ fn rails_in_one_subnet_have_tables_and_rules_as_ip_shows_them_and_replies_leave_
         assert!(way.contains(&format!("dev net{n}")), "{way}");
     }
     for address in ["172.16.11.10", "172.16.11.11"] {
-        run("ping", &format!("-c 2 -i 0.2 -W 2 -q {address}"));
+        assert_reached(address);
     }
     let neighbours = ip("neigh show dev switch");
     for (n, address) in [(1, "172.16.11.10"), (2, "172.16.11.11")] {
@@ -342,4 +353,58 @@ fn neighbours_hear_of_an_address_when_it_comes() {
         assert!(Instant::now() < until, "{}", ip("neigh show dev wire1"));
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn probes_hear_who_has_an_address_and_which_gateway_answers_over_ipv4_and_ipv6() {
+    let host = Host::new(1);
+    ip("addr add 172.16.11.254/24 dev wire1");
+    ip("addr add fd00:11::fe/64 dev wire1 nodad");
+    // Somebody has the address that the second pod is to get.
+    ip("addr add 172.16.11.11/24 dev wire1");
+    ip("addr add fd00:11::11/64 dev wire1 nodad");
+    let pod = Pod::start();
+    let wanted = |host: u8, how: Probe| {
+        let gateway = |to: &str, via: &str| WantedRoute { to: to.parse().unwrap(), via: via.parse().ok() };
+        let routing = WantedRouting {
+            routes: vec![gateway("0.0.0.0/0", "172.16.11.254"), gateway("::/0", "fd00:11::fe")],
+            source_routing: true,
+            probe: WantedProbe { duplicate_address: Some(how), gateway: Some(how), budget_ms: 600 },
+            ..Default::default()
+        };
+        let addresses = ["172.16.11.", "fd00:11::"].map(|net| format!("{net}{host}"));
+        let [v4, v6] = addresses;
+        let addresses = vec![format!("{v4}/24").parse().unwrap(), format!("{v6}/64").parse().unwrap()];
+        ResultSpec { addresses, routing, ..rail(1, host) }
+    };
+    let checks = || {
+        let (_, letter) = host.attacher.outbox.waiting().pop().unwrap();
+        let checks = letter.report.devices.into_iter().flat_map(|device| device.checks);
+        checks.map(|check| (check.passed, check.message)).collect::<Vec<_>>()
+    };
+    let mac = ip("-o link show wire1");
+    let mac = mac.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned();
+
+    let spec = host.prepare(vec![wanted(10, Probe::Fail)]);
+    host.attacher.run(&pod.sandbox("A"), soon()).unwrap();
+    let answered = format!("172.16.11.254 is at {mac}, fd00:11::fe is at {mac}");
+    let alone = "nobody answered for it within 300 ms".to_owned();
+    assert_eq!(checks(), [(Some(true), alone), (Some(true), answered)]);
+    host.attacher.stop(&pod.sandbox("A"), soon()).unwrap();
+    host.engine.unprepare(&spec.id, soon()).unwrap();
+
+    let pod = Pod::start();
+    let spec = host.prepare(vec![wanted(11, Probe::Report)]);
+    host.attacher.run(&pod.sandbox("B"), soon()).unwrap();
+    let used = format!("172.16.11.11 is used by {mac}, fd00:11::11 is used by {mac}");
+    assert_eq!(checks()[0], (Some(false), used.clone()));
+    host.attacher.stop(&pod.sandbox("B"), soon()).unwrap();
+    host.engine.unprepare(&spec.id, soon()).unwrap();
+
+    let pod = Pod::start();
+    host.prepare(vec![wanted(11, Probe::Fail)]);
+    let error = host.attacher.run(&pod.sandbox("C"), soon()).unwrap_err();
+    assert!(error.sentence().contains(&used), "{}", error.sentence());
+    assert_eq!(lines(&pod.ip("-o link")).len(), 1, "only lo is in the pod");
+    ip("link show ens1v1");
 }

@@ -158,6 +158,7 @@ impl Host {
             addresses: vec![device.address],
             settings: Default::default(),
             bind: Default::default(),
+            address_pool: None,
             routing: Default::default(),
         });
         let claim = ClaimSpec {

@@ -143,7 +143,8 @@ impl Functions for NodeFunctions {
             .collect();
         let facts = snapshot.vfs.iter().map(|vf| {
             let (pf, withheld) = (snapshot.pf_of(vf).cloned(), withheld.get(&vf.pci).cloned());
-            (vf.pci, Facts { vf: vf.clone(), pf, withheld })
+            let rail = pf.as_ref().and_then(|pf| self.rules.rails.of(pf));
+            (vf.pci, Facts { vf: vf.clone(), pf, rail, withheld })
         });
         Ok(facts.collect())
     }

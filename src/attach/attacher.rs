@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::link_in::{complete, move_in};
+use super::addressing::{Arrived, address};
+use super::link_in::{bring_up, move_in};
 use super::nri::{Adjustment, Container, Sandbox};
 use super::outbox::Outbox;
 use super::report::{DeviceReport, Reason, Report};
@@ -237,12 +238,13 @@ impl Attacher {
     ) -> Result<Vec<DeviceReport>, AttachError> {
         let mut host = self.site.kernel.enter(self.site.kernel.host())?;
         let mut inside = self.site.kernel.enter(target.netns)?;
-        let mut devices = Vec::new();
+        // By the order of the entry: the link, and whether there is something to do.
+        let mut links: Vec<Option<(Link, bool)>> = Vec::new();
         for vf in &mut entry.vfs {
             self.check_life(&entry.claim.uid, vf)?;
             if !vf.has_interface() {
                 self.check_driver(vf)?;
-                devices.push(device(vf, None));
+                links.push(None);
                 continue;
             }
             let clean = self.clean(&entry.claim.uid, vf.pci)?;
@@ -276,12 +278,23 @@ impl Attacher {
                 thread::sleep(POLL);
             };
             let usable = link.up && link.name == vf.name.as_str();
-            if fresh || !target.resumed || (target.present == Present::PutRight && !usable) {
-                complete(inside.as_mut(), &link, vf).map_err(failed)?;
-            }
-            devices.push(device(vf, Some(&link)));
+            let to_do = fresh || !target.resumed || (target.present == Present::PutRight && !usable);
+            let link = match to_do {
+                true => bring_up(inside.as_mut(), &link, vf).map_err(failed)?,
+                false => link,
+            };
+            links.push(Some((link, to_do)));
         }
-        Ok(devices)
+        let with_links = || entry.vfs.iter().zip(&links);
+        let arrived: Vec<Arrived<'_>> = with_links()
+            .filter_map(|(vf, link)| Some((vf, link.clone().filter(|(_, to_do)| *to_do)?.0)))
+            .collect();
+        let mut checks = address(inside.as_mut(), &arrived, target.deadline)?;
+        let devices = with_links().map(|(vf, link)| DeviceReport {
+            checks: checks.remove(&vf.pci).unwrap_or_default(),
+            ..device(vf, link.as_ref().map(|(link, _)| link))
+        });
+        Ok(devices.collect())
     }
 
     /// A VF that was made anew has lost what its PF said of it: a VLAN may be all that keeps its pod from others. Only
@@ -500,6 +513,7 @@ fn device(vf: &VfEntry, link: Option<&Link>) -> DeviceReport {
             Some(link) => vf.mac().cloned().or_else(|| link.hw_addr.clone()),
             None => vf.mac().cloned(),
         },
+        checks: Vec::new(),
     }
 }
 

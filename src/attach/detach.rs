@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::addressing::leave;
 use super::attacher::lost;
-use super::link_in::leave;
 use super::link_out::move_out;
 use super::nri::Sandbox;
 use super::{AttachError, Attacher};

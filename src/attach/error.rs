@@ -108,6 +108,16 @@ pub enum AttachError {
         /// The explicit name.
         name: IfName,
     },
+    /// The network's answer is not what the claim needs.
+    #[error("VF {vf}: {name} can't be used: {found}; mend that, or set interface.probe to report")]
+    Probe {
+        /// Which VF.
+        vf: PciAddress,
+        /// Its name in the pod.
+        name: IfName,
+        /// Who has which address, or who did not answer.
+        found: String,
+    },
     /// The kernel refused.
     #[error("VF {vf}")]
     Vf {

@@ -1,17 +1,16 @@
-//! One VF into a pod's namespace: move and rename in one message, then MTU, addresses, up.
+//! One VF into a pod's namespace: move and rename in one message, then MTU, sysctls, up. What leads to it is in
+//! `addressing`.
 
 use crate::claim::{NameFacts, NameSpec};
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::device::{IfName, InstalledRoute, MAIN_TABLE, Route};
-use crate::host::routes::defaults_of;
+use crate::device::IfName;
 use crate::host::{HostError, Link, Links, Netns};
 use crate::prepare::records::VfEntry;
 
 use super::AttachError;
-use super::routing::{DEMOTED, network_metric, routes_of, rules_of};
 
 /// Moves a VF that is on the host. The entry's name is replaced where a default name has to give way and `may_give_way`:
 /// the container can still be told.
@@ -70,8 +69,9 @@ fn free_name(
     Ok(name)
 }
 
-/// Completes a VF that is in the namespace: whatever is as it should be stays untouched.
-pub(super) fn complete(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result<(), HostError> {
+/// A VF that is in the namespace gets its name, MTU, sysctls, and is up: whatever is as it should be stays untouched.
+/// Returns the link as it is then.
+pub(super) fn bring_up(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result<Link, HostError> {
     if link.name != vf.name.as_str() {
         rename(pod, link, vf)?;
     }
@@ -95,105 +95,8 @@ pub(super) fn complete(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result
         set_sysctls(pod, vf)?;
         pod.set_up(link, true)?;
     }
-    let present = if vf.addresses.is_empty() { Vec::new() } else { pod.addresses(link.index)? };
-    let metric = network_metric(vf);
-    for address in vf.addresses.iter().filter(|address| !present.contains(address)) {
-        pod.add_address_with_metric(link, *address, metric)?;
-    }
-    route(pod, link, vf)?;
-    for address in vf.addresses.iter().filter(|address| !present.contains(address)) {
-        // Neighbours that hear nothing find out by themselves, later.
-        if let Err(error) = pod.announce(link, address.addr()) {
-            tracing::debug!(vf = %vf.pci, %address, error = %error.sentence(), "an address was not announced");
-        }
-    }
-    Ok(())
-}
-
-/// Routes and rules, as far as they are not there. The pod's default route in main is there afterwards as it was before.
-fn route(pod: &mut dyn Links, link: &Link, vf: &VfEntry) -> Result<(), HostError> {
-    let (wanted, rules) = (routes_of(vf), rules_of(vf));
-    if wanted.is_empty() && rules.is_empty() {
-        return Ok(());
-    }
-    let before = pod.routes()?;
-    let is_there = |route: &Route| {
-        let same = |is: &InstalledRoute| {
-            (is.link, is.route.to, is.route.via, is.route.table)
-                == (link.index, route.to, route.via, route.table)
-        };
-        before.iter().any(same)
-    };
-    for route in wanted.iter().filter(|route| !is_there(route)) {
-        if route.table == MAIN_TABLE && route.is_default() {
-            demote(pod, link, route, &before)?;
-        }
-        pod.add_route(link, route)?;
-    }
-    for rule in &rules {
-        pod.add_rule(rule)?;
-    }
-    let lost = |now: &[InstalledRoute]| {
-        let defaults = defaults_of(&before).into_iter().filter(|default| default.link != link.index);
-        let still = |default: &InstalledRoute| {
-            now.iter().any(|is| {
-                (is.link, is.route.via) == (default.link, default.route.via) && is.route.is_default()
-            })
-        };
-        defaults.filter(|default| !still(default)).collect::<Vec<_>>()
-    };
-    let now = defaults_of(&pod.routes()?);
-    for default in lost(&now) {
-        let name = pod.all()?.into_iter().find(|other| other.index == default.link);
-        let Some(other) = name else { continue };
-        pod.add_route(&other, &default.route)?;
-    }
-    Ok(())
-}
-
-/// The pod's default routes stay, behind the one that takes their place: should the VF go, they are there.
-fn demote(pod: &mut dyn Links, link: &Link, by: &Route, before: &[InstalledRoute]) -> Result<(), HostError> {
-    let others = defaults_of(before).into_iter().filter(|default| {
-        default.link != link.index
-            && default.route.metric < DEMOTED
-            && default.route.to.addr().is_ipv4() == by.to.addr().is_ipv4()
-    });
-    for default in others {
-        let Some(other) = pod.all()?.into_iter().find(|other| other.index == default.link) else { continue };
-        let behind = Route { metric: DEMOTED, ..default.route.clone() };
-        match pod.add_route(&other, &behind) {
-            Err(error) if error.errno() == Some(nix::libc::EEXIST) => {}
-            done => done?,
-        }
-        pod.remove_route(default.link, &default.route)?;
-    }
-    Ok(())
-}
-
-/// Takes back what does not go with the VF: its rules, and the place that its default route took.
-pub(super) fn leave(pod: &mut dyn Links, vf: &VfEntry) -> Result<(), HostError> {
-    for rule in rules_of(vf) {
-        pod.remove_rule(&rule)?;
-    }
-    if !vf.default_route {
-        return Ok(());
-    }
-    let routes = pod.routes()?;
-    if let Some(own) = pod.by_name(vf.name.as_str())? {
-        for default in defaults_of(&routes).into_iter().filter(|default| default.link == own.index) {
-            pod.remove_route(own.index, &default.route)?;
-        }
-    }
-    for default in defaults_of(&routes).into_iter().filter(|default| default.route.metric == DEMOTED) {
-        let Some(other) = pod.all()?.into_iter().find(|other| other.index == default.link) else { continue };
-        let ahead = Route { metric: 0, ..default.route.clone() };
-        match pod.add_route(&other, &ahead) {
-            Err(error) if error.errno() == Some(nix::libc::EEXIST) => {}
-            done => done?,
-        }
-        pod.remove_route(default.link, &default.route)?;
-    }
-    Ok(())
+    let hw_addr = vf.mac().cloned().or_else(|| link.hw_addr.clone());
+    Ok(Link { name: vf.name.to_string(), up: true, hw_addr, ..link.clone() })
 }
 
 /// Sysctls of the interface, so that they are in effect: for most the kernel takes the larger of `all`'s and the

@@ -6,6 +6,7 @@
 //!
 //! [`Attacher`] is a function of ledger entry and sandbox: every call looks where each VF is and does what is missing.
 
+mod addressing;
 mod attacher;
 mod detach;
 mod error;

@@ -1,10 +1,14 @@
 //! What became of a claim's VFs, for the claim's status.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::claim::ClaimId;
 use crate::device::HwAddr;
+use crate::host::Link;
 
 /// One claim's devices after an attach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +38,91 @@ pub struct DeviceReport {
     pub addresses: Vec<IpNet>,
     /// Effective link-layer address.
     pub hw_addr: Option<HwAddr>,
+    /// What probes found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
+}
+
+/// What a probe found: a condition of the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was asked.
+    pub kind: CheckKind,
+    /// Well or not; none where it can't be known.
+    pub passed: Option<bool>,
+    /// For people.
+    pub message: String,
+}
+
+/// `type` of a condition besides `Ready`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CheckKind {
+    /// Nobody else has the interface's addresses.
+    AddressUnique,
+    /// The next hops answer.
+    GatewayReachable,
+}
+
+impl CheckKind {
+    /// `type`
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AddressUnique => "AddressUnique",
+            Self::GatewayReachable => "GatewayReachable",
+        }
+    }
+}
+
+impl Check {
+    /// CamelCase, as the API wants it.
+    pub fn reason(&self) -> &'static str {
+        match (self.kind, self.passed) {
+            (_, None) => "NotAsked",
+            (CheckKind::AddressUnique, Some(true)) | (CheckKind::GatewayReachable, Some(false)) => "NoAnswer",
+            (CheckKind::AddressUnique, Some(false)) => "Duplicate",
+            (CheckKind::GatewayReachable, Some(true)) => "Answered",
+        }
+    }
+
+    /// Of answers to questions through a link.
+    pub(super) fn of(
+        kind: CheckKind,
+        link: &Link,
+        answers: &[(IpAddr, Option<HwAddr>)],
+        within: Duration,
+    ) -> Self {
+        let unknown = |why: &str| Self { kind, passed: None, message: why.to_owned() };
+        if !link.hw_addr.as_ref().is_some_and(HwAddr::is_ethernet) {
+            return unknown("only Ethernet is asked");
+        }
+        if answers.is_empty() {
+            return unknown(match kind {
+                CheckKind::AddressUnique => "the addresses were there before",
+                CheckKind::GatewayReachable => "no route has a next hop",
+            });
+        }
+        let within = within.as_millis();
+        let told: Vec<String> = answers
+            .iter()
+            .filter_map(|(address, by)| match (kind, by) {
+                (CheckKind::AddressUnique, Some(by)) => Some(format!("{address} is used by {by}")),
+                (CheckKind::AddressUnique, None) => None,
+                (CheckKind::GatewayReachable, Some(by)) => Some(format!("{address} is at {by}")),
+                (CheckKind::GatewayReachable, None) => {
+                    Some(format!("next hop {address} did not answer within {within} ms"))
+                }
+            })
+            .collect();
+        let passed = match kind {
+            CheckKind::AddressUnique => answers.iter().all(|(_, by)| by.is_none()),
+            CheckKind::GatewayReachable => answers.iter().all(|(_, by)| by.is_some()),
+        };
+        let message = match told.is_empty() {
+            true => format!("nobody answered for it within {within} ms"),
+            false => told.join(", "),
+        };
+        Self { kind, passed: Some(passed), message }
+    }
 }
 
 /// `reason` of the `Ready` condition; says its `status` too.

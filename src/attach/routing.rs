@@ -4,6 +4,9 @@
 //! networks of its addresses and its routes, a default route among them; rules send what comes from its addresses there.
 //! Main keeps the pod's default route.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use crate::claim::WantedRoute;
@@ -78,6 +81,18 @@ fn route(vf: &VfEntry, wanted: &WantedRoute, table: u32) -> Route {
         source: vf.addresses.iter().find(of_family).map(|address| address.addr()),
         metric: 0,
     }
+}
+
+/// Neighbours that routes lead over, each with the address that asks for it: those of default routes, else all.
+pub(super) fn next_hops(vf: &VfEntry) -> Vec<(IpAddr, Option<IpAddr>)> {
+    let defaults: Vec<&WantedRoute> = vf.routes.iter().filter(|route| covers_half(&route.to)).collect();
+    let routes = if defaults.is_empty() { vf.routes.iter().collect() } else { defaults };
+    let hops: BTreeSet<IpAddr> = routes.into_iter().filter_map(|route| route.via).collect();
+    let asker = |hop: IpAddr| {
+        let of_family = vf.addresses.iter().find(|address| address.addr().is_ipv4() == hop.is_ipv4());
+        of_family.map(IpNet::addr)
+    };
+    hops.into_iter().map(|hop| (hop, asker(hop))).collect()
 }
 
 /// Rules that are to be there.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{DeviceReport, Report};
 
-/// Type of the one condition.
+/// Type of the condition that every device has.
 pub const READY: &str = "Ready";
 
 /// Longest `message` of a condition, bytes.
@@ -53,8 +53,22 @@ fn device_entry(driver: &str, report: &DeviceReport, since: Timestamp) -> Value 
         // metav1.Time holds whole seconds.
         "lastTransitionTime": format!("{since:.0}"),
     });
+    let checks = report.checks.iter().map(|check| {
+        json!({
+            "type": check.kind.as_str(),
+            "status": match check.passed {
+                Some(true) => "True",
+                Some(false) => "False",
+                None => "Unknown",
+            },
+            "reason": check.reason(),
+            "message": shortened(&check.message, MAX_MESSAGE),
+            "lastTransitionTime": format!("{since:.0}"),
+        })
+    });
+    let conditions: Vec<Value> = std::iter::once(condition).chain(checks).collect();
     let mut body =
-        json!({"driver": driver, "pool": report.pool, "device": report.device, "conditions": [condition]});
+        json!({"driver": driver, "pool": report.pool, "device": report.device, "conditions": conditions});
     if let Some(share_id) = &report.share_id {
         body["shareID"] = share_id.as_str().into();
     }
@@ -115,6 +129,7 @@ mod tests {
             interface: Some("net1".into()),
             addresses: vec!["172.16.11.10/24".parse().unwrap(), "FD00:0::A/64".parse().unwrap()],
             hw_addr: Some("02:00:5e:10:00:ff".parse().unwrap()),
+            checks: Vec::new(),
         }
     }
 

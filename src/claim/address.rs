@@ -27,7 +27,13 @@ impl Value for Addresses {
         let octet = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
         let v4 = format!("{octet}([.]{octet}){{3}}/([12]?[0-9]|3[0-2])");
         let v6 = "[0-9a-fA-F:.]*:[0-9a-fA-F:.]*/([1-9]?[0-9]|1[01][0-9]|12[0-8])";
-        let of = TextForm { what: WHAT, pattern: format!("({v4}|{v6})"), except: Vec::new(), is_cidr: true };
+        let of = TextForm {
+            what: WHAT,
+            pattern: format!("({v4}|{v6})"),
+            except: Vec::new(),
+            is_cidr: true,
+            ranges: false,
+        };
         Form::List { of, most: MAX_ADDRESSES }
     }
 

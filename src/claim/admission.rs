@@ -284,7 +284,7 @@ fn allowed(form: &Form) -> (String, String) {
                 format!("whole numbers, or ranges with a hyphen, within {shown}"),
             )
         }
-        Form::Text(TextForm { pattern, what, .. })
+        Form::Text(TextForm { pattern, what, ranges: true, .. })
         | Form::List { of: TextForm { pattern, what, .. }, .. } => (
             format!("type(x) == string && x.matches({})", text(&format!("^{pattern}(-{pattern})?$"))),
             format!("{what}, or a range of two with a hyphen"),

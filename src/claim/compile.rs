@@ -148,6 +148,7 @@ fn our_result(
         addresses: Vec::new(),
         settings: Default::default(),
         bind: Default::default(),
+        address_pool: None,
         routing: Default::default(),
     })
 }

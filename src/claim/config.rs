@@ -55,8 +55,8 @@ impl<'a> Entries<'a> {
             }
             match says {
                 Some(Parameters::Config(says)) => match source {
-                    Source::Class => entries.classes.push(Entry { place, requests, says }),
-                    Source::Claim => entries.claim.push(Entry { place, requests, says }),
+                    Source::Class => entries.classes.push(Entry { place, requests, says: *says }),
+                    Source::Claim => entries.claim.push(Entry { place, requests, says: *says }),
                 },
                 Some(Parameters::Grant(says)) => entries.grants.push(Entry { place, requests, says }),
                 None => {}

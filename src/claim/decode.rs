@@ -32,7 +32,7 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parameters {
     /// What is wanted of the VFs.
-    Config(VfConfig),
+    Config(Box<VfConfig>),
     /// What claims may want of them.
     Grant(VfGrant),
 }
@@ -60,7 +60,7 @@ pub(super) fn read_parameters(parameters: &Value, source: Source) -> (Option<Par
         Some(KIND) => {
             let mut config = VfConfig::default();
             at.section(object, FIELDS, HEADER, &mut config);
-            Some(Parameters::Config(config))
+            Some(Parameters::Config(Box::new(config)))
         }
         Some(_) => Some(Parameters::Grant(VfGrant::read(&mut at, object))),
         None => None,

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::NameSpec;
 use super::address::Addresses;
 use super::mac::Mac;
 use super::name::Name;
+use super::pool::PoolName;
 use super::routes::{Routes, WantedRoute};
 use super::value::{Form, Number, Slot, Switch, Value, Word, slot};
+use super::{NameSpec, Probe};
 use crate::device::{HwAddr, LinkState, VlanProtocol};
 
 /// Parameters of one config entry, or what several of them add up to. `None` is unset: the field is never touched.
@@ -37,6 +38,8 @@ pub struct InterfaceConfig {
     pub mtu: Option<u32>,
     /// `interface.addresses`; an empty list takes away what an earlier entry gave.
     pub addresses: Option<Vec<IpNet>>,
+    /// `interface.addressPool`: name of an AddressPool, or a template of one.
+    pub address_pool: Option<String>,
     /// `interface.routes`; an empty list takes away what an earlier entry gave.
     pub routes: Option<Vec<WantedRoute>>,
     /// `interface.sourceRouting`
@@ -45,6 +48,19 @@ pub struct InterfaceConfig {
     pub default_route: Option<bool>,
     /// `interface.sysctls`
     pub sysctls: SysctlsConfig,
+    /// `interface.probe`
+    pub probe: ProbeConfig,
+}
+
+/// `interface.probe`: what is asked of the network before the pod runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProbeConfig {
+    /// `duplicateAddress`
+    pub duplicate_address: Option<Probe>,
+    /// `gateway`
+    pub gateway: Option<Probe>,
+    /// `budgetMs`, milliseconds.
+    pub budget_ms: Option<u32>,
 }
 
 /// `interface.sysctls`: what is in effect for the interface, the kernel's name for each.
@@ -273,6 +289,12 @@ const INTERFACE: &[Field] = &[
         "addresses of the interface in the pod, each with the prefix length of its network; for one VF only",
     ),
     value(
+        "addressPool",
+        Who::Granted,
+        &PoolName(slot!(interface.address_pool)),
+        "addresses, gateway and routes are those of the VF in this AddressPool; {rail} and {pf} stand for those of its PF",
+    ),
+    value(
         "mtu",
         Who::Anyone,
         // 68 is what IPv4 needs (RFC 791 section 3.2, `ETH_MIN_MTU` of the kernel); 65535 is `ETH_MAX_MTU`. Whether the
@@ -292,14 +314,14 @@ const INTERFACE: &[Field] = &[
         "routes",
         Who::Anyone,
         &Routes(slot!(interface.routes)),
-        "routes through the interface; with sourceRouting in its own table, too, and a default route only there",
+        "routes through the interface, in the main table and its own; a default route in its own only",
     ),
     value(
         "sourceRouting",
         Who::Anyone,
         &Switch(slot!(interface.source_routing)),
         "what has an address of the interface as its source leaves by it: a table of its own (100 + n) and a rule for each \
-         address",
+         address; on, unless false, where the interface has an address",
     ),
     value(
         "defaultRoute",
@@ -308,7 +330,38 @@ const INTERFACE: &[Field] = &[
         "the pod's default route goes through the interface; the one there was stays behind it with a higher metric",
     ),
     section("sysctls", SYSCTLS),
-    later("addressPool"),
+    section("probe", PROBE),
+];
+
+const PROBES: &[(&str, Probe)] = &[("report", Probe::Report), ("fail", Probe::Fail)];
+
+const PROBE: &[Field] = &[
+    value(
+        "duplicateAddress",
+        Who::Anyone,
+        &Word { slot: slot!(interface.probe.duplicate_address), words: PROBES },
+        "ask whether somebody has the address already, before it is used: whoever answers is reported in the claim's status, \
+         or fails the pod's start",
+    ),
+    value(
+        "gateway",
+        Who::Anyone,
+        &Word { slot: slot!(interface.probe.gateway), words: PROBES },
+        "ask whether the next hops answer: one that does not is reported, or fails the pod's start",
+    ),
+    value(
+        "budgetMs",
+        Who::Anyone,
+        &Number {
+            slot: slot!(interface.probe.budget_ms),
+            what: "time",
+            unit: "ms",
+            range: 20..=1000,
+            zero: None,
+            example: 300,
+        },
+        "most that the probes of a claim take, together; 300 if nothing else is said",
+    ),
 ];
 
 /// Documentation/networking/ip-sysctl.rst; the bounds are the kernel's.

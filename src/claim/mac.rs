@@ -23,6 +23,7 @@ impl Value for Mac {
             pattern: "[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}".to_owned(),
             except: vec![ZERO],
             is_cidr: false,
+            ranges: true,
         })
     }
 

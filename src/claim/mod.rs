@@ -28,6 +28,7 @@ mod fields;
 mod grant;
 mod mac;
 mod name;
+mod pool;
 mod routes;
 mod schema;
 mod settle;
@@ -44,7 +45,8 @@ pub use fields::{
 };
 pub use grant::{Allowance, VfGrant};
 pub use name::{DEFAULT_NAME_TEMPLATE, NameError, NameFacts};
-pub use routes::WantedRoute;
+pub use pool::pool_name;
+pub use routes::{WantedRoute, reachable};
 pub use schema::json_schema;
 pub use settle::{Asked, check_config};
 pub use value::{Datum, Form, Span, TextForm};
@@ -109,7 +111,9 @@ pub struct ResultSpec {
     pub settings: WantedSettings,
     /// `bind.*`
     pub bind: WantedBinding,
-    /// `interface.routes`, `.sourceRouting`, `.defaultRoute`, `.sysctls`
+    /// `interface.addressPool`, whose placeholders are to be filled in.
+    pub address_pool: Option<String>,
+    /// `interface.routes`, `.sourceRouting`, `.defaultRoute`, `.sysctls`, `.probe`
     pub routing: WantedRouting,
 }
 
@@ -124,6 +128,48 @@ pub struct WantedRouting {
     pub default_route: bool,
     /// Name below `net.ipv4.conf.<interface>` or `net.ipv6.conf.<interface>`, and the value that shall be in effect.
     pub sysctls: BTreeMap<String, u32>,
+    /// What is asked of the network first.
+    pub probe: WantedProbe,
+}
+
+/// What becomes of an answer that should not be there, or of one that does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Probe {
+    /// It is a condition in the claim's status.
+    Report,
+    /// That, and the pod does not start.
+    Fail,
+}
+
+/// What is asked of the network before a pod runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WantedProbe {
+    /// Whether somebody has the address already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_address: Option<Probe>,
+    /// Whether the next hops answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Probe>,
+    /// Milliseconds for all of a claim.
+    pub budget_ms: u32,
+}
+
+/// `interface.probe.budgetMs` where nothing is said: neighbours in one network answer within a few.
+const PROBE_BUDGET_MS: u32 = 300;
+
+impl Default for WantedProbe {
+    fn default() -> Self {
+        Self { duplicate_address: None, gateway: None, budget_ms: PROBE_BUDGET_MS }
+    }
+}
+
+impl WantedProbe {
+    /// Nothing is asked.
+    pub fn is_none(&self) -> bool {
+        self.duplicate_address.is_none() && self.gateway.is_none()
+    }
 }
 
 /// Which driver a VF gets, and what comes with it.
@@ -149,8 +195,19 @@ pub enum NameSpec {
 
 impl ResultSpec {
     fn take(&mut self, settled: settle::Settled) {
-        let settle::Settled { interface_asked, name, mtu, addresses, settings, bind, routing } = settled;
-        *self = Self { interface_asked, name, mtu, addresses, settings, bind, routing, ..self.clone() };
+        let settle::Settled { interface_asked, name, mtu, addresses, address_pool, settings, bind, routing } =
+            settled;
+        *self = Self {
+            interface_asked,
+            name,
+            mtu,
+            addresses,
+            address_pool,
+            settings,
+            bind,
+            routing,
+            ..self.clone()
+        };
     }
 
     /// `req` of `req/sub`: what the kubelet and containers call the request.

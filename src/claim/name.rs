@@ -119,7 +119,7 @@ impl Value for Name {
         let placeholders = PLACEHOLDERS.join("|");
         let pattern = format!("([!-$&-.0-9;-z|~]|[{{]({placeholders})[}}]){{1,{MAX_LEN}}}");
         let except = TAKEN.iter().map(|(name, _)| *name).chain([".", ".."]).collect();
-        Form::Text(TextForm { what: WHAT, pattern, except, is_cidr: false })
+        Form::Text(TextForm { what: WHAT, pattern, except, is_cidr: false, ranges: false })
     }
 
     fn read(&self, at: &mut At<'_>, given: &Json, config: &mut VfConfig) {

@@ -47,8 +47,22 @@ impl Value for Routes {
         let address = "[0-9a-fA-F:.]+".to_owned();
         Form::Objects {
             fields: vec![
-                ("to", TextForm { what: TO, pattern: network, except: Vec::new(), is_cidr: true }, true),
-                ("via", TextForm { what: VIA, pattern: address, except: Vec::new(), is_cidr: false }, false),
+                (
+                    "to",
+                    TextForm { what: TO, pattern: network, except: Vec::new(), is_cidr: true, ranges: false },
+                    true,
+                ),
+                (
+                    "via",
+                    TextForm {
+                        what: VIA,
+                        pattern: address,
+                        except: Vec::new(),
+                        is_cidr: false,
+                        ranges: false,
+                    },
+                    false,
+                ),
             ],
             most: MAX_ROUTES,
         }
@@ -145,9 +159,12 @@ fn next_hop(via: IpAddr, to: &IpNet) -> Result<IpAddr, String> {
     Ok(via)
 }
 
-/// Whether the interface reaches the next hop with these addresses: it is in a network of one of them, or one of them has
-/// no network at all (`/32`, `/128`), and the hop is on the link. Errors: one sentence.
-pub(super) fn reachable(route: &WantedRoute, addresses: &[IpNet]) -> Result<(), String> {
+/// Whether an interface reaches the next hop with these addresses: it is in a network of one of them, or one of them has
+/// no network at all (`/32`, `/128`), and the hop is on the link.
+///
+/// # Errors
+/// One sentence.
+pub fn reachable(route: &WantedRoute, addresses: &[IpNet]) -> Result<(), String> {
     let Some(via) = route.via else { return Ok(()) };
     let mut own = addresses.iter().filter(|address| address.addr().is_ipv4() == via.is_ipv4()).peekable();
     if own.peek().is_none() {

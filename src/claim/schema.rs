@@ -158,6 +158,9 @@ fn allowed(form: Form) -> Value {
         Form::Word(words) => json!({"enum": words}),
         // No grant names values of these.
         Form::Objects { .. } => json!(false),
+        Form::Text(TextForm { pattern, ranges: false, .. }) => {
+            json!({"type": "string", "pattern": format!("^{pattern}$")})
+        }
         Form::Text(TextForm { pattern, .. }) | Form::List { of: TextForm { pattern, .. }, .. } => {
             json!({"type": "string", "pattern": format!("^{pattern}(-{pattern})?$")})
         }

@@ -12,7 +12,7 @@ use super::error::{EntryPlace, Fault, Faults};
 use super::fields::{Driver, IPV6_MIN_MTU, InterfaceConfig, VFIO, VfConfig, Who, fields};
 use super::grant::refusal;
 use super::routes::reachable;
-use super::{DEFAULT_NAME_TEMPLATE, NameSpec, WantedBinding, WantedRouting};
+use super::{DEFAULT_NAME_TEMPLATE, NameSpec, WantedBinding, WantedProbe, WantedRouting};
 use crate::device::{Vlan, VlanProtocol, WantedSettings, covers_half};
 
 /// A VF that a claim got, or would get.
@@ -32,6 +32,7 @@ pub(super) struct Settled {
     pub name: NameSpec,
     pub mtu: Option<u32>,
     pub addresses: Vec<IpNet>,
+    pub address_pool: Option<String>,
     pub settings: WantedSettings,
     pub bind: WantedBinding,
     pub routing: WantedRouting,
@@ -72,6 +73,7 @@ pub(super) fn settle(
             name: name(&wanted, asked.request, faults),
             mtu: wanted.config.interface.mtu,
             addresses: wanted.config.interface.addresses.clone().unwrap_or_default(),
+            address_pool: wanted.config.interface.address_pool.clone(),
             settings: settings(&wanted, faults),
             bind: bind(&wanted, faults),
             routing: routing(&wanted, faults),
@@ -117,11 +119,27 @@ fn name(wanted: &Wanted<'_>, request: &str, faults: &mut Faults) -> NameSpec {
 
 /// An empty list asks for nothing: it takes away what a class gave.
 fn asks_something(interface: &InterfaceConfig) -> bool {
-    let InterfaceConfig { name, mtu, addresses, routes, source_routing, default_route, sysctls } = interface;
+    let InterfaceConfig {
+        name,
+        mtu,
+        addresses,
+        address_pool,
+        routes,
+        source_routing,
+        default_route,
+        sysctls,
+        // Without addresses there is nothing to ask for.
+        probe: _,
+    } = interface;
     let listed = addresses.as_ref().is_some_and(|list| !list.is_empty())
         || routes.as_ref().is_some_and(|list| !list.is_empty());
     let switched = *source_routing == Some(true) || *default_route == Some(true);
-    name.is_some() || mtu.is_some() || listed || switched || !sysctls.values().is_empty()
+    name.is_some()
+        || mtu.is_some()
+        || address_pool.is_some()
+        || listed
+        || switched
+        || !sysctls.values().is_empty()
 }
 
 fn check_mtu(wanted: &Wanted<'_>, settled: &Settled, faults: &mut Faults) {
@@ -175,27 +193,55 @@ fn settings(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedSettings {
 
 fn routing(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedRouting {
     let interface = &wanted.config.interface;
-    let source_routing = interface.source_routing.unwrap_or_default();
-    let default_route = interface.default_route.unwrap_or_default();
     let addresses = interface.addresses.as_deref().unwrap_or_default();
+    let pool = interface.address_pool.as_deref();
+    let has_address = pool.is_some() || !addresses.is_empty();
+    let source_routing = interface.source_routing.unwrap_or(has_address);
+    let default_route = interface.default_route.unwrap_or_default();
     let routes = interface.routes.clone().unwrap_or_default();
+    if let Some(pool) = pool.filter(|_| !addresses.is_empty()) {
+        let problem = format!(
+            "interface.addressPool is set to {pool}, too, which gives the VF its address; leave one of them out"
+        );
+        blame(wanted, "interface.addresses", problem, faults);
+    }
     for route in &routes {
-        if let Err(problem) = reachable(route, addresses) {
+        // What a pool gives is known when the VF is prepared.
+        if pool.is_none()
+            && let Err(problem) = reachable(route, addresses)
+        {
             blame(wanted, "interface.routes", problem, faults);
         }
         if covers_half(&route.to) && !source_routing && !default_route {
             let problem = format!(
-                "{route}: the pod's default route is not this interface's; set interface.sourceRouting, which keeps it in a table \
-                 of its own, or leave it out"
+                "{route}: the pod's default route is not this interface's, and with interface.sourceRouting false it has no table \
+                 of its own; leave either out"
             );
             blame(wanted, "interface.routes", problem, faults);
         }
     }
-    if default_route && !routes.iter().any(|route| covers_half(&route.to)) {
+    if default_route && pool.is_none() && !routes.iter().any(|route| covers_half(&route.to)) {
         let problem = "there is no next hop for it; add a route to 0.0.0.0/0 or ::/0 to interface.routes";
         blame(wanted, "interface.defaultRoute", problem, faults);
     }
-    WantedRouting { routes, source_routing, default_route, sysctls: interface.sysctls.values() }
+    let probe = &interface.probe;
+    let default = WantedProbe::default();
+    let probe = WantedProbe {
+        duplicate_address: probe.duplicate_address,
+        gateway: probe.gateway,
+        budget_ms: probe.budget_ms.unwrap_or(default.budget_ms),
+    };
+    for (path, asked) in [
+        ("interface.probe.duplicateAddress", probe.duplicate_address),
+        ("interface.probe.gateway", probe.gateway),
+    ] {
+        if asked.is_some() && !has_address {
+            let problem =
+                "the interface has no address to ask with; set interface.addresses or interface.addressPool";
+            blame(wanted, path, problem, faults);
+        }
+    }
+    WantedRouting { routes, source_routing, default_route, sysctls: interface.sysctls.values(), probe }
 }
 
 fn bind(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedBinding {

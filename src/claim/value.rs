@@ -103,6 +103,8 @@ pub struct TextForm {
     pub except: Vec<&'static str>,
     /// It is an address with its prefix length.
     pub is_cidr: bool,
+    /// In a grant, two of them with a hyphen are all in between.
+    pub ranges: bool,
 }
 
 /// A value that can be compared.

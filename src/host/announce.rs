@@ -10,8 +10,8 @@ use super::{HostError, Link, Netns};
 use crate::device::HwAddr;
 
 /// include/uapi/linux/if_ether.h
-const ETH_P_ARP: u16 = 0x0806;
-const ETH_P_IPV6: u16 = 0x86dd;
+pub(super) const ETH_P_ARP: u16 = 0x0806;
+pub(super) const ETH_P_IPV6: u16 = 0x86dd;
 /// `ff02::1`, all nodes of the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Its Ethernet group (RFC 2464 section 7).
@@ -26,7 +26,7 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 pub fn announce(netns: &Netns, link: &Link, address: IpAddr) -> Result<(), HostError> {
     let Some(mac) = link.hw_addr.as_ref().and_then(ethernet) else { return Ok(()) };
     let (frame, protocol) = match address {
-        IpAddr::V4(v4) => (gratuitous_arp(mac, v4), ETH_P_ARP),
+        IpAddr::V4(v4) => (arp_request(mac, v4, v4), ETH_P_ARP),
         IpAddr::V6(v6) => (unsolicited_advertisement(mac, v6), ETH_P_IPV6),
     };
     let failed =
@@ -39,18 +39,12 @@ pub fn announce(netns: &Netns, link: &Link, address: IpAddr) -> Result<(), HostE
     })
 }
 
-fn ethernet(address: &HwAddr) -> Option<[u8; 6]> {
+pub(super) fn ethernet(address: &HwAddr) -> Option<[u8; 6]> {
     address.bytes().try_into().ok()
 }
 
-fn send(fd: &OwnedFd, index: u32, protocol: u16, frame: &[u8]) -> std::io::Result<()> {
-    // SAFETY: all-zero is a valid `struct sockaddr_ll`: plain numbers.
-    #[allow(unsafe_code)]
-    let mut target: nix::libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    target.sll_family = u16::try_from(nix::libc::AF_PACKET).unwrap_or_default();
-    target.sll_protocol = protocol.to_be();
-    target.sll_ifindex = index.cast_signed();
-    target.sll_halen = 6;
+pub(super) fn send(fd: &OwnedFd, index: u32, protocol: u16, frame: &[u8]) -> std::io::Result<()> {
+    let target = packet_address(index, protocol);
     let length = u32::try_from(size_of_val(&target)).unwrap_or_default();
     // SAFETY: frame and target outlive the call, and their lengths are theirs.
     #[allow(unsafe_code)]
@@ -67,8 +61,19 @@ fn send(fd: &OwnedFd, index: u32, protocol: u16, frame: &[u8]) -> std::io::Resul
     if sent < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Request, with the address as sender and as target.
-fn gratuitous_arp(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
+/// A link, and a protocol of its frames.
+pub(super) fn packet_address(index: u32, protocol: u16) -> nix::libc::sockaddr_ll {
+    // SAFETY: all-zero is a valid `struct sockaddr_ll`: plain numbers.
+    #[allow(unsafe_code)]
+    let mut address: nix::libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(nix::libc::AF_PACKET).unwrap_or_default();
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = index.cast_signed();
+    address.sll_halen = 6;
+    address
+}
+
+pub(super) fn arp_request(mac: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let mut frame = Vec::with_capacity(42);
     frame.extend(BROADCAST);
     frame.extend(mac);
@@ -76,9 +81,9 @@ fn gratuitous_arp(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
     // Ethernet, IPv4, their lengths, request.
     frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
     frame.extend(mac);
-    frame.extend(address.octets());
+    frame.extend(sender.octets());
     frame.extend([0; 6]);
-    frame.extend(address.octets());
+    frame.extend(target.octets());
     frame
 }
 
@@ -88,26 +93,39 @@ fn unsolicited_advertisement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
     body.extend(address.octets());
     body.extend([2, 1]);
     body.extend(mac);
-    let sum = checksum(address, &body);
+    icmpv6(mac, ALL_NODES_GROUP, address, ALL_NODES, body)
+}
+
+/// A frame with an ICMPv6 message, whose checksum is filled in.
+pub(super) fn icmpv6(
+    mac: [u8; 6],
+    group: [u8; 6],
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    mut body: Vec<u8>,
+) -> Vec<u8> {
+    let sum = checksum(source, destination, &body);
     body.splice(2..4, sum.to_be_bytes());
-    let mut frame = Vec::with_capacity(86);
-    frame.extend(ALL_NODES_GROUP);
+    let mut frame = Vec::with_capacity(54 + body.len());
+    frame.extend(group);
     frame.extend(mac);
     frame.extend(ETH_P_IPV6.to_be_bytes());
     // Version 6; payload's length; ICMPv6; hop limit 255, without which nobody believes it.
-    frame.extend([0x60, 0, 0, 0, 0, 32, 58, 255]);
-    frame.extend(address.octets());
-    frame.extend(ALL_NODES.octets());
+    frame.extend([0x60, 0, 0, 0]);
+    frame.extend(u16::try_from(body.len()).unwrap_or_default().to_be_bytes());
+    frame.extend([58, 255]);
+    frame.extend(source.octets());
+    frame.extend(destination.octets());
     frame.extend(body);
     frame
 }
 
 /// With the pseudo-header (RFC 8200 section 8.1).
-fn checksum(source: Ipv6Addr, body: &[u8]) -> u16 {
+fn checksum(source: Ipv6Addr, destination: Ipv6Addr, body: &[u8]) -> u16 {
     let length = u32::try_from(body.len()).unwrap_or_default();
     let mut bytes = Vec::with_capacity(40 + body.len());
     bytes.extend(source.octets());
-    bytes.extend(ALL_NODES.octets());
+    bytes.extend(destination.octets());
     bytes.extend(length.to_be_bytes());
     bytes.extend([0, 0, 0, 58]);
     bytes.extend(body);
@@ -134,7 +152,7 @@ mod tests {
     fn frames_are_those_that_arping_and_ndsend_send() {
         let mac = [0x02, 0x11, 0x22, 0x33, 0x44, 0x55];
         assert_eq!(
-            hex(&gratuitous_arp(mac, Ipv4Addr::new(172, 16, 11, 10))),
+            hex(&arp_request(mac, [172, 16, 11, 10].into(), [172, 16, 11, 10].into())),
             "ffffffffffff021122334455080600010800060400010211223344\
              55ac100b0a000000000000ac100b0a"
         );

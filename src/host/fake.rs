@@ -9,10 +9,12 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
 
+use super::probe::Question;
 use super::{HostError, Kernel, Link, Links, Netns, NetnsId};
 use crate::device::{HwAddr, IfName, InstalledRoute, PciAddress, Route, Rule};
 
@@ -32,6 +34,8 @@ struct Namespace {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Who else answers for an address.
+    neighbours: BTreeMap<IpAddr, HwAddr>,
     namespaces: BTreeMap<NetnsId, Namespace>,
     next: u64,
     changes: u64,
@@ -153,6 +157,13 @@ impl FakeKernel {
             Link { index, name: name.to_owned(), kind: Some("veth".to_owned()), up: true, ..Link::default() };
         if let Some(namespace) = state.namespaces.get_mut(&id) {
             namespace.links.push((link, Vec::new()));
+        }
+    }
+
+    /// Whoever is asked for the address hears of this one.
+    pub fn put_neighbour(&self, address: IpAddr, hw_addr: &str) {
+        if let Ok(hw_addr) = hw_addr.parse() {
+            self.state().neighbours.insert(address, hw_addr);
         }
     }
 
@@ -447,6 +458,11 @@ impl Links for FakeLinks {
             namespace.announced.push(address);
         }
         Ok(())
+    }
+
+    fn ask(&mut self, questions: &[Question], _budget: Duration) -> Result<Vec<Option<HwAddr>>, HostError> {
+        let state = self.kernel.state();
+        Ok(questions.iter().map(|question| state.neighbours.get(&question.address).cloned()).collect())
     }
 
     fn read_sysctl(&mut self, key: &str) -> Result<Option<String>, HostError> {

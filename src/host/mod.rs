@@ -20,6 +20,7 @@ pub mod memory;
 pub mod modules;
 mod netlink;
 mod netns;
+pub mod probe;
 mod raw;
 pub mod rdma;
 pub mod routes;
@@ -126,6 +127,12 @@ pub trait Links: Send {
     fn remove_rule(&mut self, rule: &Rule) -> Result<(), HostError>;
     /// Tells the neighbours of an address ([`announce::announce`]).
     fn announce(&mut self, link: &Link, address: std::net::IpAddr) -> Result<(), HostError>;
+    /// Asks the network who has addresses ([`probe::ask`]).
+    fn ask(
+        &mut self,
+        questions: &[probe::Question],
+        budget: std::time::Duration,
+    ) -> Result<Vec<Option<HwAddr>>, HostError>;
     /// Reads `/proc/sys/net/<key>` of this namespace; `None` when the kernel has no such key.
     fn read_sysctl(&mut self, key: &str) -> Result<Option<String>, HostError>;
     /// Writes `/proc/sys/net/<key>` of this namespace. `false` when the kernel has no such key (IPv6 off).

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_core::{
@@ -17,6 +18,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::link::Link;
+use super::probe::Question;
 use super::{HostError, Links, Netns};
 use crate::device::{HwAddr, IfName, InstalledRoute, PciAddress, Route, Rule};
 
@@ -419,6 +421,10 @@ impl Links for Session {
 
     fn announce(&mut self, link: &Link, address: IpAddr) -> Result<(), HostError> {
         super::announce::announce(&self.netns, link, address)
+    }
+
+    fn ask(&mut self, questions: &[Question], budget: Duration) -> Result<Vec<Option<HwAddr>>, HostError> {
+        super::probe::ask(&self.netns, questions, budget)
     }
 
     fn read_sysctl(&mut self, key: &str) -> Result<Option<String>, HostError> {

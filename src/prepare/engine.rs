@@ -5,13 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::PrepareError;
+use super::asked::AskedFor;
 use super::functions::Facts;
 use super::plan::{Plan, Situation, plan};
 use super::records::{Entry, Ownership, Progress, VfEntry};
 use super::settings::link_of;
 use super::site::Site;
 use super::steps::Step;
-use super::vfio::VfioFacts;
 use crate::claim::{ClaimId, ClaimSpec};
 use crate::device::{CleanFacts, IfName, PciAddress, Place, VfSettings};
 use crate::host::{VfHandle, find_vf_on_host};
@@ -19,7 +19,7 @@ use crate::host::{VfHandle, find_vf_on_host};
 /// How long a VF that nobody owns may be on its way back.
 pub(super) const SETTLE: Duration = Duration::from_secs(5);
 /// How often a VF that is not there yet is looked for again.
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const POLL: Duration = Duration::from_millis(100);
 
 /// Prepare and Unprepare. Every method blocks; callers give a deadline.
 #[derive(Debug, Clone)]
@@ -54,11 +54,12 @@ impl Engine {
             Some(pod) => self.siblings(&pod.uid, &spec.id.uid)?,
             None => Vec::new(),
         };
-        let (settings, vfio) = self.asked_for(spec, &facts)?;
+        let AskedFor { settings, vfio, pools } = self.asked_for(spec, &facts, previous.as_ref(), deadline)?;
         let situation = Situation {
             facts: &facts,
             settings: &settings,
             vfio: &vfio,
+            pools: &pools,
             own: &own,
             previous: previous.as_ref(),
             siblings: &siblings,
@@ -72,30 +73,6 @@ impl Engine {
             Ok(entry) => Ok(entry),
             Err(first) => Err(self.undo(first, &entry, previous.as_ref(), done)),
         }
-    }
-
-    /// What is read only of VFs that something is wanted for: asking a PF for its VFs takes some NICs milliseconds.
-    fn asked_for(
-        &self,
-        spec: &ClaimSpec,
-        facts: &BTreeMap<PciAddress, Facts>,
-    ) -> Result<AskedFor, PrepareError> {
-        let (mut settings, mut vfio) = (BTreeMap::new(), BTreeMap::new());
-        for result in spec.results.iter().filter(|result| !result.admin_access) {
-            let vf = result.pci;
-            let failed = |source| PrepareError::Vf { vf, source };
-            let Some(facts) = facts.get(&vf) else { continue };
-            if !result.settings.is_empty()
-                && let Some((pf, index)) = link_of(&facts.vf, facts.pf.as_ref())
-            {
-                let told = self.site.functions.settings(vf, &pf, index).map_err(failed)?;
-                settings.insert(vf, self.given_by_the_pf(&facts.vf, told));
-            }
-            if result.bind.vfio {
-                vfio.insert(vf, self.site.functions.vfio(vf).map_err(failed)?);
-            }
-        }
-        Ok((settings, vfio))
     }
 
     /// The namespace of a former pod may end some seconds after the pod: a VF that nobody owns and that is elsewhere is
@@ -421,9 +398,6 @@ struct Done {
     steps: Vec<Step>,
     cdi: bool,
 }
-
-/// Current settings and IOMMU groups.
-type AskedFor = (BTreeMap<PciAddress, VfSettings>, BTreeMap<PciAddress, VfioFacts>);
 
 /// The VFs as they were when the plan was made.
 struct Seen<'a> {

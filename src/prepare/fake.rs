@@ -57,6 +57,7 @@ pub fn plain_result(pci: PciAddress) -> ResultSpec {
         addresses: Vec::new(),
         settings: Default::default(),
         bind: Default::default(),
+        address_pool: None,
         routing: Default::default(),
     }
 }
@@ -144,7 +145,7 @@ impl FakeFunctions {
             incarnation: Incarnation(1),
             place: Place::Host,
         };
-        self.state().insert(pci, Facts { vf, pf: None, withheld: None });
+        self.state().insert(pci, Facts { vf, pf: None, rail: None, withheld: None });
     }
 
     /// Changes a VF, or removes it.

@@ -15,6 +15,8 @@ pub struct Facts {
     pub vf: Vf,
     /// Its PF; none inside a VM.
     pub pf: Option<Pf>,
+    /// Which rail its PF is on.
+    pub rail: Option<u32>,
     /// Why the VF must not be given to anybody, were it free (it carries the node's uplink, …).
     pub withheld: Option<String>,
 }

@@ -4,10 +4,12 @@
 //! attached or returned exactly as they were. Every call is level-triggered: it trusts nothing it did before, re-reads
 //! the kernel and repairs what differs. Never here: gRPC, the API server, network namespaces of pods.
 //!
-//! [`plan`] is pure, and so are [`steps`], `settings` and [`vfio`]; [`engine`] executes it; [`ledger`] is the only memory; [`locks`] keeps agent, second agent and
-//! hook apart.
+//! [`plan`] is pure, and so are [`addressing`], [`steps`], `settings` and [`vfio`]; [`engine`] executes it; [`ledger`] is the
+//! only memory; [`locks`] keeps agent, second agent and hook apart.
 
+pub mod addressing;
 mod apply;
+mod asked;
 pub mod cdi;
 pub mod cdi_file;
 mod cdi_spec;

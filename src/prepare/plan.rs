@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
+use super::addressing::{AddressProblem, FromPool, addressing_of};
 use super::cdi::variable_prefix;
 use super::functions::Facts;
 use super::records::{Entry, Progress, VfEntry};
@@ -166,6 +167,16 @@ pub enum PlanError {
         /// The variable.
         variable: String,
     },
+    /// No address, or a route that leads nowhere.
+    #[error("{claim}: request {request}: {problem}")]
+    Address {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// Which VF or field, and what is in the way.
+        problem: AddressProblem,
+    },
     /// No name can be made.
     #[error("{claim}: request {request}: no interface name can be made: {why}")]
     NoName {
@@ -193,6 +204,8 @@ pub struct Situation<'a> {
     pub settings: &'a BTreeMap<PciAddress, VfSettings>,
     /// IOMMU groups of the VFs that are wanted for vfio-pci.
     pub vfio: &'a BTreeMap<PciAddress, VfioFacts>,
+    /// What pools give to the VFs that are to have it.
+    pub pools: &'a BTreeMap<PciAddress, Result<FromPool, AddressProblem>>,
     /// The boot the plan is for.
     pub boot_id: &'a str,
 }
@@ -238,12 +251,20 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
             entry.vfs.iter().find(|vf| vf.pci == result.pci && vf.request == result.request)
         });
         let owned = situation.own.contains(&result.pci);
+        let addressing = match result.admin_access {
+            true => Default::default(),
+            false => {
+                addressing_of(result, situation.pools.get(&result.pci), previous).map_err(|problem| {
+                    PlanError::Address { claim: claim.clone(), request: request(), problem }
+                })?
+            }
+        };
         if !result.admin_access {
             if let Some(why) = facts.withheld.clone().filter(|_| !owned) {
                 return Err(PlanError::Withheld { claim, request: request(), vf: result.pci, why });
             }
             check_mtu(&claim, result, facts)?;
-            for address in &result.addresses {
+            for address in &addressing.addresses {
                 if let Some(other) = addresses.insert(address.addr(), spec.id.name.clone()) {
                     return Err(PlanError::AddressTaken {
                         claim,
@@ -301,11 +322,13 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
             name,
             template,
             mtu: result.mtu,
-            addresses: result.addresses.clone(),
-            routes: result.routing.routes.clone(),
+            addresses: addressing.addresses,
+            address_pool: addressing.pool,
+            routes: addressing.routes,
             source_routing: result.routing.source_routing,
             default_route: result.routing.default_route,
             sysctls: result.routing.sysctls.clone(),
+            probe: Some(result.routing.probe).filter(|probe| !probe.is_none()),
             settings: wanted,
             vfio,
             vhost: result.bind.vhost && !result.admin_access,
@@ -411,6 +434,7 @@ impl Names {
         let free = |indexes: &BTreeSet<u16>| (1..=MAX_INDEX).find(|n| !indexes.contains(n));
         let none = || format!("all numbers up to {MAX_INDEX} are taken");
         let pf = facts.pf.as_ref().and_then(|pf| pf.netdev.as_ref()).map(|netdev| netdev.name.as_str());
+        let rail = facts.rail.map(|rail| rail.to_string());
         let template = match &result.name {
             NameSpec::Explicit(name) => {
                 let index = free(&self.indexes).ok_or_else(none)?;
@@ -418,14 +442,17 @@ impl Names {
                 return Ok((index, name.clone(), None));
             }
             // Only {n} is left open: it is what counts on when a name turns out to be taken in the pod.
-            NameSpec::Template(template) => match pf {
-                Some(pf) => template.replace("{pf}", pf),
-                None => template.clone(),
-            },
+            NameSpec::Template(template) => {
+                let known = [("{pf}", pf), ("{rail}", rail.as_deref())];
+                known.into_iter().fold(template.clone(), |template, (placeholder, value)| match value {
+                    Some(value) => template.replace(placeholder, value),
+                    None => template,
+                })
+            }
         };
         let spec = NameSpec::Template(template.clone());
         for index in (1..=MAX_INDEX).filter(|n| !self.indexes.contains(n)) {
-            let facts = NameFacts { n: index.into(), pf, rail: None };
+            let facts = NameFacts { n: index.into(), pf, rail: rail.as_deref() };
             let name = spec.render(facts).map_err(|error| error.to_string())?;
             if self.taken.contains_key(name.as_str()) {
                 if spec.counts() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::claim::{ClaimId, PodRef, WantedRoute};
+use crate::claim::{ClaimId, PodRef, WantedProbe, WantedRoute};
 use crate::device::{CleanFacts, HwAddr, IfName, Incarnation, PciAddress, Setting};
 use crate::host::NetnsId;
 
@@ -74,6 +74,9 @@ pub struct VfEntry {
     /// In the order given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpNet>,
+    /// The AddressPool that its addresses and some of its routes are from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_pool: Option<String>,
     /// Routes through it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<WantedRoute>,
@@ -86,6 +89,9 @@ pub struct VfEntry {
     /// What shall be in effect for it, by the kernel's names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, u32>,
+    /// What is asked of the network before its pod runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<WantedProbe>,
     /// What its PF says of it, in the order it was said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<Setting>,

@@ -247,7 +247,9 @@ fn the_grant_of_a_subrequests_class_counts_for_that_subrequest_only() {
 #[test]
 fn a_faulty_grant_says_which_entry_is_wrong_and_what_would_be_right() {
     let one = |field: &str, value: Value| json!({"allow": [{"field": field, "values": [value]}]});
-    let fields = "those are vf.mac, vf.vlan, vf.vlanQos, vf.vlanProtocol, vf.trust, vf.spoofCheck, vf.linkState, \
+    let fields = "those are interface.addressPool, interface.sysctls.preset, interface.sysctls.rp_filter, \
+                  interface.sysctls.arp_ignore, interface.sysctls.arp_announce, interface.sysctls.arp_filter, \
+                  interface.sysctls.arp_notify, interface.sysctls.accept_local, interface.sysctls.disable_ipv6, vf.mac, vf.vlan, vf.vlanQos, vf.vlanProtocol, vf.trust, vf.spoofCheck, vf.linkState, \
                   vf.minTxRateMbps, vf.maxTxRateMbps, bind.driver, bind.vhost";
     for (grant, says) in [
         (json!({}), "allow: is missing; say what claims may set, as in allow: [{field: vf.vlan".to_owned()),
@@ -277,8 +279,8 @@ fn a_faulty_grant_says_which_entry_is_wrong_and_what_would_be_right() {
             "allow[0].field: interface.mtu needs no grant: every claim may set it, to any value".to_owned(),
         ),
         (
-            json!({"allow": [{"field": "interface.addressPool"}]}),
-            "allow[0].field: interface.addressPool is not supported by this version".to_owned(),
+            json!({"allow": [{"field": "interface.addressPool", "values": ["Rails"]}]}),
+            "allow[0].values[0]: \"Rails\" is not the name of an AddressPool".to_owned(),
         ),
         (json!({"allow": [{"field": "rdma.mode"}]}), "rdma.mode is not supported by this version".to_owned()),
         (

@@ -3,6 +3,7 @@
 
 mod grants;
 mod lab;
+mod routes;
 mod settings;
 
 use serde_json::{Value, json};
@@ -396,9 +397,9 @@ fn an_unknown_field_is_named_with_its_path_the_known_ones_and_what_was_meant() {
     assert_eq!(
         claim.refused(),
         "ResourceClaim team-a/worker-vf: config[2] (from claim): interface.mtuu: unknown field, known are addresses, \
-         mtu, name (did you mean mtu?)"
+         addressPool, mtu, name, routes, sourceRouting, defaultRoute, sysctls, probe (did you mean mtu?)"
     );
-    let known = "unknown field, known are addresses, mtu, name";
+    let known = "unknown field, known are addresses, addressPool, mtu, name, routes, sourceRouting, defaultRoute, sysctls, probe";
     for (parameters, says) in [
         (
             json!({"mtu": 1}),
@@ -423,10 +424,6 @@ fn an_unknown_field_is_named_with_its_path_the_known_ones_and_what_was_meant() {
 #[test]
 fn a_field_of_a_later_version_is_said_to_be_one() {
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(
-        decoding_fails(json!({"interface": {"routes": []}})),
-        format!("interface.routes: field interface.routes is not supported by this version ({version})")
-    );
     for section in ["rdma", "infiniband"] {
         let says = format!("{section}: field {section} is not supported by this version ({version})");
         assert_eq!(decoding_fails(json!({section: {}})), says);

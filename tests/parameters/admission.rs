@@ -283,7 +283,8 @@ fn no_value_anywhere_leaves_the_policy_without_an_answer_or_is_refused_though_th
     let facts = sriov_dra::claim::field_facts();
     let mut of_config: Vec<String> = facts.into_iter().map(|facts| facts.path).collect();
     of_config.extend(["apiVersion", "kind", "interface", "vf", "bind", "rdma", "x"].map(str::to_owned));
-    of_config.extend(["vf.x", "interface.routes"].map(str::to_owned));
+    of_config
+        .extend(["vf.x", "interface.sysctls", "interface.probe", "interface.sysctls.x"].map(str::to_owned));
     let of_grant = ["apiVersion", "kind", "allow", "namespaces", "x"].map(str::to_owned).to_vec();
     let mut judged = 0;
     for (kind, paths) in [("VfConfig", of_config), ("VfGrant", of_grant)] {
@@ -293,10 +294,13 @@ fn no_value_anywhere_leaves_the_policy_without_an_answer_or_is_refused_though_th
                 if kind == "VfGrant" {
                     parameters["allow"] = json!([{"field": "vf.trust"}]);
                 }
-                match path.split_once('.') {
-                    Some((section, name)) => parameters[section] = json!({name: value}),
-                    None => parameters[path] = value.clone(),
-                }
+                let below = |inner: Value, name: &str| json!({name: inner});
+                let (top, rest) =
+                    path.split_once('.').map_or((path.as_str(), None), |(top, rest)| (top, Some(rest)));
+                parameters[top] = match rest {
+                    Some(rest) => rest.rsplit('.').fold(value.clone(), below),
+                    None => value.clone(),
+                };
                 for by in [By::Class, By::Claim] {
                     let case = Case { by, parameters: parameters.clone(), says: None };
                     let refusals = policy.refusals(&create(&case));

@@ -30,16 +30,30 @@ fn typed(mut parameters: Value) -> Value {
     parameters
 }
 
+/// With the largest value.
+const SYSCTLS: &[(&str, u64)] = &[
+    ("rp_filter", 2),
+    ("arp_ignore", 8),
+    ("arp_announce", 2),
+    ("arp_filter", 1),
+    ("arp_notify", 1),
+    ("accept_local", 1),
+    ("disable_ipv6", 1),
+];
+
 /// What is taken.
 pub fn good() -> Vec<Case> {
     let everything = json!({
-        "interface": {"name": "net{n}", "mtu": 1500, "addresses": ["172.16.11.10/24", "fd00::10/64"]},
+        "interface": {"name": "net{n}", "mtu": 1500, "addresses": ["172.16.11.10/24", "fd00::10/64"],
+            "routes": [{"to": "172.16.0.0/16", "via": "172.16.11.1"}, {"to": "10.0.0.0/8"}, {"to": "::/0", "via": "fd00::1"}],
+            "sourceRouting": true, "sysctls": {"preset": "multirail", "rp_filter": 0, "arp_ignore": 8},
+            "probe": {"duplicateAddress": "fail", "gateway": "report", "budgetMs": 1000}},
         "vf": {"mac": "02:00:5E:10:00:01", "vlan": 100, "vlanQos": 3, "vlanProtocol": "802.1ad", "trust": true,
             "spoofCheck": false, "linkState": "auto", "minTxRateMbps": 0, "maxTxRateMbps": 4_294_967_295_u64},
         "bind": {"vhost": true},
     });
     let nothing = json!({
-        "interface": {"name": null, "mtu": null, "addresses": null, "addressPool": null}, "vf": null,
+        "interface": {"name": null, "mtu": null, "addresses": null, "addressPool": null, "routes": null, "sysctls": {"preset": null}, "probe": null}, "vf": null,
         "bind": {"driver": null, "allowNoIommu": null}, "rdma": null,
     });
     let grant = json!({"namespaces": ["team-a", "b"], "allow": [
@@ -55,6 +69,7 @@ pub fn good() -> Vec<Case> {
             &nothing,
             &json!({"interface": {"name": "{pf}v{n}", "mtu": 68, "addresses": []}}),
             &json!({"interface": {"name": "fifteen-chars-x", "mtu": 65535}}),
+            &json!({"interface": {"addressPool": "rail{rail}", "routes": [], "sourceRouting": false}}),
             &json!({"vf": {"vlan": 0, "vlanProtocol": "802.1Q", "linkState": "disable"}}),
             &json!({"vf": {"vlan": 4094, "vlanQos": 7}}),
             &json!({"bind": {"driver": "vfio-pci"}}),
@@ -107,8 +122,54 @@ pub fn bad() -> Vec<Case> {
     add(any, json!({"vf": {"vlanId": 100}}), "vf: it has an unknown field, known are mac, vlan, vlanQos");
     add(
         class,
-        json!({"interface": {"routes": []}}),
-        "interface: it has an unknown field, known are addresses, mtu",
+        json!({"interface": {"gateway": "10.0.0.1"}}),
+        "interface: it has an unknown field, known are addresses, addressPool, mtu",
+    );
+    for (interface, says) in [
+        (json!({"addressPool": "Rails"}), "interface.addressPool: must be the name of an AddressPool"),
+        (json!({"addressPool": "rail{n}"}), "interface.addressPool: must be the name of an AddressPool"),
+        (json!({"routes": {}}), "interface.routes: must be a list of at most 32 objects"),
+        (json!({"routes": ["10.0.0.0/8"]}), "interface.routes: must be a list of at most 32 objects"),
+        (json!({"routes": [{"via": "10.0.0.1"}]}), "interface.routes: must be a list of at most 32 objects"),
+        (json!({"routes": [{"to": "10.0.0.0/8", "dev": "eth0"}]}), "interface.routes: must be a list"),
+        (json!({"routes": [{"to": "10.0.0.0/8", "via": "eth0"}]}), "interface.routes: must be a list"),
+        (json!({"sourceRouting": "yes"}), "interface.sourceRouting: must be true or false"),
+        (json!({"sysctls": {"preset": "fast"}}), "interface.sysctls.preset: must be multirail"),
+        (json!({"sysctls": {"rp_filter": 3}}), "interface.sysctls.rp_filter: must be a whole number, 0 to 2"),
+        (
+            json!({"sysctls": {"forwarding": 1}}),
+            "interface.sysctls: it has an unknown field, known are preset",
+        ),
+        (json!({"probe": {"gateway": "ignore"}}), "interface.probe.gateway: must be report or fail"),
+        (
+            json!({"probe": {"budgetMs": 5000}}),
+            "interface.probe.budgetMs: must be a whole number, 20 to 1000 ms",
+        ),
+        (json!({"probe": "fail"}), "interface.probe: must be an object"),
+    ] {
+        add(any, json!({"interface": interface}), says);
+    }
+    add(class, json!({"interface": {"defaultRoute": 1}}), "interface.defaultRoute: must be true or false");
+    add(any, json!({"interface": {"sysctls": 1}}), "interface.sysctls: must be an object");
+    let probe = json!({"interface": {"probe": {"ping": "fail"}}});
+    add(
+        any,
+        probe,
+        "interface.probe: it has an unknown field, known are duplicateAddress, gateway, budgetMs",
+    );
+    let probe = json!({"interface": {"probe": {"duplicateAddress": true}}});
+    add(any, probe, "interface.probe.duplicateAddress: must be report or fail");
+    for (key, most) in SYSCTLS {
+        let name = format!("interface.sysctls.{key}");
+        let says = Box::leak(format!("{name}: must be a whole number, 0 to {most}").into_boxed_str());
+        add(any, json!({"interface": {"sysctls": {*key: most + 1}}}), says);
+        let grants = Box::leak(format!("allow: values of {name} must be whole numbers").into_boxed_str());
+        add(class, json!({"allow": [{"field": name, "values": [most + 1]}]}), grants);
+    }
+    add(
+        claims,
+        json!({"interface": {"defaultRoute": true}}),
+        "interface.defaultRoute: only a DeviceClass may set this",
     );
     add(class, json!({"bind": {"drivers": 1}}), "bind: it has an unknown field, known are driver, vhost");
     for (value, section) in [(json!("fast"), "vf"), (json!([]), "interface"), (json!(7), "bind")] {
@@ -244,7 +305,7 @@ pub fn bad() -> Vec<Case> {
         add(
             class,
             json!({"allow": [{"field": field}]}),
-            "allow: field must be one that can be granted: vf.mac, vf.vlan",
+            "allow: field must be one that can be granted: interface.addressPool",
         );
     }
     add(class, json!({"allow": [{"values": [7]}]}), "allow: field must be one that can be granted");
@@ -280,6 +341,16 @@ pub fn bad() -> Vec<Case> {
             "vf.mac",
             "allow: values of vf.mac must be a MAC address such as",
             vec![json!("x"), json!("02:00:00:00:00:01-"), json!(1)],
+        ),
+        (
+            "interface.addressPool",
+            "allow: values of interface.addressPool must be the name of an AddressPool",
+            vec![json!("Rails"), json!("rail{n}"), json!(1)],
+        ),
+        (
+            "interface.sysctls.preset",
+            "allow: values of interface.sysctls.preset must be multirail",
+            vec![json!("fast")],
         ),
         ("bind.driver", "allow: values of bind.driver must be vfio-pci", vec![json!("uio")]),
         ("bind.vhost", "allow: values of bind.vhost must be true or false", vec![json!("yes")]),

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::*;
-use crate::claim::{WantedRoute, WantedRouting};
+use crate::claim::{Probe, WantedProbe, WantedRoute, WantedRouting};
 use crate::device::{InstalledRoute, MAIN_TABLE, Route};
 use crate::host::{Kernel, Netns};
 
@@ -22,6 +22,7 @@ fn by_source() -> WantedRouting {
         source_routing: true,
         default_route: false,
         sysctls: [("rp_filter".to_owned(), 2), ("arp_ignore".to_owned(), 1)].into(),
+        probe: WantedProbe::default(),
     }
 }
 
@@ -136,4 +137,78 @@ fn a_sysctl_is_in_effect_though_all_says_more_and_other_interfaces_keep_what_the
     let is = |interface: &str| lab.kernel.sysctl_of(netns.id(), &format!("ipv4/conf/{interface}/rp_filter"));
     // In effect is the larger of `all` and the interface's own.
     assert_eq!([is("all"), is("net1"), is("eth0")].map(Option::unwrap), ["0", "0", "1"]);
+}
+
+fn probing(duplicate_address: Option<Probe>, gateway: Option<Probe>) -> WantedRouting {
+    WantedRouting { probe: WantedProbe { duplicate_address, gateway, budget_ms: 40 }, ..by_source() }
+}
+
+/// Type, status, reason and message of the conditions besides `Ready`.
+fn conditions(lab: &Lab) -> Vec<String> {
+    let (_, Letter { report, .. }) = lab.attacher.outbox.waiting().remove(0);
+    let checks = report.devices.iter().flat_map(|device| &device.checks);
+    checks
+        .map(|check| {
+            format!("{} {:?} {}: {}", check.kind.as_str(), check.passed, check.reason(), check.message)
+        })
+        .collect()
+}
+
+#[test]
+fn what_probes_find_is_in_the_status_and_the_pod_starts() {
+    let lab = Lab::new(1);
+    let (netns, _) = pod(&lab);
+    let probes = probing(Some(Probe::Report), Some(Probe::Report));
+    lab.kernel.put_neighbour("172.16.11.1".parse().unwrap(), "02:00:00:00:00:99");
+    lab.engine.prepare(&claim("c1", "p1", vec![rail(1, probes)]), soon()).unwrap();
+    lab.attacher.run(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
+    assert_eq!(
+        conditions(&lab),
+        [
+            "AddressUnique Some(false) Duplicate: 172.16.11.1 is used by 02:00:00:00:00:99",
+            "GatewayReachable Some(false) NoAnswer: next hop 172.16.11.254 did not answer within 20 ms",
+        ]
+    );
+    assert_eq!(lab.kernel.routing_of(netns.id()).1.len(), 1, "the pod has its rule all the same");
+}
+
+#[test]
+fn a_probe_that_must_not_fail_keeps_the_pod_from_starting_and_leaves_nothing() {
+    for (probes, found) in [
+        (probing(Some(Probe::Fail), None), "172.16.11.1 is used by 02:00:00:00:00:99"),
+        (probing(None, Some(Probe::Fail)), "next hop 172.16.11.254 did not answer within 20 ms"),
+    ] {
+        let lab = Lab::new(1);
+        let (netns, default) = pod(&lab);
+        lab.kernel.put_neighbour("172.16.11.1".parse().unwrap(), "02:00:00:00:00:99");
+        lab.engine.prepare(&claim("c1", "p1", vec![rail(1, probes)]), soon()).unwrap();
+        let error = lab.attacher.run(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap_err();
+        let says = format!("net1 can't be used: {found}");
+        assert!(error.sentence().contains(&says), "{}", error.sentence());
+        let (routes, rules, announced) = lab.kernel.routing_of(netns.id());
+        assert_eq!((routes, rules), (vec![default], vec![]));
+        assert_eq!(
+            announced.len(),
+            usize::from(found.contains("next hop")),
+            "an address in use is not announced"
+        );
+        lab.assert_pristine(1);
+    }
+}
+
+#[test]
+fn an_address_that_nobody_has_and_a_gateway_that_answers_pass() {
+    let lab = Lab::new(1);
+    pod(&lab);
+    lab.kernel.put_neighbour("172.16.11.254".parse().unwrap(), "02:00:00:00:00:fe");
+    let probes = probing(Some(Probe::Fail), Some(Probe::Fail));
+    lab.engine.prepare(&claim("c1", "p1", vec![rail(1, probes)]), soon()).unwrap();
+    lab.attacher.run(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
+    assert_eq!(
+        conditions(&lab),
+        [
+            "AddressUnique Some(true) NoAnswer: nobody answered for it within 20 ms",
+            "GatewayReachable Some(true) Answered: 172.16.11.254 is at 02:00:00:00:00:fe",
+        ]
+    );
 }

@@ -13,6 +13,7 @@ use crate::prepare::functions::Facts;
 use crate::prepare::records::Progress;
 use crate::prepare::steps::{Driver, Step};
 
+mod pools;
 mod settings;
 mod vfio;
 
