@@ -369,3 +369,33 @@ fn check_says_of_a_file_what_a_node_would_say_of_the_claim() {
         assert_eq!(file, node);
     }
 }
+
+#[test]
+fn pools_of_addresses_are_judged_with_the_words_of_their_conditions_and_with_each_other() {
+    let pool = |name: &str, ipv4: Value| {
+        json!({
+            "apiVersion": "sriov-dra.io/v1alpha1", "kind": "AddressPool", "metadata": {"name": name},
+            "spec": {"mode": "sharedSubnet", "ipv4": ipv4},
+        })
+    };
+    let good = || json!({"cidr": "172.16.1.0/24", "blockSize": 16, "gateway": "172.16.1.254"});
+    assert_eq!(said(&[pool("rail1", good())]), (vec![], vec![]));
+    let mut range = good();
+    range["ranges"] = json!(["172.16.1.1-172.16.1.256"]);
+    let mut gateway = good();
+    gateway["gateway"] = json!("172.16.2.254");
+    let (faults, _) = said(&[pool("a", range), pool("b", gateway), pool("c", good()), pool("d", good())]);
+    let says = [
+        ("spec.ipv4.ranges", "256 is more than 255"),
+        ("spec.ipv4.gateway", "172.16.2.254"),
+        ("spec", "could give out the same addresses as AddressPool c: 172.16.1."),
+    ];
+    assert_eq!(faults.len(), says.len(), "{faults:#?}");
+    for (fault, (field, words)) in faults.iter().zip(says) {
+        assert!(fault.starts_with(field) && fault.contains(words), "{fault}");
+    }
+    let mut other = pool("a", good());
+    other["apiVersion"] = json!("sriov-dra.io/v1");
+    let (faults, _) = said(&[other]);
+    assert_eq!(faults, ["apiVersion: is sriov-dra.io/v1, only sriov-dra.io/v1alpha1 is understood"]);
+}

@@ -44,7 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "prepare",
         ],
     ),
-    ("cli", &["allocate", "app", "claim", "demo", "device", "observe", "policy"]),
+    ("cli", &["address", "allocate", "app", "claim", "demo", "device", "observe", "policy"]),
     ("main", &["cli"]),
 ];
 

@@ -1,7 +1,6 @@
 //! Addresses a claim gives to an interface: written `address/prefix`, and fit to be a host's.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value as Json;
@@ -9,6 +8,7 @@ use serde_json::Value as Json;
 use super::decode::At;
 use super::fields::VfConfig;
 use super::value::{Datum, Form, Slot, TextForm, Value};
+use crate::device::parse_ip;
 
 /// Most addresses of one interface: `status.devices[].networkData.ips` holds no more.
 const MAX_ADDRESSES: usize = 16;
@@ -78,11 +78,9 @@ fn read_list(at: &mut At<'_>, given: &Json) -> Option<Vec<IpNet>> {
 /// One address with its prefix length, host bits kept. Errors: one sentence that begins with the text.
 fn parse(text: &str) -> Result<IpNet, String> {
     let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => {
-            (parse_address(address).map_err(|why| format!("{text:?}: {why}"))?, prefix)
-        }
+        Some((address, prefix)) => (parse_ip(address).map_err(|why| format!("{text:?}: {why}"))?, prefix),
         None => {
-            let address = parse_address(text).map_err(|why| format!("{text:?}: {why}"))?;
+            let address = parse_ip(text).map_err(|why| format!("{text:?}: {why}"))?;
             let usual = if address.is_ipv4() { 24 } else { 64 };
             return Err(format!("{text:?} has no prefix length, write it as {text}/{usual}"));
         }
@@ -101,15 +99,6 @@ fn parse(text: &str) -> Result<IpNet, String> {
         Some(why) => Err(format!("{text:?} can't be an interface's address: {why}")),
         None => Ok(net),
     }
-}
-
-pub(super) fn parse_address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| {
-        match text.split('.').find(|part| part.parse::<u64>().is_ok_and(|octet| octet > 255)) {
-            Some(octet) => format!("{octet} is more than 255, the largest part of an IPv4 address"),
-            None => "that is no IP address".to_owned(),
-        }
-    })
 }
 
 /// Why no host can have this address, if so.

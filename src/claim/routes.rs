@@ -6,11 +6,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::address::parse_address;
 use super::decode::At;
 use super::fields::VfConfig;
 use super::value::{Datum, Form, Slot, TextForm, Value};
-use crate::device::covers_half;
+use crate::device::{covers_half, parse_ip, parse_subnet};
 
 /// Most routes of one interface.
 const MAX_ROUTES: usize = 32;
@@ -118,7 +117,7 @@ fn read_one(at: &mut At<'_>, given: &Json) -> Option<WantedRoute> {
         Some(via) => {
             let mut at = at.child("via");
             let text = at.text(via, VIA)?;
-            let via = parse_address(text).map_err(|why| format!("{text:?}: {why}"));
+            let via = parse_ip(text).map_err(|why| format!("{text:?}: {why}"));
             Some(via.and_then(|via| next_hop(via, &to)).map_or_else(|why| at.fault(why), Some)?)
         }
     };
@@ -126,17 +125,8 @@ fn read_one(at: &mut At<'_>, given: &Json) -> Option<WantedRoute> {
 }
 
 fn destination(text: &str) -> Result<IpNet, String> {
-    let (address, prefix) = text.split_once('/').ok_or_else(|| {
-        format!("{text:?} has no prefix length, write it as a network such as 172.16.0.0/16")
-    })?;
-    let address = parse_address(address).map_err(|why| format!("{text:?}: {why}"))?;
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    let prefix = prefix.parse::<u8>().ok().filter(|prefix| *prefix <= longest);
-    let prefix = prefix.ok_or_else(|| format!("{text:?}: the prefix length is not 0 to {longest}"))?;
-    let net = IpNet::new(address, prefix).map_err(|error| format!("{text:?}: {error}"))?;
-    if net.addr() != net.network() {
-        return Err(format!("{text:?} has bits beyond its prefix, write {}", net.trunc()));
-    }
+    let net = parse_subnet(text)?;
+    let (address, prefix) = (net.addr(), net.prefix_len());
     if covers_half(&net) && prefix == 1 {
         let all = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
         return Err(format!(

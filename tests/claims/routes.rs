@@ -42,7 +42,7 @@ fn a_route_that_can_not_be_is_refused_with_what_would_be_right() {
         ),
         (
             json!([{"to": "172.16.0.1/16"}]),
-            "\"172.16.0.1/16\" has bits beyond its prefix, write 172.16.0.0/16",
+            "\"172.16.0.1/16\": the address goes on behind the prefix; write 172.16.0.0/16",
         ),
         (json!([{"to": "172.16.0.256/16"}]), "interface.routes[0].to: \"172.16.0.256/16\""),
         (json!([{"to": "172.16.0.0"}]), "has no prefix length"),

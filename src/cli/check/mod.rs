@@ -10,14 +10,15 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::documents::{Documents, Finding};
+use super::documents::{Documents, Finding, Place};
 use super::explain::Format;
 use crate::DEFAULT_DRIVER_NAME;
+use crate::address::{Overlap, Pool, overlaps};
 
 /// Arguments of `sriov-dra check`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CheckArgs {
-    /// DeviceClasses, ResourceClaims, ResourceClaimTemplates, Pods that use them; - is standard input
+    /// DeviceClasses, ResourceClaims, ResourceClaimTemplates, Pods that use them, AddressPools; - is standard input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Namespace of objects that name none
@@ -76,12 +77,14 @@ pub fn report(documents: Documents, driver: &str, namespace: &str) -> Report {
         pods,
         classes,
         slices,
+        pools,
+        places,
         passed_over,
         faults: mut all,
         notes: mut said,
         ..
     } = documents;
-    for fault in faults {
+    for fault in faults.into_iter().chain(overlapping(&pools, &places.pools)) {
         if !all.iter().any(|known| known.same(&fault)) {
             all.push(fault);
         }
@@ -90,8 +93,23 @@ pub fn report(documents: Documents, driver: &str, namespace: &str) -> Report {
         passed_over.into_iter().map(|place| format!("{place} was passed over: nothing is known of its kind")),
     );
     said.extend(notes);
-    let objects = claims.len() + templates.len() + pods.len() + classes.len() + slices.len();
+    let objects = claims.len() + templates.len() + pods.len() + classes.len() + slices.len() + pools.len();
     Report { format_version: 1, ok: all.is_empty(), objects, faults: all, notes: said }
+}
+
+/// Of two pools that overlap the later gives nothing out; a cluster tells by their age, files by their order.
+fn overlapping(pools: &[Pool], places: &[Place]) -> Vec<Finding> {
+    let overlaps = overlaps(pools);
+    let of = |(pool, place): (&Pool, &Place)| {
+        let Overlap { older, place: meets, .. } = overlaps.get(&pool.name)?;
+        let (older, meets) = (older.first()?, meets.as_ref()?);
+        let problem = format!(
+            "could give out the same addresses as AddressPool {older}: {meets}; give each pool its own, or say with pfs and \
+             ranges which are whose"
+        );
+        Some(place.finding("spec", problem))
+    };
+    pools.iter().zip(places).filter_map(of).collect()
 }
 
 fn print(report: &Report, format: Format) -> anyhow::Result<()> {

@@ -22,6 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::address::{self, AddressPool, Pool, PoolFaults};
 use crate::allocate::{Fault, check_claim, check_class};
 use crate::claim::{Source, WHOLE, decode_parameters, edits};
 use crate::device::is_label;
@@ -45,6 +46,8 @@ pub struct Documents {
     pub classes: Vec<DeviceClass>,
     /// In order.
     pub slices: Vec<ResourceSlice>,
+    /// In order.
+    pub pools: Vec<Pool>,
     /// Documents of other kinds, `claim.yaml, document 3 (NodeSet)`.
     pub passed_over: Vec<String>,
     /// What is wrong.
@@ -67,6 +70,8 @@ pub struct Places {
     pub pods: Vec<Place>,
     /// Of `classes`.
     pub classes: Vec<Place>,
+    /// Of `pools`.
+    pub pools: Vec<Place>,
 }
 
 impl Documents {
@@ -168,6 +173,7 @@ impl Documents {
                 let decoded = self.decoded::<ResourceSlice>(&place, value, |slice| &slice.metadata);
                 self.slices.extend(decoded);
             }
+            (_, "AddressPool") => self.pool(&place, version, value),
             ("v1", "Pod") => {
                 if let Some(pod) = self.decoded::<Pod>(&place, value, |pod| &pod.metadata) {
                     self.pod(&place, &pod);
@@ -179,6 +185,26 @@ impl Documents {
                 self.faults.push(place.finding("kind", format!("{kind} is none of {}", DRA.join(", "))));
             }
             _ => self.passed_over.push(place.to_string()),
+        }
+    }
+
+    fn pool(&mut self, place: &Place, version: &str, value: &Value) {
+        let known = format!("{}/{}", address::GROUP, address::VERSION);
+        if version != known {
+            let problem = format!("is {version}, only {known} is understood");
+            return self.faults.push(place.finding("apiVersion", problem));
+        }
+        if let Some(pool) = self.decoded::<AddressPool>(place, value, |pool| &pool.metadata) {
+            match address::read(&pool.metadata.name.unwrap_or_default(), "", &pool.spec) {
+                Ok(pool) => {
+                    self.pools.push(pool);
+                    self.places.pools.push(place.clone());
+                }
+                Err(PoolFaults { faults, .. }) => {
+                    let faults = faults.into_iter();
+                    self.faults.extend(faults.map(|fault| place.finding(fault.field, fault.problem)));
+                }
+            }
         }
     }
 
