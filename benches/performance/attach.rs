@@ -9,7 +9,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 use sriov_dra::attach::nri::Sandbox;
 use sriov_dra::attach::{Attacher, Outbox};
-use sriov_dra::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
+use sriov_dra::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec, WantedRouting};
 use sriov_dra::demo::pod::Process;
 use sriov_dra::device::{IfName, PciAddress};
 use sriov_dra::host::wire::{self, End};
@@ -54,7 +54,7 @@ pub fn measure(binary: &Path, table: &mut Table) -> anyhow::Result<()> {
             for way in (0..4).map(|way| (way + round) % 4) {
                 let pod = Process::start(binary)?;
                 let took = match way {
-                    0 => host.attach(&pod, count, round)?,
+                    0 => host.attach(&pod, count, round, &|_| WantedRouting::default(), &|_| Ok(()))?,
                     1 => host.bare(&pod, count, Extent::Netlink)?,
                     2 => host.bare(&pod, count, Extent::NetlinkAndSysctls)?,
                     _ => match &cni {
@@ -95,8 +95,8 @@ fn show(table: &mut Table, count: u8, [ours, netlink, same, cni]: &[Samples; 4],
 }
 
 /// The host with its stand-ins; its sysfs has no more than the attacher looks at.
-struct Host {
-    kernel: Arc<dyn Kernel>,
+pub struct Host {
+    pub kernel: Arc<dyn Kernel>,
     engine: Engine,
     attacher: Attacher,
     devices: Vec<Device>,
@@ -104,7 +104,7 @@ struct Host {
 }
 
 impl Host {
-    fn new() -> anyhow::Result<Self> {
+    pub fn new() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let functions = FakeFunctions::default();
         let plain = Linux::new("/sys")?;
@@ -138,12 +138,19 @@ impl Host {
         Ok(host)
     }
 
-    fn first(&self, count: u8) -> &[Device] {
+    pub fn first(&self, count: u8) -> &[Device] {
         self.devices.get(..usize::from(count)).unwrap_or(&self.devices)
     }
 
     /// Everything between the runtime's event and its answer; Prepare was before.
-    fn attach(&self, pod: &Process, count: u8, round: usize) -> anyhow::Result<Duration> {
+    pub fn attach(
+        &self,
+        pod: &Process,
+        count: u8,
+        round: usize,
+        routing: &dyn Fn(&Device) -> WantedRouting,
+        check: &dyn Fn(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Duration> {
         let uid = format!("pod-{count}-{round}");
         let results = self.first(count).iter().map(|device| ResultSpec {
             request: device.pod_name.to_string(),
@@ -159,7 +166,7 @@ impl Host {
             settings: Default::default(),
             bind: Default::default(),
             address_pool: None,
-            routing: Default::default(),
+            routing: routing(device),
         });
         let claim = ClaimSpec {
             id: ClaimId { uid: format!("claim-{uid}"), namespace: "ns".into(), name: "rails".into() },
@@ -182,6 +189,7 @@ impl Host {
         self.attacher.run(&sandbox, soon()).map_err(|error| anyhow::anyhow!(error.sentence()))?;
         let took = started.elapsed();
         self.assert_inside(&pod.netns(), count)?;
+        check(&pod.netns())?;
         self.attacher.stop(&sandbox, soon()).map_err(|error| anyhow::anyhow!(error.sentence()))?;
         self.attacher.release(&claim.id.uid, soon()).map_err(|error| anyhow::anyhow!(error.sentence()))?;
         self.engine.unprepare(&claim.id, soon()).map_err(|error| anyhow::anyhow!(error.sentence()))?;
@@ -205,7 +213,7 @@ impl Host {
         Ok(took)
     }
 
-    fn cni(&self, plugin: &HostDevice, pod: &Process, count: u8) -> anyhow::Result<Duration> {
+    pub fn cni(&self, plugin: &HostDevice, pod: &Process, count: u8) -> anyhow::Result<Duration> {
         let netns = pod.netns();
         let started = Instant::now();
         for device in self.first(count) {
@@ -246,7 +254,7 @@ impl Host {
     }
 
     /// The same start for whoever is next.
-    fn reset(&self) -> anyhow::Result<()> {
+    pub fn reset(&self) -> anyhow::Result<()> {
         let mut host = self.kernel.enter(self.kernel.host())?;
         for device in &self.devices {
             let link = host.by_name(device.host_name.as_str())?.context("a stand-in did not come back")?;

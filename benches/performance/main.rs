@@ -1,5 +1,5 @@
 //! Measures what `docs/performance.md` states aims for, and prints one table. `./bench` builds what it needs and calls
-//! it; words after that choose sections (`discovery`, `allocator`, `prepare`, `attach`, `agent`, `cycles`).
+//! it; words after that choose sections (`discovery`, `allocator`, `prepare`, `attach`, `rails`, `fleet`, `agent`, `cycles`).
 //!
 //! Nothing here can fail because something is slow: a slow machine gives other figures, not a red build.
 #![allow(missing_docs)]
@@ -11,9 +11,11 @@ mod bare;
 mod cni;
 mod cycles;
 mod discovery;
+mod fleet;
 mod measure;
 mod node;
 mod prepare;
+mod rails;
 
 use std::path::{Path, PathBuf};
 
@@ -25,11 +27,13 @@ const BINARY: &str = "SRIOV_DRA_BENCH_BINARY";
 
 type Section = (&'static str, fn(&Path, &mut Table) -> anyhow::Result<()>);
 
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 8] = [
     ("discovery", discovery::measure),
     ("allocator", allocator::measure),
     ("prepare", prepare::measure),
     ("attach", attach::measure),
+    ("rails", rails::measure),
+    ("fleet", fleet::measure),
     ("agent", agent::measure),
     ("cycles", cycles::measure),
 ];

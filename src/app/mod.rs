@@ -19,6 +19,8 @@ mod node;
 mod pods;
 mod strays;
 
+#[cfg(any(test, feature = "testing"))]
+pub use claims::{Claims, PREPARES};
 pub use explain::{Supply, read_cluster, read_machine};
 pub use hook::{Places, run_hook};
 pub use inventory::{Looked, take_inventory};
