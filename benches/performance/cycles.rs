@@ -88,7 +88,7 @@ async fn restarts(stage: &mut Stage, table: &mut Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn pod(stage: &Stage, name: &str) -> anyhow::Result<Pod> {
+pub async fn pod(stage: &Stage, name: &str) -> anyhow::Result<Pod> {
     let pod = serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"containers": [{"name": "main", "image": "x"}]},
@@ -97,7 +97,7 @@ async fn pod(stage: &Stage, name: &str) -> anyhow::Result<Pod> {
 }
 
 /// A claim of the device in this place of the published order.
-async fn claim(stage: &Stage, name: &str, place: usize, pod: &Pod) -> anyhow::Result<ResourceClaim> {
+pub async fn claim(stage: &Stage, name: &str, place: usize, pod: &Pod) -> anyhow::Result<ResourceClaim> {
     let slices = stage.slices();
     let device = slices.iter().flat_map(|slice| slice.spec.devices.iter().flatten()).nth(place);
     let device = device.with_context(|| format!("no device in place {place}"))?.name.clone();

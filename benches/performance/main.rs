@@ -1,5 +1,5 @@
 //! Measures what `docs/performance.md` states aims for, and prints one table. `./bench` builds what it needs and calls
-//! it; words after that choose sections (`discovery`, `allocator`, `prepare`, `attach`, `rails`, `fleet`, `agent`, `cycles`).
+//! it; words after that choose sections (`discovery`, `allocator`, `prepare`, `attach`, `rails`, `fleet`, `agent`, `cycles`, `soak`).
 //!
 //! Nothing here can fail because something is slow: a slow machine gives other figures, not a red build.
 #![allow(missing_docs)]
@@ -16,6 +16,7 @@ mod measure;
 mod node;
 mod prepare;
 mod rails;
+mod soak;
 
 use std::path::{Path, PathBuf};
 
@@ -25,9 +26,12 @@ use sriov_dra::demo::world::enter_private_namespaces;
 /// Name of the variable that says which binary is the agent.
 const BINARY: &str = "SRIOV_DRA_BENCH_BINARY";
 
+/// Takes an hour: only for those who ask for it.
+const SOAK: &str = "soak";
+
 type Section = (&'static str, fn(&Path, &mut Table) -> anyhow::Result<()>);
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 9] = [
     ("discovery", discovery::measure),
     ("allocator", allocator::measure),
     ("prepare", prepare::measure),
@@ -36,6 +40,7 @@ const SECTIONS: [Section; 8] = [
     ("fleet", fleet::measure),
     ("agent", agent::measure),
     ("cycles", cycles::measure),
+    (SOAK, soak::measure),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -60,7 +65,7 @@ fn main() -> anyhow::Result<()> {
     println!("load before: {}", load.split_whitespace().take(3).collect::<Vec<_>>().join(" "));
     let mut table = Table::default();
     for (name, section) in SECTIONS {
-        if words.is_empty() || words.iter().any(|word| word == name) {
+        if words.is_empty() && name != SOAK || words.iter().any(|word| word == name) {
             println!("--- {name}");
             section(&binary, &mut table)?;
         }
