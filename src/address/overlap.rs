@@ -14,7 +14,7 @@ pub struct Overlap {
     pub younger: Vec<String>,
     /// What younger pools reach: no new block may touch it, as they may have given it out already.
     pub avoid: Vec<Span>,
-    /// One place where they meet.
+    /// One place where they meet: with the oldest of the others.
     pub place: Option<Span>,
 }
 
@@ -31,10 +31,10 @@ pub fn overlaps(pools: &[Pool]) -> BTreeMap<String, Overlap> {
             let first = found.entry(older.name.clone()).or_default();
             first.younger.push(younger.name.clone());
             first.avoid.extend(other);
-            first.place = Some(place);
+            first.place.get_or_insert(place);
             let second = found.entry(younger.name.clone()).or_default();
             second.older.push(older.name.clone());
-            second.place = Some(place);
+            second.place.get_or_insert(place);
         }
     }
     found

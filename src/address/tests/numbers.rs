@@ -268,4 +268,12 @@ fn of_two_pools_that_overlap_the_younger_claims_nothing_and_the_older_stays_out_
     assert_eq!(avoid[0].to_string(), "172.16.11.128-172.16.11.255");
     assert_eq!(place.unwrap().to_string(), "172.16.11.128-172.16.11.200");
     assert_eq!(found["young"].older, ["old"]);
+
+    // Where it meets the older pool is what is told of a pool, whatever younger ones meet it elsewhere.
+    let found = overlaps(&[
+        named("old", "172.16.0.0/16", &["172.16.11.0-172.16.11.200"]),
+        named("young", "172.16.11.128/25", &[]),
+        named("youngest", "172.16.11.224/27", &[]),
+    ]);
+    assert_eq!(found["young"].place.unwrap().to_string(), "172.16.11.128-172.16.11.200");
 }
