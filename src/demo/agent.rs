@@ -24,6 +24,8 @@ pub struct Place {
     pub executable: PathBuf,
     /// `--sysfs-root`
     pub sysfs: PathBuf,
+    /// `--rails`
+    pub rails: String,
     /// Its state, its sockets, its kubeconfig and its log.
     pub folder: PathBuf,
 }
@@ -78,11 +80,11 @@ impl Agent {
         runtime: &FakeRuntime,
         pods: Vec<api::PodSandbox>,
     ) -> anyhow::Result<Self> {
-        let Place { node, executable, sysfs, folder } = place;
+        let Place { node, executable, sysfs, rails, folder } = place;
         let log = File::options().create(true).append(true).open(folder.join("agent.log"))?;
         let started = Instant::now();
         let process = Command::new(executable)
-            .args(["node", "--node-name", node, "--log-level", "sriov_dra=debug,info"])
+            .args(["node", "--node-name", node, "--rails", rails, "--log-level", "sriov_dra=debug,info"])
             .args([
                 option("--kubelet-dir", &folder.join("kubelet")),
                 option("--run-dir", &folder.join("run")),

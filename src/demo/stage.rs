@@ -15,7 +15,7 @@ use kube::Api;
 use kube::api::PostParams;
 
 use super::agent::{Agent, PATIENCE, Place};
-use super::apiserver::ApiServer;
+use super::apiserver::{ApiServer, Store};
 use super::claims::reserved;
 use super::pod::Process;
 use crate::DEFAULT_DRIVER_NAME;
@@ -26,6 +26,7 @@ use crate::prepare::cdi;
 
 /// Name of the node unless it is given another.
 pub const NODE: &str = "demo-node";
+
 /// Everything around one agent.
 #[derive(Debug)]
 pub struct Stage {
@@ -36,6 +37,31 @@ pub struct Stage {
     listener: FakeRuntime,
     /// A runtime never gives an ID twice.
     sandboxes: AtomicU64,
+}
+
+/// Which node of which cluster a stage is.
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// The node's name.
+    pub node: &'a str,
+    /// `--rails` of its agent.
+    pub rails: &'a str,
+    /// The cluster's objects; another stage may have the same.
+    pub store: Store,
+    /// What the runtime gives its plugins to answer. Runtimes have 2 s, in which a slow machine that plays a whole node
+    /// may not get 16 VFs into a pod.
+    pub request_timeout: Duration,
+}
+
+impl Default for Part<'_> {
+    fn default() -> Self {
+        Self {
+            node: NODE,
+            rails: "",
+            store: Store::default(),
+            request_timeout: Options::default().request_timeout,
+        }
+    }
 }
 
 /// A claim on its way to a pod.
@@ -107,17 +133,33 @@ impl Stage {
         folder: &Path,
         sysfs: &Path,
     ) -> anyhow::Result<Self> {
-        let server = ApiServer::start("127.0.0.1:0").await?;
+        Self::start_part(Part { node, ..Part::default() }, executable, folder, sysfs).await
+    }
+
+    /// The same as a part of something larger.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_part(
+        part: Part<'_>,
+        executable: &Path,
+        folder: &Path,
+        sysfs: &Path,
+    ) -> anyhow::Result<Self> {
+        let Part { node, rails, store, request_timeout } = part;
+        let server = ApiServer::start_with("127.0.0.1:0", store).await?;
         for name in ["default", "kube-system"] {
             server.store().create(&Namespace { metadata: named(name), ..Namespace::default() });
         }
         server.store().create(&Node { metadata: named(node), ..Node::default() });
         std::fs::write(folder.join("kubeconfig"), server.kubeconfig()?)?;
-        let runtime = FakeRuntime::listen(&folder.join("nri.sock"), Options::default())?;
+        let runtime =
+            FakeRuntime::listen(&folder.join("nri.sock"), Options { request_timeout, ..Options::default() })?;
         let place = Place {
             node: node.to_owned(),
             executable: executable.to_owned(),
             sysfs: sysfs.to_owned(),
+            rails: rails.to_owned(),
             folder: folder.to_owned(),
         };
         let agent = Agent::start(&place, &runtime, Vec::new()).await?;
@@ -175,7 +217,8 @@ impl Stage {
     async fn wait_published(&self) -> anyhow::Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let slices = self.slices();
+            let mut slices = self.slices();
+            slices.retain(|slice| slice.spec.node_name.as_ref() == Some(&self.place.node));
             let complete = slices.first().is_some_and(|first| {
                 usize::try_from(first.spec.pool.resource_slice_count).is_ok_and(|count| count == slices.len())
             });
