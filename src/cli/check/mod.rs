@@ -1,4 +1,4 @@
-//! `sriov-dra check`: what is wrong in files of classes and claims, before anybody applies them.
+//! `sriov-dra check`: what is wrong in files of classes, claims and pools of addresses, before anybody applies them.
 //!
 //! `cli::documents` judges each object alone, `together` claims with the classes that stand in the files.
 
@@ -10,10 +10,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::documents::{Documents, Finding, Place};
+use super::documents::{Documents, Finding};
 use super::explain::Format;
 use crate::DEFAULT_DRIVER_NAME;
-use crate::address::{Overlap, Pool, overlaps};
 
 /// Arguments of `sriov-dra check`.
 #[derive(Debug, Clone, clap::Args)]
@@ -78,13 +77,12 @@ pub fn report(documents: Documents, driver: &str, namespace: &str) -> Report {
         classes,
         slices,
         pools,
-        places,
         passed_over,
         faults: mut all,
         notes: mut said,
         ..
     } = documents;
-    for fault in faults.into_iter().chain(overlapping(&pools, &places.pools)) {
+    for fault in faults {
         if !all.iter().any(|known| known.same(&fault)) {
             all.push(fault);
         }
@@ -95,21 +93,6 @@ pub fn report(documents: Documents, driver: &str, namespace: &str) -> Report {
     said.extend(notes);
     let objects = claims.len() + templates.len() + pods.len() + classes.len() + slices.len() + pools.len();
     Report { format_version: 1, ok: all.is_empty(), objects, faults: all, notes: said }
-}
-
-/// Of two pools that overlap the later gives nothing out; a cluster tells by their age, files by their order.
-fn overlapping(pools: &[Pool], places: &[Place]) -> Vec<Finding> {
-    let overlaps = overlaps(pools);
-    let of = |(pool, place): (&Pool, &Place)| {
-        let Overlap { older, place: meets, .. } = overlaps.get(&pool.name)?;
-        let (older, meets) = (older.first()?, meets.as_ref()?);
-        let problem = format!(
-            "could give out the same addresses as AddressPool {older}: {meets}; give each pool its own, or say with pfs and \
-             ranges which are whose"
-        );
-        Some(place.finding("spec", problem))
-    };
-    pools.iter().zip(places).filter_map(of).collect()
 }
 
 fn print(report: &Report, format: Format) -> anyhow::Result<()> {

@@ -1,4 +1,5 @@
-//! Claims with their classes: precedence, grants, and what can't hold for the VFs that a claim would get.
+//! Claims with their classes: precedence, grants, and what can't hold for the VFs that a claim would get. Pools with each
+//! other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +10,7 @@ use k8s_openapi::api::resource::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::address::{self, Pool};
 use crate::claim::{Asked, FROM_CLASS, check_config};
 use crate::cli::documents::{Documents, Finding, Place, of_parameters};
 use crate::cli::explain::template_spec;
@@ -31,6 +33,7 @@ pub fn judge(documents: &Documents, driver: &str, namespace: &str) -> Found {
         let alone = Together::new(&spec, documents, place, "spec").faults(&spec, driver, namespace);
         found.faults.extend(alone.into_iter().filter(|fault| !completed_by_claims(fault)));
     }
+    found.faults.extend(overlaps(documents));
     let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let claims = documents.claims.iter().zip(&documents.places.claims).map(|(claim, place)| {
         (claim.spec.clone().unwrap_or_default(), "spec", "ResourceClaim", &claim.metadata, place)
@@ -63,6 +66,27 @@ pub fn judge(documents: &Documents, driver: &str, namespace: &str) -> Found {
         found.notes.extend(missing_claims(pod, place, documents, namespace));
     }
     found
+}
+
+/// Pools that could give out the same address. In a cluster the younger one claims nothing; here it is the later one.
+fn overlaps(documents: &Documents) -> Vec<Finding> {
+    let read = documents.pools.iter().zip(&documents.places.pools).filter_map(|(pool, place)| {
+        let name = pool.metadata.name.as_deref().unwrap_or_default();
+        Some((address::read(name, "", &pool.spec).ok()?, place))
+    });
+    let (pools, places): (Vec<Pool>, Vec<&Place>) = read.unzip();
+    let found = address::overlaps(&pools);
+    let told = pools.iter().zip(places).filter_map(|(pool, place)| {
+        let overlap = found.get(&pool.name).filter(|overlap| !overlap.older.is_empty())?;
+        let shared = overlap.place.map(|span| span.to_string()).unwrap_or_default();
+        let older = overlap.older.join(", ");
+        let problem = format!(
+            "it overlaps AddressPool {older} in {shared}: two pools must not give out the same address, whatever PFs and nodes \
+             they select"
+        );
+        Some(place.finding("spec", problem))
+    });
+    told.collect()
 }
 
 /// The claim of a class that says nothing itself.

@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::address::{self, AddressPool, Pool, PoolFaults};
+use crate::address::{self, AddressPool, PoolFaults};
 use crate::allocate::{Fault, check_claim, check_class};
 use crate::claim::{Source, WHOLE, decode_parameters, edits};
 use crate::device::is_label;
@@ -32,6 +32,9 @@ use strict::decode;
 
 /// Two driver names that are this close are taken for one that is misspelt.
 const MISSPELT: usize = 2;
+
+/// `apiVersion` of pools.
+const POOLS: &str = <AddressPool as k8s_openapi::Resource>::API_VERSION;
 
 /// What was read.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +50,7 @@ pub struct Documents {
     /// In order.
     pub slices: Vec<ResourceSlice>,
     /// In order.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<AddressPool>,
     /// Documents of other kinds, `claim.yaml, document 3 (NodeSet)`.
     pub passed_over: Vec<String>,
     /// What is wrong.
@@ -173,7 +176,26 @@ impl Documents {
                 let decoded = self.decoded::<ResourceSlice>(&place, value, |slice| &slice.metadata);
                 self.slices.extend(decoded);
             }
-            (_, "AddressPool") => self.pool(&place, version, value),
+            (POOLS, "AddressPool") => {
+                if let Some(pool) = self.decoded::<AddressPool>(&place, value, |pool| &pool.metadata) {
+                    let name = pool.metadata.name.as_deref().unwrap_or_default();
+                    match address::read(name, "", &pool.spec) {
+                        Ok(_) => {
+                            self.pools.push(pool);
+                            self.places.pools.push(place);
+                        }
+                        Err(PoolFaults { faults, .. }) => {
+                            let faults =
+                                faults.into_iter().map(|fault| place.finding(fault.field, fault.problem));
+                            self.faults.extend(faults);
+                        }
+                    }
+                }
+            }
+            (_, "AddressPool") => {
+                let problem = format!("is {version}, only {POOLS} is understood");
+                self.faults.push(place.finding("apiVersion", problem));
+            }
             ("v1", "Pod") => {
                 if let Some(pod) = self.decoded::<Pod>(&place, value, |pod| &pod.metadata) {
                     self.pod(&place, &pod);
@@ -185,26 +207,6 @@ impl Documents {
                 self.faults.push(place.finding("kind", format!("{kind} is none of {}", DRA.join(", "))));
             }
             _ => self.passed_over.push(place.to_string()),
-        }
-    }
-
-    fn pool(&mut self, place: &Place, version: &str, value: &Value) {
-        let known = format!("{}/{}", address::GROUP, address::VERSION);
-        if version != known {
-            let problem = format!("is {version}, only {known} is understood");
-            return self.faults.push(place.finding("apiVersion", problem));
-        }
-        if let Some(pool) = self.decoded::<AddressPool>(place, value, |pool| &pool.metadata) {
-            match address::read(&pool.metadata.name.unwrap_or_default(), "", &pool.spec) {
-                Ok(pool) => {
-                    self.pools.push(pool);
-                    self.places.pools.push(place.clone());
-                }
-                Err(PoolFaults { faults, .. }) => {
-                    let faults = faults.into_iter();
-                    self.faults.extend(faults.map(|fault| place.finding(fault.field, fault.problem)));
-                }
-            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::allocate::Fault;
 use crate::device::{LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
 
 /// Kinds without a namespace.
-const OF_THE_CLUSTER: [&str; 2] = ["DeviceClass", "ResourceSlice"];
+const OF_THE_CLUSTER: [&str; 3] = ["DeviceClass", "ResourceSlice", "AddressPool"];
 
 /// Names so far, with the document that has each.
 #[derive(Clone, Debug, Default)]
