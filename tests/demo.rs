@@ -4,6 +4,7 @@
 //! Needs root, or user namespaces; the command makes its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -37,6 +38,13 @@ spec:
     path.display().to_string()
 }
 
+/// How many files of examples are in a folder.
+fn files(folder: &str, fits: fn(&str) -> bool) -> usize {
+    let names =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".yaml") && fits(name)).count()
+}
+
 #[test]
 fn every_example_gets_its_vfs_on_the_simulated_node_and_gives_them_back() {
     let output = demo(&["-o", "json"]);
@@ -48,19 +56,58 @@ fn every_example_gets_its_vfs_on_the_simulated_node_and_gives_them_back() {
     let runs = told["runs"].as_array().unwrap();
     assert_eq!(
         runs.len(),
-        std::fs::read_dir("examples").unwrap().count(),
+        files("examples", |_| true) + files("examples/rails", |name| !name.starts_with("16")),
         "an example is missing in the demonstration"
     );
     for pod in runs.iter().flat_map(|run| run["pods"].as_array().unwrap()) {
-        let names: Vec<&Value> = pod["links"].as_array().unwrap().iter().map(|link| &link["name"]).collect();
-        let status: Vec<&str> =
-            pod["status"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
-        assert!(!status.is_empty() && pod["error"].is_null(), "{pod:#}");
-        assert!(status.iter().all(|line| line.starts_with("Ready True")), "{pod:#}");
-        let without_link = status.iter().filter(|line| line.contains("is on vfio-pci")).count();
-        assert_eq!(names.len() - 1 + without_link, status.len(), "a line, and a link but for vfio: {pod:#}");
-        assert_eq!(pod["returned"].as_array().unwrap().len(), status.len(), "all came back: {pod:#}");
+        assert_pod(pod);
     }
+    for (file, rails) in
+        [("rails/1-rail", 1), ("rails/8-rails", 8), ("rails/8-rails-1.36", 8), ("rails/8-rails-gpus", 8)]
+    {
+        let run = runs.iter().find(|run| run["file"] == format!("examples/{file}.yaml")).unwrap();
+        assert_rails(&run["pods"][0], rails);
+    }
+}
+
+#[test]
+fn sixteen_rails_fit_on_a_node_that_has_them_and_not_on_one_that_has_eight() {
+    let both =
+        ["-f", "examples/rails/16-rails.yaml", "-f", "examples/rails/16-rails-1.36.yaml", "-o", "json"];
+    let output = demo(&[&["--rails", "16"], &both[..]].concat());
+    let tale = told(&output);
+    assert!(output.status.success(), "{tale:#}");
+    assert_eq!((&tale["node"]["pfs"], &tale["node"]["vfs"]), (&16.into(), &128.into()));
+    for run in tale["runs"].as_array().unwrap() {
+        assert_pod(&run["pods"][0]);
+        assert_rails(&run["pods"][0], 16);
+    }
+    let output = demo(&both);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(told(&output)["end"]["left"].as_array().unwrap().len(), 0);
+}
+
+/// The pod has an interface on each rail, each with an address of its own block; the agent's fabric is in the MACs.
+fn assert_rails(pod: &Value, rails: usize) {
+    let links = pod["links"].as_array().unwrap().iter().filter(|link| link["name"] != "lo");
+    let on: BTreeSet<&str> = links.clone().map(|link| &link["hwAddr"].as_str().unwrap()[..14]).collect();
+    let ipv4 = |link: &Value| {
+        let addresses = link["addresses"].as_array().unwrap().iter();
+        addresses.filter_map(Value::as_str).find(|text| text.starts_with("172.16.")).map(str::to_owned)
+    };
+    let addresses: BTreeSet<String> = links.filter_map(ipv4).collect();
+    assert_eq!((on.len(), addresses.len()), (rails, rails), "{pod:#}");
+}
+
+fn assert_pod(pod: &Value) {
+    let names: Vec<&Value> = pod["links"].as_array().unwrap().iter().map(|link| &link["name"]).collect();
+    let status: Vec<&str> =
+        pod["status"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert!(!status.is_empty() && pod["error"].is_null(), "{pod:#}");
+    assert!(status.iter().all(|line| line.starts_with("Ready True")), "{pod:#}");
+    let without_link = status.iter().filter(|line| line.contains("is on vfio-pci")).count();
+    assert_eq!(names.len() - 1 + without_link, status.len(), "a line, and a link but for vfio: {pod:#}");
+    assert_eq!(pod["returned"].as_array().unwrap().len(), status.len(), "all came back: {pod:#}");
 }
 
 #[test]

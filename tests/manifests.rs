@@ -18,6 +18,11 @@ use serde_json::{Value, json};
 use sriov_dra::address::{self, AddressPool, Block, PoolSpec};
 use sriov_dra::claim::{Parameters, Source, decode_parameters};
 
+/// Folders of examples.
+const EXAMPLES: [&str; 3] = ["examples", "examples/rails", "examples/seeds"];
+/// Classes that other drivers bring.
+const OF_OTHERS: [&str; 1] = ["gpu.nvidia.com"];
+
 struct Document {
     /// `examples/one-vf.yaml: Pod one-vf`
     place: String,
@@ -57,7 +62,7 @@ fn documents(folder_name: &str) -> Vec<Document> {
 
 fn everything() -> Vec<Document> {
     let mut all = documents("manifests");
-    all.extend(documents("examples"));
+    all.extend(EXAMPLES.into_iter().flat_map(documents));
     assert!(all.len() > 15, "only {} documents: the folders were not found", all.len());
     all
 }
@@ -171,7 +176,7 @@ fn every_selector_compiles_and_is_true_of_the_vf_it_describes() {
         "driver": "sriov-dra.io",
         "attributes": {"sriov-dra.io": {
             "pfName": "ens1f0", "pfPciAddress": "0000:81:00.0", "linkType": "ethernet", "linkSpeedMbps": 25000,
-            "numaNode": 0,
+            "numaNode": 0, "driver": "mlx5_core",
         }},
     });
     let bare = json!({"driver": "sriov-dra.io", "attributes": {"sriov-dra.io": {"vfIndex": 0}}});
@@ -190,12 +195,17 @@ fn every_selector_compiles_and_is_true_of_the_vf_it_describes() {
                 value == cel::Value::Bool(true)
             };
             let mut device = vf.clone();
-            if expression.contains("ens1f1") {
-                device["attributes"]["sriov-dra.io"]["pfName"] = json!("ens1f1");
+            // What it asks for, where that is one of several that there are.
+            let asked = expression.rsplit(" == ").next().unwrap_or_default();
+            for attribute in ["pfName", "linkType", "rail"] {
+                if expression.contains(&format!(".{attribute} == ")) {
+                    device["attributes"]["sriov-dra.io"][attribute] = serde_json::from_str(asked).unwrap();
+                }
             }
             assert!(is_true_of(&device), "{}: {expression}", document.place);
             // An error here would keep the whole pod from being scheduled.
-            assert_eq!(is_true_of(&bare), document.kind == "DeviceClass", "{}: {expression}", document.place);
+            let of_any = !expression.contains("attributes");
+            assert_eq!(is_true_of(&bare), of_any, "{}: {expression}", document.place);
             expressions += 1;
         }
     }
@@ -289,11 +299,12 @@ fn the_parameters_of_every_claim_and_class_pass_the_strict_decoder() {
 
 #[test]
 fn claims_name_requests_classes_and_attributes_that_exist() {
-    let classes: BTreeSet<String> = everything()
+    let mut classes: BTreeSet<String> = everything()
         .iter()
         .filter(|d| d.kind == "DeviceClass")
         .map(|d| d.value["metadata"]["name"].as_str().unwrap().to_owned())
         .collect();
+    classes.extend(OF_OTHERS.map(str::to_owned));
     for document in everything() {
         let place = &document.place;
         let Some(devices) = claim_specs(&document).and_then(|spec| spec.devices) else {
@@ -317,20 +328,32 @@ fn claims_name_requests_classes_and_attributes_that_exist() {
             assert!(scope.iter().all(|name| names.contains(name.as_str())), "{place}: config for {scope:?}");
         }
         for constraint in devices.constraints.unwrap_or_default() {
-            let attribute =
-                constraint.match_attribute.unwrap_or_else(|| panic!("{place}: works on 1.36 only"));
-            assert!(attribute.starts_with("sriov-dra.io/"), "{place}: {attribute}");
+            let only_new = place.contains("-1.36.yaml");
+            assert_eq!(
+                constraint.distinct_attribute.is_some(),
+                only_new,
+                "{place}: its name says where it works"
+            );
+            let attribute = constraint.match_attribute.or(constraint.distinct_attribute).unwrap();
+            // Of other drivers' devices only what all publish can be compared.
+            let common = requests.iter().any(|request| {
+                OF_OTHERS.contains(&request.exactly.as_ref().unwrap().device_class_name.as_str())
+            });
+            let domain = if common { "resource.kubernetes.io/" } else { "sriov-dra.io/" };
+            assert!(attribute.starts_with(domain), "{place}: {attribute}");
         }
     }
 }
 
 #[test]
 fn pods_use_claims_that_their_file_defines_and_images_that_name_no_registry() {
-    for path in files("examples") {
+    let all =
+        EXAMPLES.into_iter().flat_map(|folder| files(folder).into_iter().map(move |path| (folder, path)));
+    for (folder, path) in all {
         let file = path.file_name().unwrap().to_str().unwrap();
-        let documents: Vec<Document> = documents("examples")
+        let documents: Vec<Document> = documents(folder)
             .into_iter()
-            .filter(|d| d.place.starts_with(&format!("examples/{file}: ")))
+            .filter(|d| d.place.starts_with(&format!("{folder}/{file}: ")))
             .collect();
         let defined: BTreeSet<(&str, &str)> = documents
             .iter()

@@ -49,9 +49,10 @@ fn good_parameters_are_valid_and_bad_ones_are_not() {
 fn the_parameters_of_every_example_are_valid() {
     let (_, validator) = schema();
     let mut found = 0;
-    for folder in ["examples", "manifests"] {
-        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
-            let path = entry.unwrap().path();
+    for folder in ["examples", "examples/rails", "examples/seeds", "manifests"] {
+        let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        for path in paths.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")) {
             let text = std::fs::read_to_string(&path).unwrap();
             for document in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
                 let configs = ["/spec/config", "/spec/devices/config", "/spec/spec/devices/config"];

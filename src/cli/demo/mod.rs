@@ -1,5 +1,6 @@
 //! `sriov-dra demo`: the whole story on any Linux machine, without cluster and without hardware.
 
+mod addresses;
 mod pods;
 mod show;
 mod story;
@@ -7,34 +8,66 @@ mod story;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use k8s_openapi::api::resource::v1::DeviceClass;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceSlice};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::documents::Documents;
-use super::explain::{Format, Given, Origin, answer};
+use super::explain::{Format, Given, Origin, answer, template_spec};
 use crate::DEFAULT_DRIVER_NAME;
 use crate::app::Supply;
-use crate::demo::stage::{NODE, Stage};
-use crate::demo::world::{RAILS, World, enter_private_namespaces};
+use crate::demo::gpus;
+use crate::demo::stage::{NODE, Part, Stage};
+use crate::demo::world::{Shape, World, enter_private_namespaces};
 use crate::observe::{self, LogFormat};
 use show::{Printer, Tale};
+
+/// Of the stand-in for the runtime: the machine may be a slow one.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// This program: the agent and the pods of the demonstration are further processes of it.
 const SELF: &str = "/proc/self/exe";
 
-/// The claims that come with the project.
-const EXAMPLES: [(&str, &str); 9] = [
-    ("examples/one-vf.yaml", include_str!("../../../examples/one-vf.yaml")),
-    ("examples/two-vfs-distinct-pfs.yaml", include_str!("../../../examples/two-vfs-distinct-pfs.yaml")),
-    ("examples/by-pf.yaml", include_str!("../../../examples/by-pf.yaml")),
-    ("examples/by-numa.yaml", include_str!("../../../examples/by-numa.yaml")),
-    ("examples/by-link-type.yaml", include_str!("../../../examples/by-link-type.yaml")),
-    ("examples/static-address.yaml", include_str!("../../../examples/static-address.yaml")),
-    ("examples/vlan.yaml", include_str!("../../../examples/vlan.yaml")),
-    ("examples/vfio.yaml", include_str!("../../../examples/vfio.yaml")),
-    ("examples/slinky-nodeset.yaml", include_str!("../../../examples/slinky-nodeset.yaml")),
+/// An example with the rails that it takes.
+struct Example {
+    name: &'static str,
+    text: &'static str,
+    rails: u8,
+}
+
+macro_rules! example {
+    ($file:literal) => {
+        example!($file, 2)
+    };
+    ($file:literal, $rails:literal) => {
+        Example {
+            name: concat!("examples/", $file),
+            text: include_str!(concat!("../../../examples/", $file)),
+            rails: $rails,
+        }
+    };
+}
+
+/// The claims that come with the project, without those that replace others' configurations (`examples/seeds`): they name
+/// the ports of certain machines.
+const EXAMPLES: [Example; 15] = [
+    example!("one-vf.yaml"),
+    example!("two-vfs-distinct-pfs.yaml"),
+    example!("by-pf.yaml"),
+    example!("by-numa.yaml"),
+    example!("by-link-type.yaml"),
+    example!("static-address.yaml"),
+    example!("vlan.yaml"),
+    example!("vfio.yaml"),
+    example!("slinky-nodeset.yaml"),
+    example!("rails/1-rail.yaml"),
+    example!("rails/8-rails.yaml", 8),
+    example!("rails/8-rails-1.36.yaml", 8),
+    example!("rails/8-rails-gpus.yaml", 8),
+    example!("rails/16-rails.yaml", 16),
+    example!("rails/16-rails-1.36.yaml", 16),
 ];
 
 /// What `kubectl apply -k manifests` brings besides the agent.
@@ -49,6 +82,9 @@ pub struct DemoArgs {
     /// Use this machine's own VFs (root; nothing else may use them meanwhile) instead of a simulated node
     #[arg(long)]
     pub real: bool,
+    /// Rails of the simulated node: 1 to 16. Without files, those examples are run that need no more
+    #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub rails: u8,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
@@ -62,9 +98,9 @@ pub struct DemoArgs {
 /// # Errors
 /// When the machine lacks what the demonstration itself needs.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    let DemoArgs { claims, real, output, keep } = args;
+    let DemoArgs { claims, real, rails, output, keep } = args;
     observe::start(LogFormat::Text, "warn")?;
-    let files = match read(claims, *real) {
+    let files = match read(claims, *real, *rails) {
         Ok(files) => files,
         Err(error) => {
             eprintln!("sriov-dra: {error:#}");
@@ -80,6 +116,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         // Before any thread is started.
         false => enter_private_namespaces()?,
     }
+    let shape = (!*real).then(|| Shape::cards(*rails));
     let folder = Folder::make(*keep)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -90,7 +127,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let told = runtime.block_on(async {
         let stopped = interrupted().context("signals can't be handled")?;
         tokio::select! {
-            told = tell(&files, *real, &folder.path, &mut printer) => told,
+            told = tell(&files, shape.as_ref(), &folder.path, &mut printer) => told,
             // Dropped on the way out: agent, pods, node and folder go with it.
             error = stopped => Err(error),
         }
@@ -128,12 +165,12 @@ fn interrupted() -> anyhow::Result<impl Future<Output = anyhow::Error>> {
 }
 
 /// The files to run, each by its name.
-fn read(claims: &[PathBuf], real: bool) -> anyhow::Result<Vec<(String, Documents)>> {
+fn read(claims: &[PathBuf], real: bool, rails: u8) -> anyhow::Result<Vec<(String, Documents)>> {
     let mut files = Vec::new();
     if claims.is_empty() {
         // The other examples name ports of a machine that is not this one.
-        let shown = if real { EXAMPLES.get(..1) } else { EXAMPLES.get(..) };
-        for (name, text) in shown.unwrap_or_default() {
+        let shown = EXAMPLES.iter().take(if real { 1 } else { EXAMPLES.len() });
+        for Example { name, text, .. } in shown.filter(|example| example.rails <= rails) {
             let mut documents = Documents::default();
             documents.parse(name, text, DEFAULT_DRIVER_NAME)?;
             files.push(((*name).to_owned(), documents));
@@ -165,18 +202,19 @@ fn read(claims: &[PathBuf], real: bool) -> anyhow::Result<Vec<(String, Documents
     Ok(files)
 }
 
+/// `shape`: of the simulated node; `None` takes this machine.
 async fn tell(
     files: &[(String, Documents)],
-    real: bool,
+    shape: Option<&Shape>,
     folder: &Path,
     printer: &mut Printer,
 ) -> anyhow::Result<Tale> {
     let mut tale = Tale { ok: true, ..Tale::default() };
-    let world = match real {
-        true => None,
-        false => {
-            let built = World::build(Path::new(SELF), folder, &mut |rail| {
-                printer.progress(&format!("building a node: rail {rail} of {RAILS}"));
+    let world = match shape {
+        None => None,
+        Some(shape) => {
+            let built = World::build_as(shape, Path::new(SELF), folder, &mut |rail| {
+                printer.progress(&format!("building a node: rail {rail} of {}", shape.pfs.len()));
             });
             Some(built.context("the simulated node can't be built")?)
         }
@@ -184,18 +222,37 @@ async fn tell(
     let sysfs = world.as_ref().map_or(Path::new("/sys"), World::sysfs);
     tale.node = story::inventory(sysfs, printer)?;
     printer.progress("starting the API server and the agent");
-    let stage = Stage::start(Path::new(SELF), folder, sysfs).await?;
+    let part =
+        Part { rails: world.as_ref().map_or("", World::rails), request_timeout: PATIENCE, ..Part::default() };
+    let stage = Stage::start_part(part, Path::new(SELF), folder, sysfs).await?;
     let class: DeviceClass = serde_saphyr::from_str(DEVICE_CLASS).context("manifests/deviceclass.yaml")?;
     stage.server.store().create(&class);
     tale.agent = story::agent(&stage, printer);
     for (name, documents) in files {
+        // The others are told what they are told on a node without GPUs.
+        let gpus = shape.filter(|_| asks_for_gpus(documents)).map(gpus::slice);
+        if let Some(slice) = &gpus {
+            stage.server.store().create(&gpus::class());
+            stage.server.store().create(slice);
+        }
         let run = story::file(&stage, sysfs, name, documents, printer).await?;
         tale.ok &= run.ok;
         tale.runs.push(run);
+        if let Some(name) = gpus.and_then(|slice| slice.metadata.name) {
+            stage.server.store().delete::<ResourceSlice>("", &name);
+        }
     }
     tale.end = story::end(stage, folder, printer).await?;
     tale.ok &= tale.end.left.is_empty();
     Ok(tale)
+}
+
+/// A claim of the file has a request for GPUs.
+fn asks_for_gpus(documents: &Documents) -> bool {
+    let of_claims = documents.claims.iter().filter_map(|claim| claim.spec.clone());
+    let specs = of_claims.chain(documents.templates.iter().map(template_spec));
+    let requests = specs.filter_map(|spec| spec.devices?.requests).flatten();
+    requests.filter_map(|request| request.exactly).any(|exactly| exactly.device_class_name == gpus::GPUS)
 }
 
 /// Everything the demonstration writes.

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::addresses;
 use super::pods::with_pods;
 use super::show::{AgentTale, ClaimTale, EndTale, NodeTale, PodTale, Printer, Run, link_line};
 use crate::DEFAULT_DRIVER_NAME;
@@ -76,6 +77,7 @@ pub async fn file(
     for class in &documents.classes {
         stage.server.store().create::<DeviceClass>(class);
     }
+    addresses::bring(stage, &documents.pools).await?;
     let documents = with_pods(documents);
     let supply = Supply {
         slices: stage.slices(),
@@ -102,6 +104,7 @@ pub async fn file(
     for (told, started) in run.pods.iter_mut().zip(running) {
         told.returned = stop(stage, sysfs, started, printer).await?;
     }
+    addresses::take(stage, &given.asked.pools).await?;
     run.explained = explained.subjects;
     Ok(run)
 }
