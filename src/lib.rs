@@ -20,6 +20,7 @@
 //! - [`claim`]: an allocated ResourceClaim and its `VfConfig` to a validated request. Pure.
 //! - [`prepare`]: compiles a request to a plan, applies or reverts it, keeps the ledger and the CDI files.
 //! - [`attach`]: moves VFs into a pod's network namespace and back; the NRI plugin; claim status.
+//! - [`doctor`]: what a node has and lacks, and how it is mended. Pure. [`runtime`]: the container runtime asked over CRI.
 //! - [`observe`] writes the log.
 //! - [`app`]: the one composition root. [`cli`]: the commands.
 //! - [`demo`]: a simulated node, the embedded API server and stand-ins, for machines without a cluster.
@@ -35,12 +36,14 @@ pub mod cli;
 pub mod controller;
 pub mod demo;
 pub mod device;
+pub mod doctor;
 pub mod host;
 pub mod inventory;
 pub mod kubelet;
 pub mod observe;
 pub mod policy;
 pub mod prepare;
+pub mod runtime;
 
 /// Driver name and API group unless `--driver-name` says otherwise.
 pub const DEFAULT_DRIVER_NAME: &str = "sriov-dra.io";

@@ -21,6 +21,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     // Wire only: app joins it with the rest.
     ("kubelet", &[]),
     ("attach", &["prepare", "claim", "host", "device"]),
+    // Wire only, too.
+    ("runtime", &[]),
+    ("doctor", &["host", "device"]),
     ("observe", &[]),
     ("allocate", &["device", "policy"]),
     // The doubles of kubelet and runtime are beside what they stand in for; the agent is reached over its sockets.
@@ -36,15 +39,17 @@ const ROOMS: &[(&str, &[&str])] = &[
             "demo",
             "allocate",
             "device",
+            "doctor",
             "host",
             "inventory",
             "kubelet",
             "observe",
             "policy",
             "prepare",
+            "runtime",
         ],
     ),
-    ("cli", &["address", "allocate", "app", "claim", "demo", "device", "observe", "policy"]),
+    ("cli", &["address", "allocate", "app", "claim", "demo", "device", "doctor", "observe", "policy"]),
     ("main", &["cli"]),
 ];
 
@@ -67,6 +72,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("controller/slices.rs", &["k8s_openapi"]),
     ("controller/split.rs", &["k8s_openapi"]),
     ("controller/view.rs", &["k8s_openapi", "serde_json"]),
+    // Judges facts of `host::survey`: data, though its room is not.
+    ("doctor", &["serde"]),
     ("prepare/cdi.rs", &[]),
     ("prepare/cdi_spec.rs", &["serde", "serde_json", "thiserror"]),
     ("prepare/plan.rs", &["ipnet", "thiserror"]),

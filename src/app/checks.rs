@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use crate::doctor::no_propagation;
+use crate::host::survey::capabilities;
+
 /// Capabilities the agent can't do without (`include/uapi/linux/capability.h`), and what for.
 const CAPABILITIES: [(u32, &str, &str); 3] = [
     (12, "CAP_NET_ADMIN", "to move and configure network interfaces"),
@@ -63,8 +66,7 @@ pub fn check(sysfs: &Path, nri_socket: Option<&Path>) -> Findings {
 }
 
 fn missing_capabilities(status: &str) -> Vec<String> {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or_default();
+    let effective = capabilities(status).unwrap_or_default();
     CAPABILITIES
         .iter()
         .filter(|(bit, _, _)| effective & (1 << bit) == 0)
@@ -74,30 +76,6 @@ fn missing_capabilities(status: &str) -> Vec<String> {
             )
         })
         .collect()
-}
-
-/// A mount that gets no mounts from the host shows namespaces made later as empty files.
-fn no_propagation(mountinfo: &str, folder: &str) -> Option<String> {
-    // proc(5): fields 5 is the mount point, optional fields follow field 6 up to a single dash.
-    let nearest = mountinfo
-        .lines()
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split(' ').collect();
-            let point = *fields.get(4)?;
-            let covers = point == "/" || folder == point || folder.starts_with(&format!("{point}/"));
-            let optional: Vec<&str> =
-                fields.get(6..)?.iter().copied().take_while(|field| *field != "-").collect();
-            covers.then_some((point.len(), optional))
-        })
-        .max_by_key(|(length, _)| *length)?;
-    let propagates =
-        nearest.1.iter().any(|field| field.starts_with("shared:") || field.starts_with("master:"));
-    (!propagates).then(|| {
-        format!(
-            "{folder} does not get mounts from the host: network namespaces of pods that start later can't be opened by \
-             path (mount it with mountPropagation: HostToContainer)"
-        )
-    })
 }
 
 #[cfg(test)]
@@ -111,13 +89,5 @@ mod tests {
         assert!(faults[0].contains("CAP_NET_ADMIN"), "{faults:?}");
         assert!(missing_capabilities("CapEff:\t000001ffffffffff\n").is_empty());
         assert_eq!(missing_capabilities("CapEff:\t000001ffffdfffff\n").len(), 1);
-    }
-
-    #[test]
-    fn a_folder_without_propagation_is_named_and_one_with_is_not() {
-        let private = "1 0 0:1 / / rw - overlay o rw\n2 1 0:2 / /run/netns rw - tmpfs t rw\n";
-        assert!(no_propagation(private, "/run/netns").is_some_and(|text| text.contains("HostToContainer")));
-        let slave = "1 0 0:1 / / rw - overlay o rw\n2 1 0:2 / /run rw master:7 - tmpfs t rw\n";
-        assert_eq!(no_propagation(slave, "/run/netns"), None);
     }
 }

@@ -11,6 +11,7 @@ mod agent;
 mod checks;
 mod claims;
 mod client;
+mod doctor;
 mod explain;
 mod functions;
 mod hook;
@@ -21,6 +22,7 @@ mod strays;
 
 #[cfg(any(test, feature = "testing"))]
 pub use claims::{Claims, PREPARES};
+pub use doctor::{examine, roots as doctor_roots};
 pub use explain::{Supply, read_cluster, read_machine};
 pub use hook::{Places, run_hook};
 pub use inventory::{Looked, take_inventory};

@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod doctor;
 pub mod documents;
 pub mod explain;
 pub mod hook;
@@ -37,6 +38,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Show this machine's PFs and VFs: what is offered, what is withheld and why
     Inventory(inventory::InventoryArgs),
+    /// Say what this node has and lacks, and the commands that mend it (exit status 0; 3 with warnings; 4 with faults)
+    Doctor(doctor::DoctorArgs),
     /// A pod of the demonstration: waits in a network namespace of its own
     #[command(name = crate::demo::pod::PAUSE, hide = true)]
     Pause,
@@ -73,6 +76,7 @@ impl Cli {
         match self.command {
             Command::Node(args) => node::run(*args)?,
             Command::Inventory(args) => inventory::run(&args)?,
+            Command::Doctor(args) => return doctor::run(&args),
             Command::Demo(args) => return demo::run(&args),
             Command::Pause => crate::demo::pod::pause()?,
             Command::Hook(args) => hook::run(args)?,

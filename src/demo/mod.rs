@@ -9,8 +9,6 @@
 pub mod agent;
 pub mod apiserver;
 pub mod claims;
-#[cfg(any(test, feature = "testing"))]
-pub mod cri;
 pub mod gpus;
 pub mod pod;
 pub mod stage;

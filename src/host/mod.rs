@@ -24,6 +24,7 @@ pub mod probe;
 mod raw;
 pub mod rdma;
 pub mod routes;
+pub mod survey;
 pub mod sysfs;
 pub mod uevent;
 pub mod vf_admin;

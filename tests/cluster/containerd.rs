@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use sriov_dra::demo::cri::{channel, v1 as cri};
+use sriov_dra::runtime::{channel, v1 as cri};
 use tonic::transport::Channel;
 
 use crate::runtime::Sandbox;

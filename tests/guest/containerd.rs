@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sriov_dra::cli::image::archive;
-use sriov_dra::demo::cri::v1 as cri;
-use sriov_dra::demo::cri::{self as client};
+use sriov_dra::runtime::v1 as cri;
+use sriov_dra::runtime::{self as client};
 use tonic::transport::Channel;
 
 use crate::busybox;

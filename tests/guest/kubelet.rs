@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use sriov_dra::demo::cri::channel;
 use sriov_dra::kubelet::proto::{registration, v1};
+use sriov_dra::runtime::channel;
 use tonic::transport::Channel;
 
 /// A claim as the kubelet names it.

@@ -4,6 +4,7 @@ mod admin;
 mod archive;
 mod crash;
 mod cycles;
+mod doctor;
 mod ground;
 mod lifecycle;
 mod reboot;
@@ -59,6 +60,7 @@ stories! {
     PAIR ground::the_api_server_takes_the_claims_of_these_stories_as_a_real_one_would;
     PAIR rights::a_user_without_rights_sees_the_same_inventory_as_root;
     PAIR rights::the_demonstration_takes_this_machines_own_vfs_and_gives_them_back;
+    PAIR doctor::the_doctor_finds_this_node_well_from_outside_and_from_a_pod_and_names_what_is_broken;
     PAIR archive::containerd_imports_the_archive_and_runs_the_binary_in_it;
     PAIR lifecycle::two_pods_with_vfs_of_one_pf_ping_each_other_and_give_them_back_as_they_were;
     PAIR lifecycle::a_late_second_stop_of_an_old_sandbox_takes_nothing_from_the_new_one;
