@@ -19,6 +19,7 @@
 //! - [`allocate`]: which devices a claim gets and why not others, as the scheduler decides. Pure.
 //! - [`claim`]: an allocated ResourceClaim and its `VfConfig` to a validated request. Pure.
 //! - [`prepare`]: compiles a request to a plan, applies or reverts it, keeps the ledger and the CDI files.
+//! - [`nccl`]: the topology and the variables by which NCCL and UCX find exactly a container's VFs. Pure.
 //! - [`attach`]: moves VFs into a pod's network namespace and back; the NRI plugin; claim status.
 //! - [`doctor`]: what a node has and lacks, and how it is mended. Pure. [`runtime`]: the container runtime asked over CRI.
 //! - [`observe`] writes the log.
@@ -40,6 +41,7 @@ pub mod doctor;
 pub mod host;
 pub mod inventory;
 pub mod kubelet;
+pub mod nccl;
 pub mod observe;
 pub mod policy;
 pub mod prepare;

@@ -18,9 +18,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("controller", &["policy", "address", "device"]),
     ("claim", &["device"]),
     ("prepare", &["claim", "address", "host", "device"]),
+    ("nccl", &["host", "device"]),
     // Wire only: app joins it with the rest.
     ("kubelet", &[]),
-    ("attach", &["prepare", "claim", "host", "device"]),
+    ("attach", &["prepare", "claim", "nccl", "host", "device"]),
     // Wire only, too.
     ("runtime", &[]),
     ("doctor", &["host", "device"]),
@@ -43,6 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "host",
             "inventory",
             "kubelet",
+            "nccl",
             "observe",
             "policy",
             "prepare",
@@ -74,6 +76,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("controller/view.rs", &["k8s_openapi", "serde_json"]),
     // Judges facts of `host::survey`: data, though its room is not.
     ("doctor", &["serde"]),
+    // As above: `host::topology`.
+    ("nccl", &["ipnet"]),
     ("prepare/cdi.rs", &[]),
     ("prepare/cdi_spec.rs", &["serde", "serde_json", "thiserror"]),
     ("prepare/plan.rs", &["ipnet", "thiserror"]),

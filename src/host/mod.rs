@@ -26,6 +26,7 @@ pub mod rdma;
 pub mod routes;
 pub mod survey;
 pub mod sysfs;
+pub mod topology;
 pub mod uevent;
 pub mod vf_admin;
 pub mod wire;

@@ -18,6 +18,10 @@ pub struct Kernel {
     pub command_line: Vec<String>,
     /// `GenuineIntel`, `AuthenticAMD`; nothing on other architectures.
     pub cpu: Option<String>,
+    /// `cpu family` of the first processor.
+    pub cpu_family: Option<u32>,
+    /// `model` of the first processor.
+    pub cpu_model: Option<u32>,
     /// This is a virtual machine, as far as the processor says.
     pub virtual_machine: bool,
     /// Its IOMMU.
@@ -99,7 +103,8 @@ impl Modules {
 }
 
 impl Kernel {
-    pub(super) fn read(sys: &Path, proc: &Path) -> Self {
+    /// What these folders say.
+    pub fn read(sys: &Path, proc: &Path) -> Self {
         let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
         let processor = text(proc.join("cpuinfo"));
         let field = |name: &str| {
@@ -121,6 +126,8 @@ impl Kernel {
             release: text(proc.join("sys/kernel/osrelease")).trim().to_owned(),
             command_line: text(proc.join("cmdline")).split_whitespace().map(str::to_owned).collect(),
             cpu: field("vendor_id"),
+            cpu_family: field("cpu family").and_then(|number| number.parse().ok()),
+            cpu_model: field("model").and_then(|number| number.parse().ok()),
             virtual_machine: field("flags")
                 .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor")),
             iommu: Iommu {
@@ -147,7 +154,7 @@ const GPU_CLASSES: [&str; 2] = ["0x0300", "0x0302"];
 const GPU_VENDORS: [u16; 2] = [0x10de, 0x1002];
 
 /// GPUs on the PCI bus.
-pub(super) fn gpus(sys: &Path) -> Vec<Gpu> {
+pub fn gpus(sys: &Path) -> Vec<Gpu> {
     let entries = fs::read_dir(sys.join("bus/pci/devices")).into_iter().flatten().flatten();
     let mut gpus: Vec<Gpu> = entries
         .filter_map(|entry| {

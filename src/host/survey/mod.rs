@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use files::NodeFiles;
-pub use kernel::{Gpu, Iommu, Kernel, Modules, RdmaOption};
+pub use kernel::{Gpu, Iommu, Kernel, Modules, RdmaOption, gpus};
 pub use processes::{Memlock, Process, capabilities};
 pub use services::{Checkpoint, HookFile, RuntimeConfig, Services};
 
