@@ -4,6 +4,7 @@
 //! opinions about what is offered (that is `policy`).
 
 mod address;
+mod char_device;
 mod function;
 mod label;
 mod link;
@@ -12,6 +13,7 @@ mod route;
 mod settings;
 
 pub use address::{parse_ip, parse_subnet};
+pub use char_device::CharDevice;
 pub use function::{
     CleanFacts, EswitchMode, Incarnation, LinkType, Netdev, Pf, Place, RdmaDevice, RdmaNetnsMode, Snapshot,
     Vf,

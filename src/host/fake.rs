@@ -15,11 +15,12 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::probe::Question;
-use super::{HostError, Kernel, Link, Links, Netns, NetnsId};
+use super::rdma::fake::FakeRdma;
+use super::{HostError, Kernel, Link, Links, Netns, NetnsId, Rdma};
 use crate::device::{HwAddr, IfName, InstalledRoute, PciAddress, Route, Rule};
 
 /// The namespace every fake host lives in.
-const HOST: NetnsId = NetnsId { dev: 4, ino: 1 };
+pub(super) const HOST: NetnsId = NetnsId { dev: 4, ino: 1 };
 
 #[derive(Debug, Default)]
 struct Namespace {
@@ -33,7 +34,8 @@ struct Namespace {
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
+    pub(super) rdma: FakeRdma,
     /// Who else answers for an address.
     neighbours: BTreeMap<IpAddr, HwAddr>,
     namespaces: BTreeMap<NetnsId, Namespace>,
@@ -58,7 +60,7 @@ impl Default for FakeKernel {
 }
 
 impl FakeKernel {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,6 +101,7 @@ impl FakeKernel {
     pub fn destroy(&self, id: NetnsId) {
         let mut state = self.state();
         let Some(gone) = state.namespaces.remove(&id) else { return };
+        state.rdma.bring_home(id);
         for (mut link, _) in gone.links {
             if link.pci.is_none() {
                 continue;
@@ -178,6 +181,17 @@ impl FakeKernel {
         self.state().changes
     }
 
+    /// Counts a change, and fails it if it was asked to.
+    pub(super) fn count_change(&self, what: &str) -> Result<(), HostError> {
+        let mut state = self.state();
+        let number = state.changes;
+        state.changes += 1;
+        match state.fail_at {
+            Some((at, errno)) if at == number => Err(refused(what, errno)),
+            _ => Ok(()),
+        }
+    }
+
     fn open_id(&self, wanted: impl Fn(&NetnsId, &Namespace) -> bool) -> Option<Netns> {
         self.state()
             .namespaces
@@ -236,6 +250,10 @@ impl Kernel for FakeKernel {
             .map(|(name, _)| name)
             .collect()
     }
+
+    fn rdma(&self) -> &dyn Rdma {
+        self
+    }
 }
 
 struct FakeLinks {
@@ -243,7 +261,7 @@ struct FakeLinks {
     id: NetnsId,
 }
 
-fn refused(what: &str, errno: Errno) -> HostError {
+pub(super) fn refused(what: &str, errno: Errno) -> HostError {
     HostError::Netlink { what: what.to_owned(), source: io::Error::from(errno) }
 }
 
@@ -255,14 +273,8 @@ impl FakeLinks {
         link: &Link,
         apply: impl FnOnce(&mut Namespace, usize) -> Result<T, Errno>,
     ) -> Result<T, HostError> {
+        self.kernel.count_change(what)?;
         let mut state = self.kernel.state();
-        let number = state.changes;
-        state.changes += 1;
-        if let Some((at, errno)) = state.fail_at
-            && at == number
-        {
-            return Err(refused(what, errno));
-        }
         let namespace = state.namespaces.get_mut(&self.id).ok_or_else(|| refused(what, Errno::ENODEV))?;
         let position = namespace.links.iter().position(|(l, _)| l.index == link.index);
         apply(namespace, position.ok_or_else(|| refused(what, Errno::ENODEV))?)
@@ -271,14 +283,8 @@ impl FakeLinks {
 
     /// A change of the namespace rather than of a link.
     fn change_namespace(&mut self, what: &str, apply: impl FnOnce(&mut Namespace)) -> Result<(), HostError> {
+        self.kernel.count_change(what)?;
         let mut state = self.kernel.state();
-        let number = state.changes;
-        state.changes += 1;
-        if let Some((at, errno)) = state.fail_at
-            && at == number
-        {
-            return Err(refused(what, errno));
-        }
         apply(state.namespaces.get_mut(&self.id).ok_or_else(|| refused(what, Errno::ENODEV))?);
         Ok(())
     }

@@ -7,14 +7,14 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{SYSFS_MAGIC, statfs};
 
 use super::netlink::Session;
-use super::{HostError, Kernel, Links, Netns, NetnsId};
+use super::{HostError, Kernel, Links, Netns, NetnsId, Rdma};
 use crate::device::PciAddress;
 
 /// The kernel this process runs on.
 #[derive(Debug)]
 pub struct Linux {
     host: Netns,
-    sysfs: PathBuf,
+    pub(super) sysfs: PathBuf,
     proc: PathBuf,
     stand_ins: bool,
     /// This process may look at every process: what it can't look at is an error, not an absence.
@@ -117,6 +117,10 @@ impl Kernel for Linux {
         }
         found.sort();
         found
+    }
+
+    fn rdma(&self) -> &dyn Rdma {
+        self
     }
 }
 

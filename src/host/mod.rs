@@ -14,6 +14,7 @@ mod error;
 pub mod fake;
 mod find;
 pub mod flock;
+pub mod limits;
 mod link;
 mod linux;
 pub mod memory;
@@ -36,6 +37,7 @@ pub use find::{FoundVf, VfHandle, find_vf, find_vf_on_host};
 pub use link::Link;
 pub use linux::Linux;
 pub use netns::{Netns, NetnsId};
+pub use rdma::{Rdma, RdmaLink};
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -73,6 +75,8 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     fn enter(&self, netns: &Netns) -> Result<Box<dyn Links>, HostError>;
     /// Names of the VF's netdevs as sysfs shows them in the host's namespace; none when it is lent.
     fn netdev_names(&self, vf: PciAddress) -> Vec<String>;
+    /// RDMA devices of this kernel.
+    fn rdma(&self) -> &dyn Rdma;
 }
 
 /// Links of one namespace. A session stays in its namespace whatever the calling thread does.

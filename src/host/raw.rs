@@ -7,7 +7,9 @@ use super::{HostError, Netns};
 const HEADER: usize = 16;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 /// Nested and byte-order bits of an attribute type (`NLA_TYPE_MASK`, include/uapi/linux/netlink.h).
 const TYPE_MASK: u16 = 0x3fff;
 
@@ -49,22 +51,37 @@ pub(super) fn ask(
     payload: &[u8],
     what: &str,
 ) -> Result<Option<Vec<u8>>, HostError> {
+    let message = message(kind, NLM_F_REQUEST | NLM_F_ACK, payload);
+    Ok(exchange(netns, protocol, &message, what)?.into_iter().next())
+}
+
+/// The payload of each part of a dump.
+pub(super) fn dump(netns: &Netns, protocol: isize, kind: u16, what: &str) -> Result<Vec<Vec<u8>>, HostError> {
+    exchange(netns, protocol, &message(kind, NLM_F_REQUEST | NLM_F_ACK | NLM_F_DUMP, &[]), what)
+}
+
+/// Header (`struct nlmsghdr`) and payload.
+fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER + payload.len());
+    let length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
+    message.extend_from_slice(&length.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    message.extend_from_slice(&1u32.to_ne_bytes());
+    message.extend_from_slice(&0u32.to_ne_bytes());
+    message.extend_from_slice(payload);
+    message
+}
+
+fn exchange(netns: &Netns, protocol: isize, message: &[u8], what: &str) -> Result<Vec<Vec<u8>>, HostError> {
     let failed = |source| HostError::Netlink { what: what.to_owned(), source };
     netns.run(|| {
         let mut socket = Socket::new(protocol).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
         super::netlink::patience(&socket).map_err(failed)?;
-        let mut message = Vec::with_capacity(HEADER + payload.len());
-        let length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
-        message.extend_from_slice(&length.to_ne_bytes());
-        message.extend_from_slice(&kind.to_ne_bytes());
-        message.extend_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
-        message.extend_from_slice(&1u32.to_ne_bytes());
-        message.extend_from_slice(&0u32.to_ne_bytes());
-        message.extend_from_slice(payload);
-        socket.send(&message, 0).map_err(failed)?;
-        let mut answer = None;
+        socket.send(message, 0).map_err(failed)?;
+        let mut answers = Vec::new();
         loop {
             let (datagram, _) = socket.recv_from_full().map_err(failed)?;
             let mut rest = &datagram[..];
@@ -76,16 +93,15 @@ pub(super) fn ask(
                         reason: format!("a message of {length} bytes"),
                     });
                 };
-                if u16::from_ne_bytes([k0, k1]) == NLMSG_ERROR {
+                // The end of a dump has an error's form.
+                if matches!(u16::from_ne_bytes([k0, k1]), NLMSG_ERROR | NLMSG_DONE) {
                     let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
                     return match code {
-                        0 => Ok(answer),
+                        0.. => Ok(answers),
                         errno => Err(failed(std::io::Error::from_raw_os_error(-errno))),
                     };
                 }
-                if answer.is_none() {
-                    answer = Some(body.to_vec());
-                }
+                answers.push(body.to_vec());
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
             }
         }
