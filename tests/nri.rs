@@ -78,7 +78,7 @@ impl PodEvents for Pods {
     async fn create_container(&self, sandbox: Sandbox, container: Container) -> Result<Adjustment, String> {
         self.log(format!("create {} with {} variables", container.name, container.env.len()));
         self.event("create", sandbox).await?;
-        Ok(Adjustment { env: self.reply.lock().unwrap().clone() })
+        Ok(Adjustment { env: self.reply.lock().unwrap().clone(), ..Adjustment::default() })
     }
     async fn synchronize(&self, sandboxes: Vec<Sandbox>, containers: Vec<Container>) {
         let slow = sandboxes.iter().any(|s| s.pod_name.contains("slow"));
@@ -358,7 +358,10 @@ async fn events_arrive_in_both_forms_with_what_the_runtime_knows() {
         let web = pod("web");
         assert_eq!(plugin.run_pod_sandbox(&web).await, Ok(()));
         let adjustment = plugin.create_container(&web, &container("main", vec!["K=V".into()])).await;
-        assert_eq!(adjustment, Ok(Adjustment { env: vec![("A".into(), "1".into())] }));
+        assert_eq!(
+            adjustment,
+            Ok(Adjustment { env: vec![("A".into(), "1".into())], ..Adjustment::default() })
+        );
         assert_eq!(plugin.stop_pod_sandbox(&web).await, Ok(()));
         assert_eq!(plugin.remove_pod_sandbox(&web).await, Ok(()));
         let calls: Vec<_> =

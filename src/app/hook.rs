@@ -12,15 +12,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::functions::NodeFunctions;
-use crate::attach::{Attacher, Outbox, hook};
+use crate::attach::bundle::Bundle;
+use crate::attach::{AttachError, Attacher, Outbox, PodSandbox, hook};
+use crate::device::MemlockRoom;
 use crate::host::Linux;
 use crate::host::age::is_older;
 use crate::host::boot::boot_id;
+use crate::host::limits;
 use crate::host::sysfs::Sysfs;
 use crate::policy::Rules;
 use crate::prepare::cdi::HookCommand;
 use crate::prepare::ledger::Ledger;
 use crate::prepare::locks::Locks;
+use crate::prepare::rdma::Limit;
 use crate::prepare::site::Site;
 
 /// What one run may take: an agent may be at work on the same claim.
@@ -173,10 +177,45 @@ fn guard(places: &Places, claim_uid: &str, state: &str) -> anyhow::Result<()> {
     let cgroups = |who: &str| fs::read_to_string(format!("/proc/{who}/cgroup")).unwrap_or_default();
     let sandbox = hook::sandbox_of(state, &cgroups(&pid.to_string()), &cgroups("self"))?;
     let attacher = attacher(places)?;
-    attacher.guard(&sandbox, claim_uid, Instant::now() + BUDGET).map_err(|error| {
+    let refused = |error: AttachError| {
         let (namespace, name) = (&sandbox.pod_namespace, &sandbox.pod_name);
         anyhow::anyhow!("pod {namespace}/{name} must not start without its VFs: {}", error.sentence())
-    })
+    };
+    attacher.guard(&sandbox, claim_uid, Instant::now() + BUDGET).map_err(refused)?;
+    if !attacher.has_rdma(claim_uid).map_err(refused)? {
+        return Ok(());
+    }
+    let config = hook::config_of(state)?;
+    let shown = config.display();
+    let text =
+        fs::read_to_string(&config).with_context(|| format!("the container's {shown} can't be read"))?;
+    let bundle = Bundle::parse(&text).with_context(|| format!("the container's {shown} can't be read"))?;
+    let pod = PodSandbox::open(attacher.site.kernel.as_ref(), &sandbox).map_err(refused)?;
+    let netns = pod.netns.as_ref().map(|(_, netns)| netns);
+    match attacher.check_bundle(claim_uid, &bundle, netns).map_err(refused)? {
+        Some(limit) => let_lock(pid, limit),
+        None => Ok(()),
+    }
+}
+
+/// Without NRI the main process alone is given its limit, and what it starts: the runtime sets none over it.
+fn let_lock(pid: u32, limit: Limit) -> anyhow::Result<()> {
+    let wanted = Some(limit.bytes).filter(|bytes| *bytes != u64::MAX);
+    match limits::set_memlock(pid, wanted) {
+        Ok(()) => Ok(()),
+        Err(error) if limit.auto && error.errno() == Some(nix::libc::EPERM) => {
+            let most = match limits::memlock_room(i32::try_from(std::process::id())?)? {
+                MemlockRoom::Bytes(bytes) => Some(bytes),
+                MemlockRoom::All => None,
+            };
+            Ok(limits::set_memlock(pid, most)?)
+        }
+        Err(error) => bail!(
+            "rdma.memlock: the container runtime can't let the container lock that much memory ({}); start it with \
+             LimitMEMLOCK=infinity (in its systemd unit), or set rdma.memlock to auto",
+            error.sentence()
+        ),
+    }
 }
 
 fn attacher(places: &Places) -> anyhow::Result<Attacher> {
@@ -197,6 +236,7 @@ fn attacher(places: &Places) -> anyhow::Result<Attacher> {
         ledger,
         driver: places.driver_name.clone(),
         cdi_dir: places.cdi_dir.clone(),
+        runtime: Default::default(),
         hook: places.hook(),
         boot_id: boot_id()?,
     };

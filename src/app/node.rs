@@ -27,6 +27,7 @@ use crate::policy::Rules;
 use crate::prepare::engine::Engine;
 use crate::prepare::ledger::Ledger;
 use crate::prepare::locks::Locks;
+use crate::prepare::runtime::RuntimeFacts;
 use crate::prepare::site::Site;
 
 /// How long parts get to end after the kubelet has let go.
@@ -94,6 +95,10 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     let functions = NodeFunctions::new(Sysfs::at(&sysfs_root), kernel.clone(), rules, Some(ledger.clone()));
     let functions = functions.with_book(book);
 
+    let runtime_facts = RuntimeFacts::default();
+    if runtime.is_none() {
+        runtime_facts.attached_by_hook();
+    }
     let (outbox, woken) = Outbox::at(ledger.outbox_folder());
     let locks = Locks::at(ledger.lock_folder());
     let site = Site {
@@ -103,6 +108,7 @@ pub async fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         ledger: ledger.clone(),
         driver: driver_name.clone(),
         cdi_dir: cdi_dir.clone(),
+        runtime: runtime_facts,
         hook: hook::install(&places)?,
         boot_id,
     };

@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 use crate::attach::nri::{Adjustment, Container, PodEvents, Sandbox};
 use crate::attach::{AttachError, Attacher, names_a_claim};
 use crate::claim::PodRef;
+use crate::host::limits::memlock_room;
 
 /// The runtime has its answer long before (the wire sees to that); this is when the task itself gives up.
 const BUDGET: Duration = Duration::from_secs(30);
@@ -107,6 +108,17 @@ impl Pods {
 }
 
 impl PodEvents for Pods {
+    fn connected(&self, pid: Option<i32>) {
+        let room = pid.map(memlock_room).and_then(|room| {
+            room.inspect_err(|error| {
+                tracing::warn!(error = %error.sentence(), "how much memory the runtime can let containers lock is not known");
+            })
+            .ok()
+        });
+        tracing::debug!(?pid, ?room, "what the runtime can let containers lock");
+        self.attacher.site.runtime.can_lock(room);
+    }
+
     async fn run(&self, sandbox: Sandbox) -> Result<(), String> {
         if !self.has_claims(&sandbox) {
             return Ok(());

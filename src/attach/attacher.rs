@@ -8,6 +8,7 @@ use super::addressing::{Arrived, address};
 use super::link_in::{bring_up, move_in};
 use super::nri::{Adjustment, Container, Sandbox};
 use super::outbox::Outbox;
+use super::rdma::wants_namespace;
 use super::report::{DeviceReport, Reason, Report};
 use super::{AttachError, PodSandbox, variables};
 use crate::claim::{ClaimId, PodRef};
@@ -238,6 +239,7 @@ impl Attacher {
     ) -> Result<Vec<DeviceReport>, AttachError> {
         let mut host = self.site.kernel.enter(self.site.kernel.host())?;
         let mut inside = self.site.kernel.enter(target.netns)?;
+        let rdma_until = |now: Instant| target.deadline.min(now + VF_WAIT);
         // By the order of the entry: the link, and whether there is something to do.
         let mut links: Vec<Option<(Link, bool)>> = Vec::new();
         for vf in &mut entry.vfs {
@@ -250,6 +252,16 @@ impl Attacher {
             let clean = self.clean(&entry.claim.uid, vf.pci)?;
             let pci = vf.pci;
             let failed = |source| AttachError::Vf { vf: pci, source };
+            // Without it the claim could be had, but not the device that it is wanted for.
+            self.check_rdma_way(vf)?;
+            // The interface of InfiniBand is made anew where its RDMA device arrives.
+            let rdma_first = clean.hw_addr.as_ref().is_some_and(|address| !address.is_ethernet());
+            if rdma_first {
+                moved.extend(
+                    self.rdma_in(vf, target.netns, target.present, rdma_until(Instant::now()))?
+                        .then_some(pci),
+                );
+            }
             let handle = self.handle(pci, Some(&clean));
             let started = Instant::now();
             let until = target.deadline.min(started + VF_WAIT);
@@ -259,7 +271,9 @@ impl Attacher {
                     break (link, false);
                 }
                 if let Some(link) = self.find_on_host(host.as_mut(), &handle).map_err(failed)? {
-                    moved.push(pci);
+                    if !moved.contains(&pci) {
+                        moved.push(pci);
+                    }
                     // When the hook runs, the container's environment is fixed.
                     let may_give_way = target.present == Present::Leave;
                     move_in(
@@ -290,9 +304,13 @@ impl Attacher {
             .filter_map(|(vf, link)| Some((vf, link.clone().filter(|(_, to_do)| *to_do)?.0)))
             .collect();
         let mut checks = address(inside.as_mut(), &arrived, target.deadline)?;
-        let devices = with_links().map(|(vf, link)| DeviceReport {
-            checks: checks.remove(&vf.pci).unwrap_or_default(),
-            ..device(vf, link.as_ref().map(|(link, _)| link))
+        for vf in entry.vfs.iter().filter(|vf| vf.has_interface()) {
+            self.rdma_in(vf, target.netns, target.present, rdma_until(Instant::now()))?;
+        }
+        let devices = with_links().map(|(vf, link)| {
+            let checks = checks.remove(&vf.pci).unwrap_or_default();
+            let report = DeviceReport { checks, ..device(vf, link.as_ref().map(|(link, _)| link)) };
+            self.with_rdma(vf, report)
         });
         Ok(devices.collect())
     }
@@ -341,6 +359,14 @@ impl Attacher {
     fn host_network(&self, entry: &Entry, pod: &PodSandbox, deadline: Instant) -> Result<(), AttachError> {
         if entry.vfs.iter().any(|vf| vf.interface_asked && !vf.admin_access) {
             let error = AttachError::HostNetwork {
+                pod: pod.pod.clone(),
+                claim: format!("{}/{}", entry.claim.namespace, entry.claim.name),
+            };
+            self.report(failure(entry, &error));
+            return Err(error);
+        }
+        if entry.vfs.iter().any(|vf| vf.rdma.as_ref().is_some_and(wants_namespace)) {
+            let error = AttachError::HostNetworkRdma {
                 pod: pod.pod.clone(),
                 claim: format!("{}/{}", entry.claim.namespace, entry.claim.name),
             };
@@ -442,7 +468,11 @@ impl Attacher {
         if pod.netns.is_none() {
             entries.iter_mut().for_each(|entry| self.name_as_on_host(entry));
         }
-        Ok(Adjustment { env: variables::to_set(&entries, &container.env) })
+        let netns = pod.netns.as_ref().map_or(self.site.kernel.host(), |(_, netns)| netns);
+        let vfs = entries.iter().flat_map(|entry| variables::listed(entry, &container.env));
+        let (devices, memlock) = self.rdma_for_container(vfs, netns)?;
+        let env = variables::to_set(&entries, &container.env);
+        Ok(Adjustment { env, devices, memlock: memlock.map(|limit| limit.bytes) })
     }
 
     /// The CDI file says the names of a pod; these VFs stay on the host.

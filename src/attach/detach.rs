@@ -116,7 +116,12 @@ impl Attacher {
             let owner = self.site.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid == claim_uid);
             // Facts of another boot say nothing about the VF of this one.
             let Some(owner) = owner.filter(|owner| owner.boot_id == self.site.boot_id) else { continue };
-            if let Err(error) = self.detach_vf(*vf, &owner.clean, inside.as_deref_mut(), last, deadline) {
+            // Before the netdev: with InfiniBand that goes with it.
+            let rdma = self.rdma_out(*vf, &owner.clean, netns, last, deadline);
+            let back = self.detach_vf(*vf, &owner.clean, inside.as_deref_mut(), last, deadline);
+            // One that stays away keeps the claim, not the interface.
+            errors.extend(rdma.err());
+            if let Err(error) = back {
                 errors.push(error);
             }
         }

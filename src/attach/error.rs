@@ -68,6 +68,77 @@ pub enum AttachError {
         /// `namespace/name`
         claim: String,
     },
+    /// An RDMA device can't be in a pod that has no network of its own.
+    #[error(
+        "pod {pod} uses the host's network (hostNetwork: true), and claim {claim} wants its RDMA device in a network namespace of \
+         the pod's own; set rdma.mode to auto, or remove hostNetwork from the pod"
+    )]
+    HostNetworkRdma {
+        /// `namespace/name`
+        pod: String,
+        /// `namespace/name`
+        claim: String,
+    },
+    /// The kernel lets a device be opened in the namespace that has it only.
+    #[error(
+        "VF {vf}: rdma.mode is chardev, but on this node each RDMA device is in one network namespace, and the pod could not open \
+         one that stays on the host; set rdma.mode to auto or namespace"
+    )]
+    RdmaNotOpenable {
+        /// Which VF.
+        vf: PciAddress,
+    },
+    /// Its driver can't let go of users.
+    #[error(
+        "VF {vf}: the driver of its RDMA device {device} can't move it to another network namespace; set rdma.mode to none, or boot \
+         the node with RDMA devices shared by all namespaces (ib_core netns_mode=1) and set rdma.mode to chardev"
+    )]
+    RdmaImmovable {
+        /// Which VF.
+        vf: PciAddress,
+        /// Name of the device.
+        device: String,
+    },
+    /// Nowhere to be seen.
+    #[error("VF {vf}: its RDMA device {device} is not {place} after {waited_ms} ms")]
+    RdmaLost {
+        /// Which VF.
+        vf: PciAddress,
+        /// Name of the device.
+        device: String,
+        /// Where it should be.
+        place: &'static str,
+        /// Milliseconds.
+        waited_ms: u128,
+    },
+    /// The hook moves none.
+    #[error(
+        "VF {vf}: its RDMA device {device} is not in the pod's network namespace, and can't be moved any more when a container's \
+         device nodes are fixed: the agent was not there when the pod started; delete the pod and create it again"
+    )]
+    RdmaNotMoved {
+        /// Which VF.
+        vf: PciAddress,
+        /// Name of the device.
+        device: String,
+    },
+    /// Another device's number, or none.
+    #[error(
+        "VF {vf}: the container's configuration has {found} where the VF's RDMA device has {path} with number {major}:{minor}: the \
+         agent was not there when the container was made, or the device was made anew after that"
+    )]
+    RdmaNode {
+        /// Which VF.
+        vf: PciAddress,
+        /// Device node.
+        path: String,
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+        /// What is there.
+        found: String,
+    },
     /// The sandbox has no network namespace that can be opened.
     #[error("sandbox {sandbox} of pod {pod} has no network namespace that can be opened{}", path.as_ref().map(|p| format!(" ({})", p.display())).unwrap_or_default())]
     NoNetns {

@@ -72,6 +72,8 @@ struct State {
     #[serde(default)]
     pid: i64,
     #[serde(default)]
+    bundle: PathBuf,
+    #[serde(default)]
     annotations: BTreeMap<String, String>,
 }
 
@@ -82,6 +84,14 @@ struct State {
 pub fn process_of(state: &str) -> Result<u32, HookError> {
     let state = parse(state)?;
     u32::try_from(state.pid).ok().filter(|pid| *pid != 0).ok_or(HookError::NoProcess(state.pid))
+}
+
+/// The file that says what the container will be (runtime-spec, bundle.md).
+///
+/// # Errors
+/// When the text is no state.
+pub fn config_of(state: &str) -> Result<PathBuf, HookError> {
+    Ok(parse(state)?.bundle.join("config.json"))
 }
 
 fn parse(state: &str) -> Result<State, HookError> {

@@ -8,6 +8,7 @@
 
 mod addressing;
 mod attacher;
+pub mod bundle;
 mod detach;
 mod error;
 pub mod hook;
@@ -15,6 +16,7 @@ mod link_in;
 mod link_out;
 pub mod nri;
 mod outbox;
+mod rdma;
 mod report;
 mod routing;
 mod sandbox;

@@ -136,6 +136,8 @@ pub enum Reason {
     AdminAccess,
     /// The pod uses the host's network, where the VF is anyway.
     HostNetwork,
+    /// As `Attached`, but containers may lock less memory than RDMA programs may need.
+    MemlockLimited,
 }
 
 impl Reason {
@@ -151,6 +153,7 @@ impl Reason {
             Self::AttachFailed => "AttachFailed",
             Self::AdminAccess => "AdminAccess",
             Self::HostNetwork => "HostNetwork",
+            Self::MemlockLimited => "MemlockLimited",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::prepare::cdi;
-use crate::prepare::records::Entry;
+use crate::prepare::records::{Entry, VfEntry};
 
 /// The claims whose CDI devices a container got, by UID.
 pub(super) fn claims_named(env: &[String]) -> Vec<String> {
@@ -22,7 +22,7 @@ pub fn names_a_claim(env: &[String]) -> bool {
 /// over all requests that the container has, whatever claims they are of: no CDI file can hold these, since the next
 /// claim's would replace them. What the user set stays.
 pub(super) fn to_set(entries: &[Entry], env: &[String]) -> Vec<(String, String)> {
-    let now = |key: &str| env.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let now = |key: &str| value_of(env, key);
     let mut variables = Vec::new();
     let mut vfs = Vec::new();
     for entry in entries {
@@ -31,11 +31,7 @@ pub(super) fn to_set(entries: &[Entry], env: &[String]) -> Vec<(String, String)>
                 variables.push((key, value));
             }
         }
-        let has = |request: &str| {
-            let prefix = cdi::variable_prefix(&entry.pod_claim_name, request);
-            now(&format!("{prefix}_PCI_ADDRESSES")).is_some()
-        };
-        vfs.extend(entry.vfs.iter().filter(|vf| has(vf.top_level_request())));
+        vfs.extend(listed(entry, env));
     }
     // As the interfaces of the pod are counted; those that are only watched have no number of their own.
     vfs.sort_by_key(|vf| (vf.admin_access, vf.index));
@@ -43,6 +39,18 @@ pub(super) fn to_set(entries: &[Entry], env: &[String]) -> Vec<(String, String)>
     let unset = all.into_iter().map(|(name, value)| (format!("SRIOV_DRA_{name}"), value));
     variables.extend(unset.filter(|(key, _)| now(key).is_none()));
     variables
+}
+
+/// The claim's VFs of requests that the container has.
+pub(super) fn listed<'e>(entry: &'e Entry, env: &'e [String]) -> impl Iterator<Item = &'e VfEntry> {
+    entry.vfs.iter().filter(move |vf| {
+        let prefix = cdi::variable_prefix(&entry.pod_claim_name, vf.top_level_request());
+        value_of(env, &format!("{prefix}_PCI_ADDRESSES")).is_some()
+    })
+}
+
+fn value_of<'e>(env: &'e [String], key: &str) -> Option<&'e str> {
+    env.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::ClaimSpec;
+use super::{ClaimSpec, RdmaMode, ResultSpec};
 
 /// Why a claim is refused with `--attach=hook`, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +15,15 @@ pub enum ByHookError {
     HostNetwork {
         /// `namespace/name`
         pod: String,
+        /// `namespace/name`
+        claim: String,
+    },
+    /// An RDMA device is in the pod before its containers are made.
+    #[error(
+        "ResourceClaim {claim}: rdma.mode namespace needs NRI, and this node's agent runs with --attach=hook, which can't move RDMA \
+         devices; set rdma.mode to auto or none, or attach over NRI"
+    )]
+    Rdma {
         /// `namespace/name`
         claim: String,
     },
@@ -44,6 +53,10 @@ impl ClaimSpec {
         }
         let shown = || format!("{}/{}", self.id.namespace, pod.metadata.name.as_deref().unwrap_or("?"));
         let claim = || format!("{}/{}", self.id.namespace, self.id.name);
+        let moves = |result: &ResultSpec| !result.admin_access && result.rdma.mode == RdmaMode::Namespace;
+        if self.results.iter().any(moves) {
+            return Err(ByHookError::Rdma { claim: claim() });
+        }
         let Some(spec) = &pod.spec else { return Ok(()) };
         if spec.host_network == Some(true) {
             return Err(ByHookError::HostNetwork { pod: shown(), claim: claim() });

@@ -150,6 +150,7 @@ fn our_result(
         bind: Default::default(),
         address_pool: None,
         routing: Default::default(),
+        rdma: Default::default(),
     })
 }
 

@@ -13,6 +13,7 @@ use super::address::Addresses;
 use super::mac::Mac;
 use super::name::Name;
 use super::pool::PoolName;
+use super::rdma::{Amount, Memlock, RdmaMode};
 use super::routes::{Routes, WantedRoute};
 use super::value::{Form, Number, Slot, Switch, Value, Word, slot};
 use super::{NameSpec, Probe};
@@ -27,6 +28,19 @@ pub struct VfConfig {
     pub vf: SettingsConfig,
     /// `bind`
     pub bind: BindConfig,
+    /// `rdma`
+    pub rdma: RdmaConfig,
+}
+
+/// `rdma`: the VF's RDMA device in containers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RdmaConfig {
+    /// `rdma.mode`
+    pub mode: Option<RdmaMode>,
+    /// `rdma.umad`
+    pub umad: Option<bool>,
+    /// `rdma.memlock`
+    pub memlock: Option<Memlock>,
 }
 
 /// `interface`: what the pod sees.
@@ -277,7 +291,7 @@ pub(super) const FIELDS: &[Field] = &[
     section("interface", INTERFACE),
     section("vf", VF),
     section("bind", BIND),
-    later("rdma"),
+    section("rdma", RDMA),
     later("infiniband"),
 ];
 
@@ -507,6 +521,31 @@ const BIND: &[Field] = &[
         &Switch(slot!(bind.allow_no_iommu)),
         "vfio-pci without IOMMU is allowed, where the kernel allows it: the VF can then read and write all memory of \
          the node",
+    ),
+];
+
+const RDMA: &[Field] = &[
+    value(
+        "mode",
+        // What is wider than the class's is refused where the entries are put together.
+        Who::Anyone,
+        &Word { slot: slot!(rdma.mode), words: RdmaMode::WORDS },
+        "the VF's RDMA device: moved into the pod's network namespace, its device nodes only, or not at all; auto, which is \
+         the default, is namespace on a node whose RDMA devices are in one namespace each, else chardev, and nothing for a VF \
+         without RDMA device. Of a class's mode a claim may only say none",
+    ),
+    value(
+        "umad",
+        Who::Granted,
+        &Switch(slot!(rdma.umad)),
+        "containers get /dev/infiniband/umad* of the VF, too, by which management datagrams are sent",
+    ),
+    value(
+        "memlock",
+        Who::Anyone,
+        &Amount(slot!(rdma.memlock)),
+        "memory that containers with the RDMA device may lock (RLIMIT_MEMLOCK); auto, which is the default, is unlimited, or \
+         what the container runtime can give; none leaves the limit alone. At most what the class says",
     ),
 ];
 

@@ -29,6 +29,7 @@ mod grant;
 mod mac;
 mod name;
 mod pool;
+mod rdma;
 mod routes;
 mod schema;
 mod settle;
@@ -41,11 +42,12 @@ pub use config::FROM_CLASS;
 pub use decode::{API_VERSION, GRANT_KIND, KIND, Parameters, Source, WHOLE, decode_parameters, edits};
 pub use error::{ClaimError, EntryPlace, Fault, Faults, some};
 pub use fields::{
-    BindConfig, Driver, FieldFacts, InterfaceConfig, SettingsConfig, VfConfig, Who, field_facts,
+    BindConfig, Driver, FieldFacts, InterfaceConfig, RdmaConfig, SettingsConfig, VfConfig, Who, field_facts,
 };
 pub use grant::{Allowance, VfGrant};
 pub use name::{DEFAULT_NAME_TEMPLATE, NameError, NameFacts};
 pub use pool::pool_name;
+pub use rdma::{Memlock, RdmaMode, WantedRdma};
 pub use routes::{WantedRoute, reachable};
 pub use schema::json_schema;
 pub use settle::{Asked, check_config};
@@ -115,6 +117,8 @@ pub struct ResultSpec {
     pub address_pool: Option<String>,
     /// `interface.routes`, `.sourceRouting`, `.defaultRoute`, `.sysctls`, `.probe`
     pub routing: WantedRouting,
+    /// `rdma.*`
+    pub rdma: WantedRdma,
 }
 
 /// How packets of the pod get to a VF and leave by it.
@@ -195,8 +199,17 @@ pub enum NameSpec {
 
 impl ResultSpec {
     fn take(&mut self, settled: settle::Settled) {
-        let settle::Settled { interface_asked, name, mtu, addresses, address_pool, settings, bind, routing } =
-            settled;
+        let settle::Settled {
+            interface_asked,
+            name,
+            mtu,
+            addresses,
+            address_pool,
+            settings,
+            bind,
+            routing,
+            rdma,
+        } = settled;
         *self = Self {
             interface_asked,
             name,
@@ -206,6 +219,7 @@ impl ResultSpec {
             settings,
             bind,
             routing,
+            rdma,
             ..self.clone()
         };
     }

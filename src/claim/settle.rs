@@ -12,7 +12,7 @@ use super::error::{EntryPlace, Fault, Faults};
 use super::fields::{Driver, IPV6_MIN_MTU, InterfaceConfig, VFIO, VfConfig, Who, fields};
 use super::grant::refusal;
 use super::routes::reachable;
-use super::{DEFAULT_NAME_TEMPLATE, NameSpec, WantedBinding, WantedProbe, WantedRouting};
+use super::{DEFAULT_NAME_TEMPLATE, NameSpec, WantedBinding, WantedProbe, WantedRdma, WantedRouting, rdma};
 use crate::device::{Vlan, VlanProtocol, WantedSettings, covers_half};
 
 /// A VF that a claim got, or would get.
@@ -36,6 +36,7 @@ pub(super) struct Settled {
     pub settings: WantedSettings,
     pub bind: WantedBinding,
     pub routing: WantedRouting,
+    pub rdma: WantedRdma,
 }
 
 /// What is wrong with the config entries of an allocation, or of what a scheduler would make one of.
@@ -64,6 +65,7 @@ pub(super) fn settle(
         let wanted = entries.of(asked.request);
         if asked.class_is_known && !wanted.faulty.contains(&Source::Class) {
             check_grants(&wanted, namespace, faults);
+            rdma::check_narrower(&wanted, faults);
         }
         // What follows from a fault is none of its own.
         let mut ignored = Faults::default();
@@ -77,6 +79,7 @@ pub(super) fn settle(
             settings: settings(&wanted, faults),
             bind: bind(&wanted, faults),
             routing: routing(&wanted, faults),
+            rdma: rdma::settle(&wanted, faults),
         };
         check_mtu(&wanted, &settled, faults);
         shared.note(&wanted, &settled, asked);

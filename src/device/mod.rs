@@ -7,6 +7,7 @@ mod address;
 mod char_device;
 mod function;
 mod label;
+mod limit;
 mod link;
 mod pci;
 mod route;
@@ -19,6 +20,7 @@ pub use function::{
     Vf,
 };
 pub use label::{LABEL_PATTERN, LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
+pub use limit::MemlockRoom;
 pub use link::{HwAddr, IfName, IfNameError};
 pub use pci::{PciAddress, PciAddressError};
 pub use route::{InstalledRoute, MAIN_TABLE, Route, Rule, covers_half};

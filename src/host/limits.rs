@@ -2,21 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use super::HostError;
+use crate::device::MemlockRoom;
 
 /// `CAP_SYS_RESOURCE`, include/uapi/linux/capability.h.
 const SYS_RESOURCE: u32 = 24;
-
-/// How much memory a process may let others lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MemlockRoom {
-    /// As much as it likes.
-    All,
-    /// At most these bytes: its own hard limit, which it may not raise.
-    Bytes(u64),
-}
 
 /// Reads it of a process: it may raise limits with CAP_SYS_RESOURCE in the first user namespace (`do_prlimit`, kernel/sys.c),
 /// else up to its own hard limit.

@@ -12,7 +12,7 @@ pub use super::cdi_spec::{
 };
 use super::records::{Entry, VfEntry};
 use crate::claim::ClaimId;
-use crate::device::{IfName, PciAddress};
+use crate::device::{CharDevice, IfName, PciAddress};
 
 /// Class of our devices: `<driver>/vf`.
 const CLASS: &str = "vf";
@@ -30,11 +30,17 @@ pub struct RequestEnv {
     pub vfio_groups: Vec<String>,
     /// Device nodes that come with them.
     pub nodes: Vec<PathBuf>,
+    /// Their RDMA devices.
+    pub rdma: Vec<String>,
+    /// Device nodes whose numbers are known.
+    pub char_devices: Vec<CharDevice>,
 }
 
 impl RequestEnv {
     fn add(&mut self, other: &Self) {
-        let Self { request: _, pci_addresses, interfaces, vfio_groups, nodes } = other;
+        let Self { request: _, pci_addresses, interfaces, vfio_groups, nodes, rdma, char_devices } = other;
+        self.rdma.extend_from_slice(rdma);
+        self.char_devices.extend_from_slice(char_devices);
         self.pci_addresses.extend(pci_addresses);
         self.interfaces.extend_from_slice(interfaces);
         self.vfio_groups.extend_from_slice(vfio_groups);
@@ -46,7 +52,9 @@ impl RequestEnv {
         let pci: Vec<String> = self.pci_addresses.iter().map(ToString::to_string).collect();
         let interfaces: Vec<String> = self.interfaces.iter().map(ToString::to_string).collect();
         let mut lists = vec![("PCI_ADDRESSES", pci.join(","))];
-        for (name, values) in [("INTERFACES", &interfaces), ("VFIO_GROUPS", &self.vfio_groups)] {
+        for (name, values) in
+            [("INTERFACES", &interfaces), ("VFIO_GROUPS", &self.vfio_groups), ("RDMA_DEVICES", &self.rdma)]
+        {
             if !values.is_empty() {
                 lists.push((name, values.join(",")));
             }
@@ -87,8 +95,8 @@ impl HookCommand {
 /// The spec for one claim: one device per top-level request with its environment, and for all of them the hook, and the
 /// marker by which the NRI plugin knows the claim again.
 ///
-/// Keys are `SRIOV_DRA_<CLAIM>_<REQUEST>_PCI_ADDRESSES`, `…_INTERFACES` and `…_VFIO_GROUPS` (left out where there are
-/// none); values are comma-separated. Claim and request are joined by the sign that stands for their dashes too: claim `a-b`
+/// Keys are `SRIOV_DRA_<CLAIM>_<REQUEST>_PCI_ADDRESSES`, `…_INTERFACES`, `…_VFIO_GROUPS` and `…_RDMA_DEVICES` (left out
+/// where there are none); values are comma-separated. Claim and request are joined by the sign that stands for their dashes too: claim `a-b`
 /// with request `c` and claim `a` with request `b-c` would share a key, and are refused in one pod.
 pub fn spec_for(
     claim: &ClaimId,
@@ -131,8 +139,19 @@ fn devices(claim: &ClaimId, pod_claim_name: &str, requests: &[RequestEnv]) -> Ve
             permissions: Some("rw".to_owned()),
             ..DeviceNode::default()
         });
-        let container_edits =
-            ContainerEdits { env, device_nodes: device_nodes.collect(), ..Default::default() };
+        // With its number: what the host has under the path may be another by then.
+        let numbered: BTreeSet<CharDevice> = one.char_devices.into_iter().collect();
+        let numbered = numbered.into_iter().map(|node| DeviceNode {
+            path: node.path,
+            node_type: Some("c".to_owned()),
+            major: Some(node.major.into()),
+            minor: Some(node.minor.into()),
+            file_mode: Some(0o666),
+            permissions: Some("rw".to_owned()),
+            ..DeviceNode::default()
+        });
+        let device_nodes = device_nodes.chain(numbered).collect();
+        let container_edits = ContainerEdits { env, device_nodes, ..Default::default() };
         Device { name: device_name(&claim.uid, &one.request), annotations: BTreeMap::new(), container_edits }
     });
     devices.collect()
@@ -159,6 +178,8 @@ fn of_vf(vf: &VfEntry) -> RequestEnv {
         interfaces: if vf.has_interface() { vec![vf.name.clone()] } else { Vec::new() },
         vfio_groups: vf.vfio_group.iter().cloned().collect(),
         nodes: vf.nodes.clone(),
+        rdma: vf.rdma.as_ref().map(|rdma| rdma.devices.clone()).unwrap_or_default(),
+        char_devices: vf.rdma.as_ref().map(|rdma| rdma.nodes.clone()).unwrap_or_default(),
     }
 }
 

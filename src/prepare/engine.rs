@@ -55,8 +55,11 @@ impl Engine {
             None => Vec::new(),
         };
         let AskedFor { settings, vfio, pools } = self.asked_for(spec, &facts, previous.as_ref(), deadline)?;
+        let rdma = self.rdma_of(&spec.results, &facts);
         let situation = Situation {
             facts: &facts,
+            rdma: &rdma,
+            runtime: self.site.runtime.now(),
             settings: &settings,
             vfio: &vfio,
             pools: &pools,
@@ -68,7 +71,7 @@ impl Engine {
         let Plan { entry, steps } = plan(spec, &situation)?;
 
         let mut done = Done::default();
-        let seen = Seen { facts: &facts, settings: &settings };
+        let seen = Seen { spec, facts: &facts, settings: &settings };
         match self.execute(&entry, previous.as_ref(), &steps, &seen, &mut done, deadline) {
             Ok(entry) => Ok(entry),
             Err(first) => Err(self.undo(first, &entry, previous.as_ref(), done)),
@@ -194,8 +197,8 @@ impl Engine {
                 self.apply(step, deadline)?;
             }
         }
-        // Known only now: a group's node is made when the driver is bound.
-        let named = self.name_nodes(&mut prepared)?;
+        // Known only now: a group's node is made when the driver is bound, and so is an RDMA device.
+        let named = self.name_nodes(&mut prepared)? | self.name_rdma(seen.spec, &mut prepared, deadline)?;
         done.cdi = true;
         self.site.write_cdi(&prepared)?;
         if (done.entry && !steps.is_empty()) || named {
@@ -401,6 +404,7 @@ struct Done {
 
 /// The VFs as they were when the plan was made.
 struct Seen<'a> {
+    spec: &'a ClaimSpec,
     facts: &'a BTreeMap<PciAddress, Facts>,
     settings: &'a BTreeMap<PciAddress, VfSettings>,
 }

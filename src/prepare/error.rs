@@ -58,6 +58,21 @@ pub enum PrepareError {
         /// Which VF.
         vf: PciAddress,
     },
+    /// An RDMA device is in one namespace, whichever of its VFs was given away.
+    #[error(
+        "VF {vf}: its RDMA device {device} is that of VF {other}, too, which claim {}/{} has; ask for both VFs in one claim, or set \
+         rdma.mode to none", .holder.namespace, .holder.name
+    )]
+    RdmaShared {
+        /// Which VF.
+        vf: PciAddress,
+        /// Name of the device.
+        device: String,
+        /// The other VF.
+        other: PciAddress,
+        /// Who has that.
+        holder: ClaimId,
+    },
     /// Its VFs have to be returned first.
     #[error("the VFs of claim {claim} are still in its pod's network namespace")]
     StillAttached {

@@ -37,6 +37,7 @@ pub fn site(
         ledger,
         driver: DEFAULT_DRIVER_NAME.to_owned(),
         cdi_dir: folder.join("cdi"),
+        runtime: Default::default(),
         hook: HookCommand { path: "/hook".into(), args: Vec::new(), timeout_s: 15 },
         boot_id: boot_id.to_owned(),
     })
@@ -59,6 +60,7 @@ pub fn plain_result(pci: PciAddress) -> ResultSpec {
         bind: Default::default(),
         address_pool: None,
         routing: Default::default(),
+        rdma: Default::default(),
     }
 }
 

@@ -44,6 +44,15 @@ impl Locks {
         lock(&self.folder.join(format!("pf-{address}")), deadline)
     }
 
+    /// Fourth: RDMA devices of the node change their namespace one at a time. Each move gives away the lowest numbers that
+    /// are free; two at once would be told each other's.
+    ///
+    /// # Errors
+    /// When it is not free by the deadline.
+    pub fn rdma(&self, deadline: Instant) -> Result<HeldLock, HostError> {
+        lock(&self.folder.join("rdma"), deadline)
+    }
+
     /// Held for microseconds around the record of a pod's current sandbox, inside or outside the others.
     ///
     /// # Errors

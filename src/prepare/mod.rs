@@ -4,7 +4,7 @@
 //! attached or returned exactly as they were. Every call is level-triggered: it trusts nothing it did before, re-reads
 //! the kernel and repairs what differs. Never here: gRPC, the API server, network namespaces of pods.
 //!
-//! [`plan`] is pure, and so are [`addressing`], [`steps`], `settings` and [`vfio`]; [`engine`] executes it; [`ledger`] is the
+//! [`plan`] is pure, and so are [`addressing`], [`steps`], `settings`, [`vfio`] and [`rdma`]; [`engine`] executes it; [`ledger`] is the
 //! only memory; [`locks`] keeps agent, second agent and hook apart.
 
 pub mod addressing;
@@ -24,8 +24,11 @@ pub mod locks;
 #[cfg(any(test, feature = "testing"))]
 pub mod next_version;
 pub mod plan;
+pub mod rdma;
+mod rdma_nodes;
 pub mod records;
 pub mod restore;
+pub mod runtime;
 mod sealed;
 mod settings;
 pub mod site;

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use super::addressing::{AddressProblem, FromPool, addressing_of};
 use super::cdi::variable_prefix;
 use super::functions::Facts;
+use super::rdma::{self, RdmaFacts, RdmaProblem};
 use super::records::{Entry, Progress, VfEntry};
+use super::runtime::Known;
 use super::settings::{SettingProblem, settings_of};
 use super::steps::{Driver, Step};
 use super::vfio::{VfioFacts, VfioProblem, check_vfio};
@@ -150,6 +152,16 @@ pub enum PlanError {
         /// What is in the way.
         problem: VfioProblem,
     },
+    /// An RDMA device that can't be had.
+    #[error("{claim}: request {request}: {problem}")]
+    Rdma {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// What is in the way, and what would be right.
+        problem: RdmaProblem,
+    },
     /// Two claims of one pod tell containers of their VFs under the same names.
     #[error(
         "{claim}: its request {request} and request {other_request} of claim {other} of the same pod would use the variable \
@@ -206,6 +218,10 @@ pub struct Situation<'a> {
     pub vfio: &'a BTreeMap<PciAddress, VfioFacts>,
     /// What pools give to the VFs that are to have it.
     pub pools: &'a BTreeMap<PciAddress, Result<FromPool, AddressProblem>>,
+    /// RDMA devices of the VFs that are on the host; others are looked at when they are.
+    pub rdma: &'a BTreeMap<PciAddress, RdmaFacts>,
+    /// What is known of the runtime.
+    pub runtime: Known,
     /// The boot the plan is for.
     pub boot_id: &'a str,
 }
@@ -309,6 +325,13 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
         } else if !result.admin_access && matches!(facts.vf.place, Place::Unbound | Place::Userspace) {
             steps.push(Step::Bind { vf: result.pci, from: from(), to: Driver::Network });
         }
+        let rdma =
+            situation.rdma.get(&result.pci).map(|facts| rdma::settle(result, facts, situation.runtime));
+        let rdma = rdma.transpose().map_err(|problem| PlanError::Rdma {
+            claim: claim.clone(),
+            request: request(),
+            problem,
+        })?;
         vfs.push(VfEntry {
             pci: result.pci,
             pf: facts.vf.pf,
@@ -334,6 +357,7 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
             vhost: result.bind.vhost && !result.admin_access,
             vfio_group: None,
             nodes: Vec::new(),
+            rdma: rdma.flatten(),
             clean: None,
         });
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::claim::{ClaimId, PodRef, WantedProbe, WantedRoute};
-use crate::device::{CleanFacts, HwAddr, IfName, Incarnation, PciAddress, Setting};
+use crate::claim::{ClaimId, Memlock, PodRef, WantedProbe, WantedRoute};
+use crate::device::{CharDevice, CleanFacts, HwAddr, IfName, Incarnation, PciAddress, Setting};
 use crate::host::NetnsId;
 
 /// How far a claim got.
@@ -107,6 +107,9 @@ pub struct VfEntry {
     /// Device nodes that containers get with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<PathBuf>,
+    /// What containers get of its RDMA device; none without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdma: Option<RdmaEntry>,
     /// What the VF was, once it was taken: a second copy, for when the file of ownership is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean: Option<CleanFacts>,
@@ -130,6 +133,37 @@ impl VfEntry {
             _ => None,
         })
     }
+}
+
+/// An RDMA device of a claim's VF.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RdmaEntry {
+    /// Names when it was prepared; nearly always one.
+    pub devices: Vec<String>,
+    /// How containers get it.
+    pub way: RdmaWay,
+    /// Exactly this way was asked for.
+    #[serde(default)]
+    pub asked: bool,
+    /// With umad.
+    #[serde(default)]
+    pub umad: bool,
+    /// What containers may lock.
+    pub memlock: Memlock,
+    /// Device nodes, where they are known before the pod is: those of [`RdmaWay::CharDevice`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<CharDevice>,
+}
+
+/// How containers get an RDMA device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RdmaWay {
+    /// It is moved into the pod's network namespace, and then has other device nodes.
+    Namespace,
+    /// It stays, and its device nodes are given out.
+    CharDevice,
 }
 
 /// `vf/<pci>.json`: who has a VF, and what it was before. Made exclusively, before the first effect; survives the

@@ -8,6 +8,7 @@ use super::functions::Functions;
 use super::ledger::Ledger;
 use super::locks::Locks;
 use super::records::Entry;
+use super::runtime::RuntimeFacts;
 use crate::host::Kernel;
 
 /// The node as the engine, the attacher and the hook share it; clones are the same node.
@@ -25,6 +26,8 @@ pub struct Site {
     pub driver: String,
     /// Where CDI files go.
     pub cdi_dir: PathBuf,
+    /// What is known of the runtime.
+    pub runtime: RuntimeFacts,
     /// What the runtime runs before a container of a claim starts.
     pub hook: HookCommand,
     /// The boot this process lives in.

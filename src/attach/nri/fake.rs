@@ -19,6 +19,7 @@ use super::proto::api;
 use super::proto::google::rpc::Status;
 use super::session::{PLUGIN_SERVICE, RUNTIME_SERVICE};
 use super::ttrpc::code;
+use crate::device::CharDevice;
 
 /// How events without an answer of their own arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,8 +223,18 @@ impl Registered {
         let request =
             api::CreateContainerRequest { pod: Some(pod.clone()), container: Some(container.clone()) };
         let reply: api::CreateContainerResponse = self.request("CreateContainer", &request).await?;
-        let env = reply.adjust.unwrap_or_default().env.into_iter().map(|kv| (kv.key, kv.value)).collect();
-        Ok(Adjustment { env })
+        let adjust = reply.adjust.unwrap_or_default();
+        let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        let devices = adjust.linux.unwrap_or_default().devices.into_iter().map(|device| CharDevice {
+            path: device.path,
+            major: number(device.major),
+            minor: number(device.minor),
+        });
+        Ok(Adjustment {
+            env: adjust.env.into_iter().map(|kv| (kv.key, kv.value)).collect(),
+            devices: devices.collect(),
+            memlock: adjust.rlimits.first().map(|limit| limit.hard),
+        })
     }
 
     async fn event(&self, event: api::Event, method: &str, pod: &api::PodSandbox) -> Result<(), Failure> {

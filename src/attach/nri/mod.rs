@@ -18,6 +18,8 @@ mod ttrpc;
 use std::future::Future;
 use std::path::PathBuf;
 
+use crate::device::CharDevice;
+
 pub use error::NriError;
 pub use plugin::{Config, Connection, Plugin, RunErrors, Runtime};
 
@@ -61,11 +63,17 @@ pub struct Container {
 pub struct Adjustment {
     /// Variables to set.
     pub env: Vec<(String, String)>,
+    /// Device nodes to make, and to allow.
+    pub devices: Vec<CharDevice>,
+    /// RLIMIT_MEMLOCK, soft and hard: bytes, `u64::MAX` for no limit.
+    pub memlock: Option<u64>,
 }
 
 /// What the runtime's calls come down to. Errors are sentences for the pod's events. Each call runs in its own task:
 /// the wire answers "still attaching" by itself when the budget is over, and lets the task finish.
 pub trait PodEvents: Send + Sync + 'static {
+    /// A runtime was found behind the socket, by its PID where the kernel tells; before it says anything.
+    fn connected(&self, _pid: Option<i32>) {}
     /// RunPodSandbox: attach.
     fn run(&self, sandbox: Sandbox) -> impl Future<Output = Result<(), String>> + Send;
     /// StopPodSandbox: return.

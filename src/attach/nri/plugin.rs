@@ -221,6 +221,9 @@ impl Plugin {
             .await
             .map_err(|source| NriError::Connect { socket: self.config.socket.clone(), source })?;
         *reached = Reached::Runtime;
+        // Whoever listens made the socket (unix(7), SO_PEERCRED); a process of another PID namespace is 0.
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid != 0);
+        session.connected(pid);
         let mut link = Link::start(stream, mux::PLUGIN, Arc::clone(session));
         let peer = Arc::clone(&link.peer);
         let outcome = tokio::select! {

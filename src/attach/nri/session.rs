@@ -12,6 +12,8 @@ use super::plugin::{RunErrors, Runtime};
 use super::proto::api;
 use super::proto::google::rpc::Status;
 use super::ttrpc::code;
+use crate::device::CharDevice;
+
 use super::{Adjustment, Container, PodEvents, Sandbox};
 
 /// What the plugin serves.
@@ -56,6 +58,10 @@ impl<E: PodEvents> Session<E> {
     ) -> Self {
         let phase = watch::Sender::new(Phase::Connected);
         Self { events, synchronizing, partial: Mutex::default(), phase, run_errors }
+    }
+
+    pub(super) fn connected(&self, pid: Option<i32>) {
+        self.events.connected(pid);
     }
 
     pub(super) fn phase(&self) -> watch::Receiver<Phase> {
@@ -178,11 +184,8 @@ impl<E: PodEvents> Session<E> {
         );
         let events = Arc::clone(&self.events);
         let work = async move { events.create_container(sandbox, container).await };
-        let Adjustment { env } = within(self.budget(own), doing, work).await.map_err(failed)?;
-        let adjust = (!env.is_empty()).then(|| api::ContainerAdjustment {
-            env: env.into_iter().map(|(key, value)| api::KeyValue { key, value }).collect(),
-            ..Default::default()
-        });
+        let adjustment = within(self.budget(own), doing, work).await.map_err(failed)?;
+        let adjust = (adjustment != Adjustment::default()).then(|| adjust(adjustment));
         Ok(api::CreateContainerResponse { adjust, update: Vec::new(), evict: Vec::new() }.encode_to_vec())
     }
 
@@ -233,6 +236,27 @@ impl<E: PodEvents> Answers for Session<E> {
             }
             _ => Err(unimplemented(&format!("method {method}"))),
         }
+    }
+}
+
+fn adjust(adjustment: Adjustment) -> api::ContainerAdjustment {
+    let Adjustment { env, devices, memlock } = adjustment;
+    // The runtime allows the container's device cgroup what it makes a node for (`AdjustDevices`, NRI's runtime-tools).
+    let device = |device: CharDevice| api::LinuxDevice {
+        path: device.path,
+        r#type: "c".to_owned(),
+        major: device.major.into(),
+        minor: device.minor.into(),
+        file_mode: Some(api::OptionalFileMode { value: 0o666 }),
+        ..Default::default()
+    };
+    let devices: Vec<_> = devices.into_iter().map(device).collect();
+    let limit = |bytes| api::PosixRlimit { r#type: "RLIMIT_MEMLOCK".to_owned(), hard: bytes, soft: bytes };
+    api::ContainerAdjustment {
+        env: env.into_iter().map(|(key, value)| api::KeyValue { key, value }).collect(),
+        linux: (!devices.is_empty()).then(|| api::LinuxContainerAdjustment { devices, ..Default::default() }),
+        rlimits: memlock.map(limit).into_iter().collect(),
+        ..Default::default()
     }
 }
 

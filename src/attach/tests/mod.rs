@@ -21,6 +21,7 @@ use crate::prepare::site::Site;
 
 mod faults;
 mod hook;
+mod rdma;
 mod routing;
 mod settings;
 

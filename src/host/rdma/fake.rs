@@ -18,7 +18,7 @@ const FIRST: u32 = 192;
 #[derive(Debug, Clone)]
 struct Device {
     link: RdmaLink,
-    function: PciAddress,
+    functions: Vec<PciAddress>,
     place: NetnsId,
     number: u32,
     movable: bool,
@@ -61,13 +61,17 @@ impl FakeKernel {
         self.state().rdma.mode = Some(mode);
     }
 
-    /// Gives a function an RDMA device, on the host.
+    /// Gives a function an RDMA device, on the host; one that is there already is its, too.
     pub fn add_rdma(&self, function: PciAddress, name: &str) {
         let mut state = self.state();
+        if let Some(device) = state.rdma.devices.get_mut(name) {
+            device.functions.push(function);
+            return;
+        }
         let index = u32::try_from(state.rdma.devices.len()).unwrap_or(u32::MAX);
         let link = RdmaLink { index, name: name.to_owned(), ports: 1 };
         let number = state.rdma.free_number();
-        let device = Device { link, function, place: HOST, number, movable: true };
+        let device = Device { link, functions: vec![function], place: HOST, number, movable: true };
         state.rdma.devices.insert(name.to_owned(), device);
     }
 
@@ -76,6 +80,11 @@ impl FakeKernel {
         if let Some(device) = self.state().rdma.devices.get_mut(name) {
             device.movable = false;
         }
+    }
+
+    /// Its driver goes.
+    pub fn remove_rdma(&self, name: &str) {
+        self.state().rdma.devices.remove(name);
     }
 
     /// Where a device is, and the number of its uverbs.
@@ -91,7 +100,7 @@ impl Rdma for FakeKernel {
 
     fn names_of(&self, function: PciAddress) -> Vec<String> {
         let state = self.state();
-        let devices = state.rdma.devices.values().filter(|device| device.function == function);
+        let devices = state.rdma.devices.values().filter(|device| device.functions.contains(&function));
         devices.map(|device| device.link.name.clone()).collect()
     }
 

@@ -14,6 +14,7 @@ use crate::prepare::records::Progress;
 use crate::prepare::steps::{Driver, Step};
 
 mod pools;
+mod rdma;
 mod settings;
 mod vfio;
 

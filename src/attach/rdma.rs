@@ -1,0 +1,281 @@
+//! RDMA devices into pods and back, and what containers get of them.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::attacher::Present;
+use super::bundle::Bundle;
+use super::variables;
+use super::{AttachError, Attacher, DeviceReport, Reason};
+use crate::device::{CharDevice, CleanFacts, PciAddress, RdmaNetnsMode};
+use crate::host::{HostError, Netns};
+use crate::prepare::rdma::{Limit, limit_of};
+use crate::prepare::records::{RdmaEntry, RdmaWay, VfEntry};
+
+/// How often a device that is on its way is looked for.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Exactly a namespace was asked for, and nothing else will do.
+pub(super) fn wants_namespace(rdma: &RdmaEntry) -> bool {
+    rdma.asked && rdma.way == RdmaWay::Namespace
+}
+
+impl Attacher {
+    /// In a pod with a network of its own nobody can open a device that is the host's alone.
+    pub(super) fn check_rdma_way(&self, vf: &VfEntry) -> Result<(), AttachError> {
+        match &vf.rdma {
+            Some(RdmaEntry { way: RdmaWay::CharDevice, .. })
+                if self.site.kernel.rdma().mode() == Some(RdmaNetnsMode::Exclusive) =>
+            {
+                Err(AttachError::RdmaNotOpenable { vf: vf.pci })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The VF's RDMA devices are in the namespace afterwards; `true` when one was moved.
+    pub(super) fn rdma_in(
+        &self,
+        vf: &VfEntry,
+        netns: &Netns,
+        present: Present,
+        until: Instant,
+    ) -> Result<bool, AttachError> {
+        let Some(entry) = vf.rdma.as_ref().filter(|rdma| rdma.way == RdmaWay::Namespace) else {
+            return Ok(false);
+        };
+        let (kernel, rdma) = (self.site.kernel.as_ref(), self.site.kernel.rdma());
+        let failed = |source| AttachError::Vf { vf: vf.pci, source };
+        let mut moved = false;
+        for device in self.names(vf.pci, &entry.devices) {
+            if rdma.find(netns, &device).map_err(failed)?.is_some() {
+                continue;
+            }
+            if present == Present::PutRight {
+                return Err(AttachError::RdmaNotMoved { vf: vf.pci, device });
+            }
+            let started = Instant::now();
+            let lost = |place| AttachError::RdmaLost {
+                vf: vf.pci,
+                device: device.clone(),
+                place,
+                waited_ms: started.elapsed().as_millis(),
+            };
+            let link = loop {
+                if let Some(link) = rdma.find(kernel.host(), &device).map_err(failed)? {
+                    break link;
+                }
+                if Instant::now() >= until {
+                    return Err(lost("on the host"));
+                }
+                thread::sleep(POLL);
+            };
+            let _rdma = self.site.locks.rdma(until)?;
+            rdma.move_to(kernel.host(), &link, netns).map_err(|source| match source.errno() {
+                Some(nix::libc::EOPNOTSUPP) => {
+                    AttachError::RdmaImmovable { vf: vf.pci, device: device.clone() }
+                }
+                _ => failed(source),
+            })?;
+            if rdma.find(netns, &device).map_err(failed)?.is_none() {
+                return Err(lost("in the pod"));
+            }
+            tracing::info!(vf = %vf.pci, %device, "RDMA device moved into the pod");
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// The VF's RDMA devices are on the host afterwards, from wherever they were. The kernel brings those of a namespace that
+    /// ends itself (`rdma_dev_exit_net`, drivers/infiniband/core/device.c).
+    pub(super) fn rdma_out(
+        &self,
+        vf: PciAddress,
+        clean: &CleanFacts,
+        netns: Option<&Netns>,
+        last: bool,
+        deadline: Instant,
+    ) -> Result<(), AttachError> {
+        let rdma = self.site.kernel.rdma();
+        let living = rdma.names_of(vf);
+        let names = match living.is_empty() {
+            true => clean.rdma.iter().map(|device| device.name.clone()).collect(),
+            false => living.clone(),
+        };
+        if names.is_empty() || rdma.mode() != Some(RdmaNetnsMode::Exclusive) {
+            return Ok(());
+        }
+        for device in names {
+            // One that is only remembered may have gone with its driver.
+            let until = if living.is_empty() { Instant::now() } else { deadline };
+            self.bring_rdma(vf, &device, netns, last, until)?;
+        }
+        Ok(())
+    }
+
+    fn bring_rdma(
+        &self,
+        vf: PciAddress,
+        device: &str,
+        netns: Option<&Netns>,
+        last: bool,
+        until: Instant,
+    ) -> Result<(), AttachError> {
+        let (kernel, rdma) = (self.site.kernel.as_ref(), self.site.kernel.rdma());
+        let started = Instant::now();
+        let mut searched = !last;
+        loop {
+            let failed = |source| AttachError::Vf { vf, source };
+            if rdma.find(kernel.host(), device).map_err(failed)?.is_some() {
+                return Ok(());
+            }
+            let mut moved =
+                netns.is_some_and(|netns| self.take_rdma_from(vf, device, netns).unwrap_or(false));
+            if !moved && !searched {
+                searched = true;
+                let mut others = kernel.namespaces().into_iter();
+                moved = others.any(|netns| self.take_rdma_from(vf, device, &netns).unwrap_or(false));
+            }
+            if moved {
+                continue;
+            }
+            if Instant::now() >= until {
+                // With the reason, where there is one.
+                if let Some(netns) = netns {
+                    self.take_rdma_from(vf, device, netns)?;
+                }
+                if rdma.find(kernel.host(), device).map_err(failed)?.is_some() || rdma.names_of(vf).is_empty()
+                {
+                    return Ok(());
+                }
+                let waited_ms = started.elapsed().as_millis();
+                return Err(AttachError::RdmaLost {
+                    vf,
+                    device: device.to_owned(),
+                    place: "back on the host",
+                    waited_ms,
+                });
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// `false` when it is not there.
+    fn take_rdma_from(&self, vf: PciAddress, device: &str, netns: &Netns) -> Result<bool, AttachError> {
+        let (kernel, rdma) = (self.site.kernel.as_ref(), self.site.kernel.rdma());
+        let failed = |source| AttachError::Vf { vf, source };
+        if netns.id() == kernel.host().id() {
+            return Ok(false);
+        }
+        let Some(link) = rdma.find(netns, device).map_err(failed)? else { return Ok(false) };
+        let _rdma = self.site.locks.rdma(Instant::now() + Duration::from_secs(5))?;
+        rdma.move_to(netns, &link, kernel.host()).map_err(failed)?;
+        tracing::info!(%vf, %device, "RDMA device moved back to the host");
+        Ok(true)
+    }
+
+    /// Names as they are now; udev may have renamed one since it was noted.
+    fn names(&self, vf: PciAddress, noted: &[String]) -> Vec<String> {
+        let living = self.site.kernel.rdma().names_of(vf);
+        if living.is_empty() { noted.to_vec() } else { living }
+    }
+
+    /// Device nodes that are known only now, and the limit of locked memory, for a container with these VFs.
+    pub(super) fn rdma_for_container<'v>(
+        &self,
+        vfs: impl Iterator<Item = &'v VfEntry>,
+        netns: &Netns,
+    ) -> Result<(Vec<CharDevice>, Option<Limit>), AttachError> {
+        let room = self.site.runtime.now().memlock;
+        let (mut devices, mut limit) = (Vec::new(), None);
+        for vf in vfs.filter(|vf| vf.has_interface()) {
+            let Some(rdma) = &vf.rdma else { continue };
+            limit = limit.max(limit_of(rdma.memlock, room));
+            if rdma.way == RdmaWay::Namespace {
+                devices.extend(self.rdma_nodes(vf.pci, rdma, netns)?);
+            }
+        }
+        devices.sort();
+        devices.dedup();
+        Ok((devices, limit))
+    }
+
+    /// As they are in the namespace that has the devices.
+    fn rdma_nodes(
+        &self,
+        vf: PciAddress,
+        entry: &RdmaEntry,
+        netns: &Netns,
+    ) -> Result<Vec<CharDevice>, AttachError> {
+        let rdma = self.site.kernel.rdma();
+        let failed = |source: HostError| AttachError::Vf { vf, source };
+        let mut nodes = Vec::new();
+        for device in self.names(vf, &entry.devices) {
+            let link = rdma.find(netns, &device).map_err(failed)?;
+            let link = link.ok_or(AttachError::RdmaLost { vf, device, place: "in the pod", waited_ms: 0 })?;
+            nodes.extend(rdma.char_devices(netns, &link, entry.umad).map_err(failed)?);
+        }
+        Ok(nodes)
+    }
+
+    /// What the claim's status says of it.
+    pub(super) fn with_rdma(&self, vf: &VfEntry, mut report: DeviceReport) -> DeviceReport {
+        let Some(rdma) = &vf.rdma else { return report };
+        let names = rdma.devices.join(", ");
+        report.message = match rdma.way {
+            RdmaWay::Namespace => format!("{}, with RDMA device {names}", report.message),
+            RdmaWay::CharDevice => {
+                format!("{}, with the device nodes of RDMA device {names}", report.message)
+            }
+        };
+        let room = self.site.runtime.now().memlock;
+        if let Some(limit) = limit_of(rdma.memlock, room).filter(|limit| limit.short) {
+            report.reason = Reason::MemlockLimited;
+            report.message.push_str(&format!(
+                "; its containers may lock {} bytes of memory, the most that the container runtime can give: it has no \
+                 CAP_SYS_RESOURCE, and needs LimitMEMLOCK=infinity to give more",
+                limit.bytes
+            ));
+        }
+        report
+    }
+
+    /// The hook's look at a container that is about to start: the device nodes of the claim's RDMA devices are those that
+    /// the container's configuration has. The limit of locked memory that is missing there.
+    ///
+    /// # Errors
+    /// When a node is missing, or has another device's number.
+    pub fn check_bundle(
+        &self,
+        claim_uid: &str,
+        bundle: &Bundle,
+        netns: Option<&Netns>,
+    ) -> Result<Option<Limit>, AttachError> {
+        let Some(entry) = self.site.ledger.entry(claim_uid)? else {
+            return Err(AttachError::NotPrepared { uid: claim_uid.to_owned() });
+        };
+        let host = self.site.kernel.host();
+        let mut limit = None;
+        for vf in variables::listed(&entry, &bundle.env).filter(|vf| vf.has_interface()) {
+            let Some(rdma) = &vf.rdma else { continue };
+            let place = match rdma.way {
+                RdmaWay::Namespace => netns.unwrap_or(host),
+                RdmaWay::CharDevice => host,
+            };
+            for node in self.rdma_nodes(vf.pci, rdma, place)? {
+                bundle.check(vf.pci, &node)?;
+            }
+            limit = limit.max(limit_of(rdma.memlock, None));
+        }
+        Ok(limit.filter(|_| !bundle.limits_memlock))
+    }
+
+    /// Whether the hook has to look at a container's configuration for a claim at all.
+    ///
+    /// # Errors
+    /// When the ledger can't be read.
+    pub fn has_rdma(&self, claim_uid: &str) -> Result<bool, AttachError> {
+        let entry = self.site.ledger.entry(claim_uid)?;
+        Ok(entry.is_some_and(|entry| entry.vfs.iter().any(|vf| vf.rdma.is_some())))
+    }
+}
