@@ -244,12 +244,38 @@ impl Containerd {
         self.start_image(sandbox, name, BUSYBOX, &["/bin/sleep", "100000"], cdi_ids).await
     }
 
+    /// The same as a user, by number.
+    ///
+    /// # Errors
+    /// As [`start_container`](Self::start_container).
+    pub async fn start_as(
+        &self,
+        user: i64,
+        sandbox: &Sandbox,
+        name: &str,
+        cdi_ids: &[String],
+    ) -> Result<String> {
+        self.make(user, sandbox, name, BUSYBOX, &["/bin/sleep", "100000"], cdi_ids).await
+    }
+
     /// The same with an image and command of the caller's choice.
     ///
     /// # Errors
     /// As [`start_container`](Self::start_container).
     pub async fn start_image(
         &self,
+        sandbox: &Sandbox,
+        name: &str,
+        image: &str,
+        command: &[&str],
+        cdi_ids: &[String],
+    ) -> Result<String> {
+        self.make(0, sandbox, name, image, command, cdi_ids).await
+    }
+
+    async fn make(
+        &self,
+        user: i64,
         sandbox: &Sandbox,
         name: &str,
         image: &str,
@@ -272,6 +298,7 @@ impl Containerd {
             }],
             linux: Some(cri::LinuxContainerConfig {
                 security_context: Some(cri::LinuxContainerSecurityContext {
+                    run_as_user: Some(cri::Int64Value { value: user }),
                     // `ping` opens a raw socket.
                     capabilities: Some(cri::Capability {
                         add_capabilities: vec!["NET_RAW".to_owned()],

@@ -37,6 +37,8 @@ pub struct Shape {
     pub numa: bool,
     /// An Intel IOMMU (VT-d), switched on; VFs of all PFs but the last have groups of their own.
     pub iommu: bool,
+    /// Each RDMA device is in one network namespace, from the boot on.
+    pub rdma: bool,
     /// MiB.
     pub memory: u32,
 }
@@ -159,7 +161,7 @@ impl Guest<'_> {
     }
 
     fn arguments(&self, console: &Path) -> Vec<String> {
-        let Shape { name: _, pfs, vfs: _, numa, iommu, memory } = self.shape;
+        let Shape { name: _, pfs, vfs: _, numa, iommu, rdma, memory } = self.shape;
         let image = |file: &str| self.image.join(file).display().to_string();
         let accel = std::env::var(ACCEL_ENV).unwrap_or_else(|_| "tcg,thread=single,tb-size=512".to_owned());
         let mut all = Vec::new();
@@ -216,6 +218,10 @@ impl Guest<'_> {
                 .to_owned();
         if iommu {
             kernel.push_str(" intel_iommu=on");
+        }
+        if rdma {
+            // modprobe hands it to the module, as it does where an administrator writes it there.
+            kernel.push_str(" ib_core.netns_mode=0");
         }
         add("-append", kernel);
         for flag in ["-nodefaults", "-no-reboot"] {

@@ -203,7 +203,9 @@ impl Node {
             .flat_map(|section| {
                 config[section].as_object().into_iter().flatten().map(move |(field, _)| (section, field))
             })
-            .map(|(section, field)| json!({ "field": format!("{section}.{field}") }))
+            .map(|(section, field)| format!("{section}.{field}"))
+            .chain(config["rdma"].get("umad").map(|_| "rdma.umad".to_owned()))
+            .map(|field| json!({ "field": field }))
             .collect();
         let mut configs = Vec::new();
         if !granted.is_empty() {

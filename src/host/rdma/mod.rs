@@ -108,10 +108,10 @@ fn move_request(index: u32, target: i32) -> Vec<u8> {
 /// The request for a character device (`nldev_get_chardev`).
 fn char_device_request(client: &str, device: Option<u32>, port: Option<u32>) -> Vec<u8> {
     let mut payload = Vec::new();
-    attribute(&mut payload, RDMA_NLDEV_ATTR_CHARDEV_TYPE, format!("{client}\0").as_bytes());
     if let Some(index) = device {
         attribute(&mut payload, RDMA_NLDEV_ATTR_DEV_INDEX, &index.to_ne_bytes());
     }
+    attribute(&mut payload, RDMA_NLDEV_ATTR_CHARDEV_TYPE, format!("{client}\0").as_bytes());
     if let Some(port) = port {
         attribute(&mut payload, RDMA_NLDEV_ATTR_PORT_INDEX, &port.to_ne_bytes());
     }

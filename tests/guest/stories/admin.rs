@@ -17,6 +17,9 @@ use crate::inside::{Ground, NotHere};
 /// The VF that is set; the others show that only it is.
 const VF: u32 = 1;
 
+/// `RTM_NEWLINK`
+const NEWLINK: u16 = 16;
+
 fn host() -> Result<Netns> {
     Ok(Netns::open(Path::new("/proc/self/ns/net"))?)
 }
@@ -186,11 +189,11 @@ pub async fn what_is_sent_for_a_setting_is_what_this_ip_sends_byte_by_byte(_: Gr
     let nic = NetdevSim::new(3)?;
     for setting in all_settings()? {
         let (number, json) = (VF.to_string(), serde_json::to_string(&setting)?);
-        let ours = sent_by(&[OWN, "--set-vf", &nic.0, &number, &json])?;
+        let ours = sent_by(NEWLINK, &[OWN, "--set-vf", &nic.0, &number, &json])?;
         let words = words_of(&setting);
         let mut command = vec!["ip", "link", "set", &nic.0, "vf", &number];
         command.extend(words.iter().map(String::as_str));
-        let theirs = sent_by(&command)?;
+        let theirs = sent_by(NEWLINK, &command)?;
         ensure!(
             ours == theirs,
             "for {} {setting}\nwe send  {ours:02x?}\nip sends {theirs:02x?}",
@@ -200,9 +203,8 @@ pub async fn what_is_sent_for_a_setting_is_what_this_ip_sends_byte_by_byte(_: Gr
     Ok(())
 }
 
-/// The one RTM_NEWLINK that a command sends, without sequence number and port.
-fn sent_by(command: &[&str]) -> Result<Vec<u8>> {
-    const NEWLINK: [u8; 2] = 16_u16.to_ne_bytes();
+/// The one message of a kind that a command sends, without sequence number and port.
+pub(super) fn sent_by(kind: u16, command: &[&str]) -> Result<Vec<u8>> {
     let trace = "/rw/strace";
     let options = ["-f", "-o", trace, "-e", "trace=sendmsg,sendto,write", "-e", "write=all"];
     run("strace", &[&options[..], command].concat())?;
@@ -220,7 +222,7 @@ fn sent_by(command: &[&str]) -> Result<Vec<u8>> {
         message
             .extend(digits.split_whitespace().map_while(|byte| u8::from_str_radix(byte, 16).ok()).take(16));
     }
-    messages.retain(|message| message.get(4..6) == Some(&NEWLINK[..]) && message.len() > 32);
+    messages.retain(|message| message.get(4..6) == Some(&kind.to_ne_bytes()[..]) && message.len() >= 32);
     ensure!(messages.len() == 1, "`{}` sent {messages:02x?}:\n{text}", command.join(" "));
     let mut message = messages.remove(0);
     let length = message.get(..4).and_then(|n| n.try_into().ok()).map(u32::from_ne_bytes);

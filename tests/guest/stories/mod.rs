@@ -7,6 +7,7 @@ mod cycles;
 mod doctor;
 mod ground;
 mod lifecycle;
+mod rdma;
 mod reboot;
 mod rights;
 mod runtime;
@@ -37,12 +38,18 @@ pub struct Story {
 pub type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Two PFs on two NUMA nodes behind an IOMMU.
-pub const PAIR: Shape = Shape { name: "pair", pfs: 2, vfs: 3, numa: true, iommu: true, memory: 1536 };
+pub const PAIR: Shape =
+    Shape { name: "pair", pfs: 2, vfs: 3, numa: true, iommu: true, rdma: false, memory: 1536 };
 /// Four PFs with all seven VFs each.
-pub const FULL: Shape = Shape { name: "full", pfs: 4, vfs: 7, numa: true, iommu: false, memory: 1536 };
+pub const FULL: Shape =
+    Shape { name: "full", pfs: 4, vfs: 7, numa: true, iommu: false, rdma: false, memory: 1536 };
+
+/// One PF, on a node whose RDMA devices are in one namespace each.
+pub const RDMA: Shape =
+    Shape { name: "rdma", pfs: 1, vfs: 3, numa: false, iommu: false, rdma: true, memory: 1536 };
 
 /// Each is a guest of its own.
-pub const SHAPES: [Shape; 2] = [PAIR, FULL];
+pub const SHAPES: [Shape; 3] = [PAIR, FULL, RDMA];
 
 macro_rules! stories {
     ($($shape:ident $room:ident::$name:ident;)*) => {
@@ -87,5 +94,12 @@ stories! {
     FULL settings::settings_of_claims_hold_while_their_pods_run_and_are_as_before_after_them;
     FULL settings::a_setting_that_igb_refuses_is_named_with_its_vf_and_nothing_stays_of_the_claim;
     FULL settings::settings_of_an_agent_that_was_killed_are_taken_back_by_the_next;
+    PAIR rdma::where_rdma_devices_are_shared_pods_have_the_nodes_of_theirs_and_a_verbs_ping_runs_on_the_host;
+    RDMA rdma::what_moves_a_device_is_what_this_rdma_sends_byte_by_byte;
+    RDMA rdma::rdma_devices_of_pods_started_crosswise_are_in_them_and_containers_have_their_numbers;
+    RDMA rdma::containers_of_an_rdma_device_may_lock_all_memory_whoever_their_user_is;
+    RDMA rdma::an_rdma_device_whose_namespace_dies_is_on_the_host_again_with_its_vf;
+    RDMA rdma::an_rdma_device_comes_back_when_the_agent_was_killed_while_its_pod_ran;
+    RDMA rdma::no_container_starts_without_its_rdma_device_while_no_agent_runs;
     FULL cycles::a_hundred_pods_one_after_the_other_leave_nothing_behind;
 }

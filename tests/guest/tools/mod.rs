@@ -1,5 +1,6 @@
 //! What a story has done by a process of its own: `guest-stories --TOOL ARGUMENT...`.
 
+mod rdma;
 mod set_vf;
 mod vfio;
 
@@ -10,6 +11,7 @@ pub fn run(arguments: &[String]) -> Option<ExitCode> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.as_slice() {
         ["--set-vf", pf, vf, setting] => set_vf::set_vf(pf, vf, setting),
+        ["--move-rdma", name, netns] => rdma::move_to(name, netns),
         ["--read-vfio", group, pci] => vfio::read_configuration(group, pci),
         ["--open-made", name] => vfio::open_made(name),
         _ => return None,
