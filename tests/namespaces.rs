@@ -144,6 +144,7 @@ fn wants(n: u8) -> ResultSpec {
         bind: Default::default(),
         address_pool: None,
         routing: Default::default(),
+        rdma: Default::default(),
     }
 }
 

@@ -167,6 +167,7 @@ impl Host {
             bind: Default::default(),
             address_pool: None,
             routing: routing(device),
+            rdma: Default::default(),
         });
         let claim = ClaimSpec {
             id: ClaimId { uid: format!("claim-{uid}"), namespace: "ns".into(), name: "rails".into() },

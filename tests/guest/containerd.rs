@@ -244,7 +244,7 @@ impl Containerd {
         self.start_image(sandbox, name, BUSYBOX, &["/bin/sleep", "100000"], cdi_ids).await
     }
 
-    /// The same as a user, by number.
+    /// The same as a user, by number, with a command.
     ///
     /// # Errors
     /// As [`start_container`](Self::start_container).
@@ -254,8 +254,9 @@ impl Containerd {
         sandbox: &Sandbox,
         name: &str,
         cdi_ids: &[String],
+        command: &[&str],
     ) -> Result<String> {
-        self.make(user, sandbox, name, BUSYBOX, &["/bin/sleep", "100000"], cdi_ids).await
+        self.make(user, sandbox, name, BUSYBOX, command, cdi_ids).await
     }
 
     /// The same with an image and command of the caller's choice.

@@ -13,7 +13,7 @@ use super::admin::sent_by;
 use crate::containerd::{OWN, PodId, destroy_netns};
 use crate::host::{Vf, facts, netdev, run, wait_as_before, wait_for};
 use crate::inside::{Ground, NotHere};
-use crate::node::Node;
+use crate::node::{Node, Running};
 
 const RETURN: Duration = Duration::from_secs(40);
 /// `RDMA_NLDEV_CMD_SET` of client 5, include/uapi/rdma/rdma_netlink.h.
@@ -62,8 +62,8 @@ fn below(vf: &Vf, folder: &str) -> PathBuf {
 /// Devices that a namespace lists, by `rdma`; the host's without a name.
 fn devices(netns: Option<&str>) -> Result<BTreeSet<String>> {
     let shown = match netns {
-        Some(netns) => run("ip", &["netns", "exec", netns, "rdma", "-json", "dev"])?,
-        None => run("rdma", &["-json", "dev"])?,
+        Some(netns) => run("ip", &["netns", "exec", netns, "rdma", "-j", "dev"])?,
+        None => run("rdma", &["-j", "dev"])?,
     };
     let shown: Value = serde_json::from_str(if shown.trim().is_empty() { "[]" } else { &shown })?;
     let name = |device: &Value| device["ifname"].as_str().unwrap_or_default().to_owned();
@@ -96,17 +96,30 @@ async fn nodes(node: &Node, container: &str) -> Result<Vec<(String, u32, u32)>> 
     Ok(nodes)
 }
 
-/// Soft and hard limit of locked memory, of a container's first process and of a command run in it.
-async fn limits(node: &Node, container: &str) -> Result<[(String, String); 2]> {
-    let mut limits = [const { (String::new(), String::new()) }; 2];
-    for (limit, process) in limits.iter_mut().zip(["1", "self"]) {
-        let file = format!("/proc/{process}/limits");
-        let text = node.runtime.exec(container, &["/bin/cat", &file]).await?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Max locked memory")).context("a limit")?;
-        let mut words = line.split_whitespace().map(str::to_owned);
-        *limit = (words.next().context("soft")?, words.next().context("hard")?);
-    }
-    Ok(limits)
+/// Soft and hard limit of locked memory in a file of limits.
+fn memlock(text: &str) -> Result<(String, String)> {
+    let line = text.lines().find_map(|line| line.split_once("Max locked memory")).context("a limit")?.1;
+    let mut words = line.split_whitespace().map(str::to_owned);
+    Ok((words.next().context("soft")?, words.next().context("hard")?))
+}
+
+/// Of a command that is run in a container, and of the first process of one that is made.
+async fn limits(
+    node: &Node,
+    running: &Running,
+    user: i64,
+    cdi_ids: &[String],
+) -> Result<[(String, String); 2]> {
+    let (runtime, sandbox) = (&node.runtime, &running.sandbox);
+    let sleeps = runtime.start_as(user, sandbox, "sleeps", cdi_ids, &["/bin/sleep", "100000"]).await?;
+    let id = runtime.exec(&sleeps, &["/bin/busybox", "id", "-u"]).await?;
+    ensure!(id.trim() == user.to_string(), "the container's user is {id}");
+    let run = memlock(&runtime.exec(&sleeps, &["/bin/cat", "/proc/self/limits"]).await?)?;
+    let name = format!("tells{user}-{}", cdi_ids.len());
+    let tells = runtime.start_as(user, sandbox, &name, cdi_ids, &["/bin/cat", "/proc/self/limits"]).await?;
+    let (code, said) = runtime.wait_ended(sandbox, &name, &tells).await?;
+    ensure!(code == 0, "it ended with {code}: {said}");
+    Ok([run, memlock(&said)?])
 }
 
 fn all(limit: &str) -> [(String, String); 2] {
@@ -199,23 +212,20 @@ pub async fn containers_of_an_rdma_device_may_lock_all_memory_whoever_their_user
     let pod = PodId::new("locks");
     let auto = node.claim_with("claim-auto", &pod, &vfs[..1], json!({})).await?;
     let running = node.start_pod(&pod, &[&auto]).await?;
-    let told = limits(&node, &running.container).await?;
-    ensure!(told == all(UNLIMITED), "root may lock {told:?}");
-    let user = node.runtime.start_as(1000, &running.sandbox, "user", &running.cdi_ids).await?;
-    let id = node.runtime.exec(&user, &["/bin/busybox", "id", "-u"]).await?;
-    ensure!(id.trim() == "1000", "the container's user is {id}");
-    let told = limits(&node, &user).await?;
-    ensure!(told == all(UNLIMITED), "user 1000 may lock {told:?}");
+    for user in [0, 1000] {
+        let told = limits(&node, &running, user, &running.cdi_ids).await?;
+        ensure!(told == all(UNLIMITED), "user {user} may lock {told:?}");
+    }
     // A container of the pod without the claim is left as the runtime has it.
-    let beside = node.runtime.start_container(&running.sandbox, "beside", &[]).await?;
-    let of_runtime = limits(&node, &beside).await?;
-    ensure!(of_runtime != all("67108864"), "the runtime's own limit is the one that is asked for below");
+    let of_runtime = memlock(&fs::read_to_string("/proc/self/limits")?)?;
+    let beside = limits(&node, &running, 0, &[]).await?;
+    ensure!(beside == [of_runtime.clone(), of_runtime], "beside it {beside:?} may be locked");
 
     let other = PodId::new("bytes");
-    let bytes =
-        node.claim_with("claim-bytes", &other, &vfs[1..2], json!({ "rdma": { "memlock": "64Mi" } })).await?;
+    let config = json!({ "rdma": { "memlock": "64Mi" } });
+    let bytes = node.claim_with("claim-bytes", &other, &vfs[1..2], config).await?;
     let limited = node.start_pod(&other, &[&bytes]).await?;
-    let told = limits(&node, &limited.container).await?;
+    let told = limits(&node, &limited, 1000, &limited.cdi_ids).await?;
     ensure!(told == all("67108864"), "64Mi are {told:?}");
     for (claim, sandbox) in [(&auto, &running.sandbox), (&bytes, &limited.sandbox)] {
         node.runtime.stop_pod(&sandbox.id).await?;
@@ -362,7 +372,7 @@ pub async fn where_rdma_devices_are_shared_pods_have_the_nodes_of_theirs_and_a_v
     ensure!(has.len() == 2 && has.contains(&uverbs) && has[0].0 == "rdma_cm", "the container has {has:?}");
     let open = format!("exec 3<>/dev/infiniband/{}", uverbs.0);
     node.runtime.exec(&running.container, &["/bin/sh", "-c", &open]).await?;
-    let told = limits(&node, &running.container).await?;
+    let told = limits(&node, &running, 0, &running.cdi_ids).await?;
     ensure!(told == all(UNLIMITED), "it may lock {told:?}");
     node.runtime.stop_pod(&running.sandbox.id).await?;
     node.unprepare(&claim).await?;
