@@ -52,6 +52,12 @@ pub struct RdmaDevice {
     pub node_guid: Option<String>,
     /// `fw_ver`.
     pub firmware: Option<String>,
+    /// Port GUID of port 1, as the node GUID is written: the low half of its first GID. None before the port has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_guid: Option<String>,
+    /// Names of its nodes below `/dev/infiniband`, that of its subnet managers left out. A move gives it others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub char_devices: Vec<String>,
 }
 
 /// A netdev below a PCI function, in the namespace of the reader.

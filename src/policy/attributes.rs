@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::{AttributeValue, Rules, Verdict};
-use crate::device::{CleanFacts, EswitchMode, LinkType, PciAddress, Place, RdmaNetnsMode, Snapshot, Vf};
+use crate::device::{
+    CleanFacts, EswitchMode, LinkType, PciAddress, Place, RdmaDevice, RdmaNetnsMode, Snapshot, Vf,
+};
 
 /// Attributes and capacities of a device (resource.k8s.io/v1, `ResourceSliceMaxAttributesAndCapacitiesPerDevice`).
 const MOST: usize = 32;
@@ -59,6 +61,8 @@ pub(super) fn of(
         (own, "linkSpeedMbps", pf_netdev.and_then(|netdev| netdev.speed_mbps).map(number)),
         (own, "eswitchMode", pf.and_then(|pf| pf.eswitch_mode).map(|mode| text(eswitch(mode).to_owned()))),
         (own, "rdmaNetns", netns(snapshot, rdma).map(|mode| text(mode.to_owned()))),
+        (own, "nodeGuid", node_guid(vf, facts).map(text)),
+        (own, "portGuid", port_guid(vf, facts).map(text)),
         (own, "attach", rules.attach.clone().map(text)),
     ];
 
@@ -120,6 +124,23 @@ fn rdma(vf: &Vf, facts: Option<&CleanFacts>) -> Option<bool> {
         None if vf.place == Place::Host => Some(!vf.rdma.is_empty()),
         None => None,
     }
+}
+
+/// The first RDMA device, as it was while nobody owned the VF.
+fn device<'a>(vf: &'a Vf, facts: Option<&'a CleanFacts>) -> Option<&'a RdmaDevice> {
+    facts.map_or(&vf.rdma, |facts| &facts.rdma).first()
+}
+
+/// Zero is none: that of a VF that nobody gave an address.
+fn node_guid(vf: &Vf, facts: Option<&CleanFacts>) -> Option<String> {
+    let guid = device(vf, facts)?.node_guid.clone()?;
+    guid.bytes().any(|b| !matches!(b, b'0' | b':')).then_some(guid)
+}
+
+/// What a subnet manager knows a port by. That of RoCE follows the interface's address, and comes and goes with it.
+fn port_guid(vf: &Vf, facts: Option<&CleanFacts>) -> Option<String> {
+    let device = device(vf, facts)?;
+    device.port_guid.clone().filter(|_| device.link_type == Some(LinkType::Infiniband))
 }
 
 fn netns(snapshot: &Snapshot, rdma: Option<bool>) -> Option<&'static str> {

@@ -282,7 +282,11 @@ fn a_faulty_grant_says_which_entry_is_wrong_and_what_would_be_right() {
             json!({"allow": [{"field": "interface.addressPool", "values": ["Rails"]}]}),
             "allow[0].values[0]: \"Rails\" is not the name of an AddressPool".to_owned(),
         ),
-        (json!({"allow": [{"field": "rdma.mode"}]}), "rdma.mode is not supported by this version".to_owned()),
+        (
+            json!({"allow": [{"field": "rdma.mode"}]}),
+            "rdma.mode needs no grant: every claim may set it".to_owned(),
+        ),
+        (json!({"allow": [{"field": "infiniband.pkey"}]}), "infiniband.pkey".to_owned()),
         (
             json!({"allow": [{"field": "vf.vlan", "value": [7]}]}),
             "allow[0].value: unknown field, known are field, values (did you mean values?)".to_owned(),

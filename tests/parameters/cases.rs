@@ -51,6 +51,7 @@ pub fn good() -> Vec<Case> {
         "vf": {"mac": "02:00:5E:10:00:01", "vlan": 100, "vlanQos": 3, "vlanProtocol": "802.1ad", "trust": true,
             "spoofCheck": false, "linkState": "auto", "minTxRateMbps": 0, "maxTxRateMbps": 4_294_967_295_u64},
         "bind": {"vhost": true},
+        "rdma": {"mode": "namespace", "umad": true, "memlock": "64Gi"},
     });
     let nothing = json!({
         "interface": {"name": null, "mtu": null, "addresses": null, "addressPool": null, "routes": null, "sysctls": {"preset": null}, "probe": null}, "vf": null,
@@ -73,6 +74,9 @@ pub fn good() -> Vec<Case> {
             &json!({"vf": {"vlan": 0, "vlanProtocol": "802.1Q", "linkState": "disable"}}),
             &json!({"vf": {"vlan": 4094, "vlanQos": 7}}),
             &json!({"bind": {"driver": "vfio-pci"}}),
+            &json!({"rdma": {"mode": "none"}}),
+            &json!({"rdma": {"mode": "chardev", "umad": false, "memlock": "unlimited"}}),
+            &json!({"rdma": {"mode": null, "memlock": "1073741824"}}),
         ] {
             cases.push(Case { by, parameters: typed(parameters.clone()), says: None });
         }
@@ -117,7 +121,16 @@ pub fn bad() -> Vec<Case> {
     add(claims, json!({"bind": {"allowNoIommu": "x"}}), "bind.allowNoIommu: must be true or false");
 
     add(any, json!({"mtu": 1500}), "VfConfig: it has an unknown field, known are interface, vf, bind");
-    add(class, json!({"rdma": {"mode": "auto"}}), "VfConfig: it has an unknown field");
+    add(class, json!({"infiniband": {"pkey": "0x8001"}}), "VfConfig: it has an unknown field");
+    add(any, json!({"rdma": {"mode": "exclusive"}}), "rdma.mode: must be auto, namespace, chardev or none");
+    add(
+        any,
+        json!({"rdma": {"memlock": "64G"}}),
+        "rdma.memlock: must be auto, unlimited, none, or an amount",
+    );
+    add(any, json!({"rdma": {"memlock": 1_073_741_824}}), "rdma.memlock: must be");
+    add(any, json!({"rdma": {"umad": "yes"}}), "rdma.umad: must be true or false");
+    add(any, json!({"rdma": {"nodes": []}}), "rdma: it has an unknown field, known are mode, umad, memlock");
     add(class, json!({"colour": null}), "VfConfig: it has an unknown field");
     add(any, json!({"vf": {"vlanId": 100}}), "vf: it has an unknown field, known are mac, vlan, vlanQos");
     add(

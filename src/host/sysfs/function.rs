@@ -231,9 +231,28 @@ fn rdma(dir: &Dir) -> Result<Vec<RdmaDevice>, SysfsError> {
             _ => None,
         };
         let (node_guid, firmware) = (device.text("node_guid")?, device.text("fw_ver")?);
-        devices.push(RdmaDevice { name, link_type, node_guid, firmware });
+        let gid = device.text("ports/1/gids/0")?;
+        let port_guid = gid.as_deref().and_then(|gid| gid.get(20..)).map(str::to_owned);
+        let port_guid = port_guid.filter(|guid| guid.bytes().any(|b| !matches!(b, b'0' | b':')));
+        let char_devices = char_devices(dir, &name)?;
+        devices.push(RdmaDevice { name, link_type, node_guid, firmware, port_guid, char_devices });
     }
     Ok(devices)
+}
+
+/// Of a function with two devices each has its own; `ibdev` says whose a node is.
+fn char_devices(dir: &Dir, name: &str) -> Result<Vec<String>, SysfsError> {
+    let mut nodes = Vec::new();
+    for class in ["infiniband_verbs", "infiniband_mad"] {
+        for node in dir.names(class)?.into_iter().filter(|node| !node.starts_with("issm")) {
+            let Some(of) = dir.sub(&format!("{class}/{node}"))? else { continue };
+            if of.text("ibdev")?.as_deref() == Some(name) {
+                nodes.push(node);
+            }
+        }
+    }
+    nodes.sort();
+    Ok(nodes)
 }
 
 #[cfg(test)]

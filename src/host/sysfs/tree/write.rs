@@ -107,6 +107,16 @@ impl Writer {
             let [a, b, c, d] = plan.mac_tail;
             line(&device, "node_guid", &format!("0200:{a:02x}{b:02x}:00ff:{c:02x}{d:02x}"))?;
             line(&device, "fw_ver", "22.41.1000")?;
+            line(
+                &device.join("ports/1/gids"),
+                "0",
+                &format!("fe80:0000:0000:0000:0200:{a:02x}{b:02x}:00ff:{c:02x}{d:02x}"),
+            )?;
+            for (class, node) in [("infiniband_verbs", "uverbs"), ("infiniband_mad", "umad")] {
+                let node =
+                    format!("{node}{}", name.trim_start_matches(|c: char| c != '_').trim_start_matches('_'));
+                line(&made.join(class).join(node), "ibdev", name)?;
+            }
             relink(&place.join("infiniband").join(name), &self.root.join("class/infiniband").join(name))?;
         }
         if let Some(parent) = place.parent() {
