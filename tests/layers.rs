@@ -81,11 +81,13 @@ const PURE: &[(&str, &[&str])] = &[
     ("prepare/cdi.rs", &[]),
     ("prepare/cdi_spec.rs", &["serde", "serde_json", "thiserror"]),
     ("prepare/plan.rs", &["ipnet", "thiserror"]),
+    ("prepare/rdma.rs", &["thiserror"]),
     ("prepare/settings.rs", &["thiserror"]),
     ("prepare/steps.rs", &[]),
     ("prepare/vfio.rs", &["thiserror"]),
     // Imports `host::NetnsId`: two numbers that name a namespace. Data, though its room is not.
     ("prepare/records.rs", &["ipnet", "serde"]),
+    ("attach/bundle.rs", &["serde", "serde_json"]),
     ("attach/report.rs", &["ipnet", "serde"]),
     ("attach/routing.rs", &["ipnet"]),
     ("attach/variables.rs", &[]),

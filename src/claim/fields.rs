@@ -532,7 +532,7 @@ const RDMA: &[Field] = &[
         &Word { slot: slot!(rdma.mode), words: RdmaMode::WORDS },
         "the VF's RDMA device: moved into the pod's network namespace, its device nodes only, or not at all; auto, which is \
          the default, is namespace on a node whose RDMA devices are in one namespace each, else chardev, and nothing for a VF \
-         without RDMA device. Of a class's mode a claim may only say none",
+         without RDMA device; where the class names a mode, a claim may only repeat it, or say none",
     ),
     value(
         "umad",

@@ -189,15 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_are_read_and_shown_and_what_is_none_is_refused_as_the_pattern_refuses_it() {
-        let Form::Text(TextForm { pattern, .. }) = Amount(super::super::value::slot!(rdma.memlock)).form()
-        else {
-            panic!("a text");
-        };
-        let matches = |text: &str| {
-            let program = cel::Program::compile(&format!("{text:?}.matches('^({pattern})$')")).unwrap();
-            program.execute(&cel::Context::default()).unwrap() == cel::Value::Bool(true)
-        };
+    fn amounts_are_read_and_shown_as_they_are_written_and_what_is_none_is_refused() {
         for (text, memlock) in [
             ("auto", Memlock::Auto),
             ("unlimited", Memlock::Unlimited),
@@ -209,12 +201,9 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(memlock));
             assert_eq!(memlock.to_string(), text);
-            assert!(matches(text), "{text}");
         }
-        for text in ["", "0", "64", "64G", "64 Gi", "-1", "1.5Gi", "1000000Ki", "1000000000000000000", "Gi"] {
-            let good = text == "64";
-            assert_eq!(parse(text).is_ok(), good, "{text}");
-            assert_eq!(matches(text), good, "{text}");
+        for text in ["", "0", "07", "64G", "64 Gi", "-1", "1.5Gi", "1000000Ki", "1000000000000000000", "Gi"] {
+            assert!(parse(text).is_err(), "{text}");
         }
     }
 }

@@ -42,6 +42,7 @@ fn without_a_grant_a_claim_sets_name_mtu_and_addresses_and_nothing_else() {
         ("vf.maxTxRateMbps", json!(1), "1"),
         ("bind.driver", json!("vfio-pci"), "vfio-pci"),
         ("bind.vhost", json!(true), "true"),
+        ("rdma.umad", json!(true), "true"),
     ] {
         assert_eq!(
             wants(Claim::new(), field(path, &value)).refused(),
@@ -250,7 +251,7 @@ fn a_faulty_grant_says_which_entry_is_wrong_and_what_would_be_right() {
     let fields = "those are interface.addressPool, interface.sysctls.preset, interface.sysctls.rp_filter, \
                   interface.sysctls.arp_ignore, interface.sysctls.arp_announce, interface.sysctls.arp_filter, \
                   interface.sysctls.arp_notify, interface.sysctls.accept_local, interface.sysctls.disable_ipv6, vf.mac, vf.vlan, vf.vlanQos, vf.vlanProtocol, vf.trust, vf.spoofCheck, vf.linkState, \
-                  vf.minTxRateMbps, vf.maxTxRateMbps, bind.driver, bind.vhost";
+                  vf.minTxRateMbps, vf.maxTxRateMbps, bind.driver, bind.vhost, rdma.umad";
     for (grant, says) in [
         (json!({}), "allow: is missing; say what claims may set, as in allow: [{field: vf.vlan".to_owned()),
         (json!({"allow": null}), "allow: is missing".to_owned()),

@@ -404,11 +404,13 @@ fn an_unknown_field_is_named_with_its_path_the_known_ones_and_what_was_meant() {
     for (parameters, says) in [
         (
             json!({"mtu": 1}),
-            "mtu: unknown field, known are interface, vf, bind (did you mean interface.mtu?)".to_owned(),
+            "mtu: unknown field, known are interface, vf, bind, rdma (did you mean interface.mtu?)"
+                .to_owned(),
         ),
         (
             json!({"interfaces": {}}),
-            "interfaces: unknown field, known are interface, vf, bind (did you mean interface?)".to_owned(),
+            "interfaces: unknown field, known are interface, vf, bind, rdma (did you mean interface?)"
+                .to_owned(),
         ),
         (json!({"interface": {"MTU": 1}}), format!("interface.MTU: {known} (did you mean mtu?)")),
         (
@@ -425,13 +427,10 @@ fn an_unknown_field_is_named_with_its_path_the_known_ones_and_what_was_meant() {
 #[test]
 fn a_field_of_a_later_version_is_said_to_be_one() {
     let version = env!("CARGO_PKG_VERSION");
-    for section in ["infiniband"] {
-        let says = format!("{section}: field {section} is not supported by this version ({version})");
-        assert_eq!(decoding_fails(json!({section: {}})), says);
-        assert!(
-            Claim::new().says("FromClaim", &[], "VfConfig", json!({section: null})).compiled().pod.is_some()
-        );
-    }
+    let says = format!("infiniband: field infiniband is not supported by this version ({version})");
+    assert_eq!(decoding_fails(json!({"infiniband": {}})), says);
+    let unset = Claim::new().says("FromClaim", &[], "VfConfig", json!({"infiniband": null}));
+    assert!(unset.compiled().pod.is_some());
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn a_claim_may_ask_for_less_than_its_class_and_not_for_more() {
             json!({"memlock": "1"}),
             "which says none; a claim may set at most that",
         ),
-        (json!({}), json!({"umad": true}), "rdma.umad: true is not granted"),
+        (json!({}), json!({"umad": true}), "rdma.umad: true needs a grant"),
     ] {
         let error = rdma(class, claim).refused();
         assert!(error.contains(says), "{says}: {error}");

@@ -123,11 +123,13 @@ pub fn bad() -> Vec<Case> {
     add(any, json!({"mtu": 1500}), "VfConfig: it has an unknown field, known are interface, vf, bind");
     add(class, json!({"infiniband": {"pkey": "0x8001"}}), "VfConfig: it has an unknown field");
     add(any, json!({"rdma": {"mode": "exclusive"}}), "rdma.mode: must be auto, namespace, chardev or none");
-    add(
-        any,
-        json!({"rdma": {"memlock": "64G"}}),
-        "rdma.memlock: must be auto, unlimited, none, or an amount",
-    );
+    for amount in ["64G", "0", "1.5Gi", "1000000Ki", "-1", ""] {
+        add(
+            any,
+            json!({"rdma": {"memlock": amount}}),
+            "rdma.memlock: must be auto, unlimited, none, or an amount",
+        );
+    }
     add(any, json!({"rdma": {"memlock": 1_073_741_824}}), "rdma.memlock: must be");
     add(any, json!({"rdma": {"umad": "yes"}}), "rdma.umad: must be true or false");
     add(any, json!({"rdma": {"nodes": []}}), "rdma: it has an unknown field, known are mode, umad, memlock");
@@ -281,6 +283,7 @@ pub fn bad() -> Vec<Case> {
         ),
         ("bind.driver", "bind.driver: must be vfio-pci", vec![json!("vfio"), json!("igb_uio"), json!(1)]),
         ("bind.vhost", "bind.vhost: must be true or false", vec![json!("yes")]),
+        ("rdma.umad", "rdma.umad: must be true or false", vec![json!("yes")]),
     ] {
         let (section, name) = field.split_once('.').unwrap_or_default();
         for (index, value) in values.into_iter().enumerate() {
@@ -367,6 +370,7 @@ pub fn bad() -> Vec<Case> {
         ),
         ("bind.driver", "allow: values of bind.driver must be vfio-pci", vec![json!("uio")]),
         ("bind.vhost", "allow: values of bind.vhost must be true or false", vec![json!("yes")]),
+        ("rdma.umad", "allow: values of rdma.umad must be true or false", vec![json!("yes")]),
         ("vf.spoofCheck", "allow: values of vf.spoofCheck must be true or false", vec![json!([])]),
         ("vf.vlanQos", "allow: values of vf.vlanQos must be whole numbers", vec![json!("0-8")]),
         ("vf.vlanProtocol", "allow: values of vf.vlanProtocol must be 802.1Q or", vec![json!("802.1q")]),

@@ -52,7 +52,7 @@ macro_rules! example {
 
 /// The claims that come with the project, without those that replace others' configurations (`examples/seeds`): they name
 /// the ports of certain machines.
-const EXAMPLES: [Example; 15] = [
+const EXAMPLES: [Example; 16] = [
     example!("one-vf.yaml"),
     example!("two-vfs-distinct-pfs.yaml"),
     example!("by-pf.yaml"),
@@ -61,6 +61,7 @@ const EXAMPLES: [Example; 15] = [
     example!("static-address.yaml"),
     example!("vlan.yaml"),
     example!("vfio.yaml"),
+    example!("rdma.yaml"),
     example!("slinky-nodeset.yaml"),
     example!("rails/1-rail.yaml"),
     example!("rails/8-rails.yaml", 8),

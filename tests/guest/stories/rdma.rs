@@ -130,14 +130,15 @@ fn all(limit: &str) -> [(String, String); 2] {
 pub async fn what_moves_a_device_is_what_this_rdma_sends_byte_by_byte(ground: Ground) -> Result<()> {
     let _roce = SoftRoce::on(&ground.vfs[..1])?;
     run("ip", &["netns", "add", "there"])?;
-    let home =
-        || run("ip", &["netns", "exec", "there", "rdma", "dev", "set", "rxe0", "netns", "/proc/1/ns/net"]);
+    run("ip", &["netns", "attach", "home", "1"])?;
+    let home = || run("ip", &["netns", "exec", "there", "rdma", "dev", "set", "rxe0", "netns", "home"]);
     let ours = sent_by(SET, &[OWN, "--move-rdma", "rxe0", "/run/netns/there"])?;
     ensure!(devices(Some("there"))? == set(&["rxe0"]), "it is not there");
     home()?;
     let theirs = sent_by(SET, &["rdma", "dev", "set", "rxe0", "netns", "there"])?;
     home()?;
     run("ip", &["netns", "delete", "there"])?;
+    run("ip", &["netns", "delete", "home"])?;
     // The last four bytes are the number of a file.
     ensure!(ours.len() == 24 && ours[..20] == theirs[..20], "we send {ours:02x?}\nrdma sends {theirs:02x?}");
     ensure!(ours.len() == theirs.len(), "we send {ours:02x?}\nrdma sends {theirs:02x?}");
@@ -161,12 +162,13 @@ pub async fn rdma_devices_of_pods_started_crosswise_are_in_them_and_containers_h
         claims.push(claim);
     }
     let prepared = [char_device(&vfs[1], "infiniband_verbs")?, char_device(&vfs[2], "infiniband_verbs")?];
-    // Now a number is free that is lower than both: each move gives its device another one.
+    // Now a number is free that is lower than both: the first that is moved gets it, and the second gets the first one's.
     roce.remove(0)?;
-    let second = node.runtime.run_pod(&pods[1], 0).await?;
     let first = node.runtime.run_pod(&pods[0], 0).await?;
+    let second = node.runtime.run_pod(&pods[1], 0).await?;
+    ensure!(char_device(&vfs[2], "infiniband_verbs")? == prepared[0], "the moves did not cross");
     let mut seen = Vec::new();
-    for (n, sandbox) in [&first, &second].into_iter().enumerate() {
+    for (n, sandbox) in [(1, &second), (0, &first)] {
         let (vf, name) = (&vfs[n + 1], format!("rxe{}", n + 1));
         let container = node.start_container_in_the_end(sandbox, &cdi_ids[n]).await?;
         let there = devices(Some(&sandbox.netns_name()))?;
@@ -182,7 +184,7 @@ pub async fn rdma_devices_of_pods_started_crosswise_are_in_them_and_containers_h
         // Nobody keeps a container from making a node with another's number; the device cgroup keeps it from opening that.
         seen.push((container, uverbs));
     }
-    let ((container, _), (_, (_, major, minor))) = (&seen[0], &seen[1]);
+    let ((container, _), (_, (_, major, minor))) = (&seen[1], &seen[0]);
     let make = format!("/bin/busybox mknod /tmp/other c {major} {minor} && exec 3<>/tmp/other");
     let refused = node.runtime.exec(container, &["/bin/sh", "-c", &make]).await;
     let sentence = refused.err().map(|error| format!("{error:#}")).unwrap_or_default();
