@@ -74,8 +74,8 @@ impl Value for Amount {
     fn form(&self) -> Form {
         Form::Text(TextForm {
             what: WHAT,
-            // Ten digits of Ti are still within 64 bits less one.
-            pattern: "auto|unlimited|none|[1-9][0-9]{0,5}(Ki|Mi|Gi|Ti)?|[1-9][0-9]{6,17}".to_owned(),
+            // Six digits of Ti are within 64 bits.
+            pattern: "(auto|unlimited|none|[1-9][0-9]{0,5}(Ki|Mi|Gi|Ti)?|[1-9][0-9]{6,17})".to_owned(),
             except: Vec::new(),
             is_cidr: false,
             ranges: false,

@@ -20,7 +20,7 @@ pub struct RdmaFacts {
 pub enum RdmaProblem {
     /// None there.
     #[error(
-        "rdma.mode {mode}: VF {vf} has no RDMA device; select VFs with device.attributes[\"…\"].rdma, or set rdma.mode to auto or none"
+        "rdma.mode {mode}: VF {vf} has no RDMA device; select VFs whose attribute rdma is true, or set rdma.mode to auto or none"
     )]
     NoDevice {
         /// Asked for.
