@@ -131,6 +131,7 @@ pub fn bad() -> Vec<Case> {
         );
     }
     add(any, json!({"rdma": {"memlock": 1_073_741_824}}), "rdma.memlock: must be");
+    add(any, json!({"rdma": "fast"}), "rdma: must be an object");
     add(any, json!({"rdma": {"umad": "yes"}}), "rdma.umad: must be true or false");
     add(any, json!({"rdma": {"nodes": []}}), "rdma: it has an unknown field, known are mode, umad, memlock");
     add(class, json!({"colour": null}), "VfConfig: it has an unknown field");
