@@ -126,9 +126,7 @@ impl Machine {
             name: name.clone(),
             place: *pf,
             link_type: Some(LinkType::Ethernet),
-            speed_mbps: Some(200_000),
             addresses: vec![],
-            topology: true,
         };
         self.vfs.iter().enumerate().filter(|(number, _)| wanted(*number)).map(|(_, vf)| net(vf)).collect()
     }
@@ -180,7 +178,11 @@ fn every_vf_stands_below_the_switch_of_its_port_beside_the_gpu_there() {
             assert_eq!(below.iter().map(at).collect::<Vec<_>>(), wanted);
             assert_eq!(below[0].attribute("class"), Some("0x030200"));
             assert_eq!(below[0].attribute("vendor"), Some("0x10de"));
-            assert_eq!(below[0].attribute("link_speed"), Some("16.0 GT/s PCIe"), "the port above is no faster");
+            assert_eq!(
+                below[0].attribute("link_speed"),
+                Some("16.0 GT/s PCIe"),
+                "the port above is no faster"
+            );
             assert!(!below[0].has_children(), "NCCL itself says what a GPU is");
             for (port, pci) in below[1..].iter().enumerate() {
                 assert_eq!(pci.attribute("class"), Some("0x020000"));
@@ -237,14 +239,7 @@ fn two_vfs_of_one_port_share_its_link_and_an_unknown_numa_node_is_said_as_nccl_s
     let tree = Tree::new().card(card).build().unwrap();
     let place: PciAddress = "0000:0c:00.0".parse().unwrap();
     let found = read(tree.root(), Path::new("/nowhere"), &[place]);
-    let net = |name: &str| Net {
-        name: name.into(),
-        place,
-        link_type: None,
-        speed_mbps: None,
-        addresses: vec![],
-        topology: true,
-    };
+    let net = |name: &str| Net { name: name.into(), place, link_type: None, addresses: vec![] };
     let text = topology(&found, &[net("a"), net("b")]).unwrap();
     let document = Document::parse(&text).unwrap();
     let pci: Vec<_> = named(document.root_element(), "pci").collect();

@@ -78,7 +78,9 @@ impl PodEvents for Pods {
     async fn create_container(&self, sandbox: Sandbox, container: Container) -> Result<Adjustment, String> {
         self.log(format!("create {} with {} variables", container.name, container.env.len()));
         self.event("create", sandbox).await?;
-        Ok(Adjustment { env: self.reply.lock().unwrap().clone(), ..Adjustment::default() })
+        let env = self.reply.lock().unwrap().clone();
+        let files = if env.is_empty() { vec![] } else { vec![("/run/there".into(), "/run/here".into())] };
+        Ok(Adjustment { env, files, ..Adjustment::default() })
     }
     async fn synchronize(&self, sandboxes: Vec<Sandbox>, containers: Vec<Container>) {
         let slow = sandboxes.iter().any(|s| s.pod_name.contains("slow"));
@@ -360,7 +362,11 @@ async fn events_arrive_in_both_forms_with_what_the_runtime_knows() {
         let adjustment = plugin.create_container(&web, &container("main", vec!["K=V".into()])).await;
         assert_eq!(
             adjustment,
-            Ok(Adjustment { env: vec![("A".into(), "1".into())], ..Adjustment::default() })
+            Ok(Adjustment {
+                env: vec![("A".into(), "1".into())],
+                files: vec![("/run/there".into(), "/run/here".into())],
+                ..Adjustment::default()
+            })
         );
         assert_eq!(plugin.stop_pod_sandbox(&web).await, Ok(()));
         assert_eq!(plugin.remove_pod_sandbox(&web).await, Ok(()));

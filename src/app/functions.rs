@@ -14,6 +14,7 @@ use crate::device::{CleanFacts, EswitchMode, PciAddress, Pf, PfLink, Setting, Sn
 use crate::host::boot::boot_id;
 use crate::host::devlink::Devlink;
 use crate::host::sysfs::Sysfs;
+use crate::host::topology::{self, Topology};
 use crate::host::{HostError, Kernel, modules, rdma, vf_admin};
 use crate::inventory::{self, HostLinks};
 use crate::policy::{self, Rules, Verdict, WithheldReason};
@@ -233,6 +234,10 @@ impl Functions for NodeFunctions {
             return Err(HostError::Protocol { what: format!("look for the vfio group of VF {vf}"), reason });
         }
         Ok(nodes)
+    }
+
+    fn topology(&self, functions: &[PciAddress]) -> Topology {
+        topology::read(self.sysfs.root(), Path::new("/proc"), functions)
     }
 
     fn address(&self, pool: &str, pf: &Pf, vf_index: u32) -> Result<Assigned, NoAddress> {

@@ -471,8 +471,10 @@ impl Attacher {
         let netns = pod.netns.as_ref().map_or(self.site.kernel.host(), |(_, netns)| netns);
         let vfs = entries.iter().flat_map(|entry| variables::listed(entry, &container.env));
         let (devices, memlock) = self.rdma_for_container(vfs, netns)?;
-        let env = variables::to_set(&entries, &container.env);
-        Ok(Adjustment { env, devices, memlock: memlock.map(|limit| limit.bytes) })
+        let nccl = self.nccl_for_container(&entries, &pod.pod_uid, container)?;
+        let mut env = variables::to_set(&entries, &container.env);
+        env.extend(nccl.env);
+        Ok(Adjustment { env, devices, memlock: memlock.map(|limit| limit.bytes), files: nccl.files })
     }
 
     /// The CDI file says the names of a pod; these VFs stay on the host.

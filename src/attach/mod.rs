@@ -14,6 +14,7 @@ mod error;
 pub mod hook;
 mod link_in;
 mod link_out;
+mod nccl;
 pub mod nri;
 mod outbox;
 mod rdma;

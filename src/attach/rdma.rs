@@ -47,7 +47,7 @@ impl Attacher {
         let (kernel, rdma) = (self.site.kernel.as_ref(), self.site.kernel.rdma());
         let failed = |source| AttachError::Vf { vf: vf.pci, source };
         let mut moved = false;
-        for device in self.names(vf.pci, &entry.devices) {
+        for device in self.rdma_names(vf.pci, &entry.devices) {
             if rdma.find(netns, &device).map_err(failed)?.is_some() {
                 continue;
             }
@@ -175,7 +175,7 @@ impl Attacher {
     }
 
     /// Names as they are now; udev may have renamed one since it was noted.
-    fn names(&self, vf: PciAddress, noted: &[String]) -> Vec<String> {
+    pub(super) fn rdma_names(&self, vf: PciAddress, noted: &[String]) -> Vec<String> {
         let living = self.site.kernel.rdma().names_of(vf);
         if living.is_empty() { noted.to_vec() } else { living }
     }
@@ -210,7 +210,7 @@ impl Attacher {
         let rdma = self.site.kernel.rdma();
         let failed = |source: HostError| AttachError::Vf { vf, source };
         let mut nodes = Vec::new();
-        for device in self.names(vf, &entry.devices) {
+        for device in self.rdma_names(vf, &entry.devices) {
             let link = rdma.find(netns, &device).map_err(failed)?;
             let link = link.ok_or(AttachError::RdmaLost { vf, device, place: "in the pod", waited_ms: 0 })?;
             nodes.extend(rdma.char_devices(netns, &link, entry.umad).map_err(failed)?);

@@ -49,7 +49,7 @@ pub(super) fn listed<'e>(entry: &'e Entry, env: &'e [String]) -> impl Iterator<I
     })
 }
 
-fn value_of<'e>(env: &'e [String], key: &str) -> Option<&'e str> {
+pub(super) fn value_of<'e>(env: &'e [String], key: &str) -> Option<&'e str> {
     env.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
 }
 

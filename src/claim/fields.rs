@@ -41,6 +41,15 @@ pub struct RdmaConfig {
     pub umad: Option<bool>,
     /// `rdma.memlock`
     pub memlock: Option<Memlock>,
+    /// `rdma.nccl`
+    pub nccl: NcclConfig,
+}
+
+/// `rdma.nccl`: what NCCL and UCX are told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NcclConfig {
+    /// `rdma.nccl.topology`
+    pub topology: Option<bool>,
 }
 
 /// `interface`: what the pod sees.
@@ -546,6 +555,16 @@ const RDMA: &[Field] = &[
         &Amount(slot!(rdma.memlock)),
         "memory that containers with the RDMA device may lock (RLIMIT_MEMLOCK); auto, which is the default, is unlimited, or \
          what the container runtime can give; none leaves the limit alone. At most what the class says",
+    ),
+    section(
+        "nccl",
+        &[value(
+            "topology",
+            Who::Anyone,
+            &Switch(slot!(rdma.nccl.topology)),
+            "NCCL and UCX are told exactly the container's RDMA devices (NCCL_IB_HCA, UCX_NET_DEVICES); with true NCCL gets a \
+             file of where these and the node's GPUs are, too (NCCL_TOPO_FILE)",
+        )],
     ),
 ];
 

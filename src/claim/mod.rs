@@ -42,7 +42,8 @@ pub use config::FROM_CLASS;
 pub use decode::{API_VERSION, GRANT_KIND, KIND, Parameters, Source, WHOLE, decode_parameters, edits};
 pub use error::{ClaimError, EntryPlace, Fault, Faults, some};
 pub use fields::{
-    BindConfig, Driver, FieldFacts, InterfaceConfig, RdmaConfig, SettingsConfig, VfConfig, Who, field_facts,
+    BindConfig, Driver, FieldFacts, InterfaceConfig, NcclConfig, RdmaConfig, SettingsConfig, VfConfig, Who,
+    field_facts,
 };
 pub use grant::{Allowance, VfGrant};
 pub use name::{DEFAULT_NAME_TEMPLATE, NameError, NameFacts};

@@ -62,6 +62,8 @@ pub struct WantedRdma {
     pub umad: bool,
     /// `rdma.memlock`
     pub memlock: Memlock,
+    /// `rdma.nccl`: variables for NCCL and UCX; `true`: with a topology file.
+    pub nccl: Option<bool>,
 }
 
 const WHAT: &str = "auto, unlimited, none, or an amount such as \"64Gi\"";
@@ -149,10 +151,23 @@ pub(super) fn settle(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedRdma {
         let entry = wanted.last("rdma.umad").cloned();
         faults.add(Fault { entry, path: "rdma.umad".to_owned(), problem: problem.to_owned() });
     }
+    let without = match (rdma.mode, bind.driver) {
+        (Some(RdmaMode::None), _) => Some("rdma.mode is none; set another mode"),
+        (_, Some(Driver::Vfio)) => {
+            Some("bind.driver is vfio-pci, which leaves the VF without; leave that out")
+        }
+        _ => None,
+    };
+    if let (Some(topology), Some(why)) = (rdma.nccl.topology, without) {
+        let problem = format!("{topology} needs the RDMA device, but {why}, or leave this out");
+        let entry = wanted.last("rdma.nccl.topology").cloned();
+        faults.add(Fault { entry, path: "rdma.nccl.topology".to_owned(), problem });
+    }
     WantedRdma {
         mode: rdma.mode.unwrap_or_default(),
         umad: rdma.umad.unwrap_or_default(),
         memlock: rdma.memlock.unwrap_or_default(),
+        nccl: rdma.nccl.topology,
     }
 }
 

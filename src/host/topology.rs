@@ -53,6 +53,8 @@ pub struct Function {
     pub speed: Option<String>,
     /// Lanes of its link: the fewer of both.
     pub width: Option<u32>,
+    /// Mbit/s of a NIC's port (`speed` of its netdev), while its link is up.
+    pub port_mbps: Option<u32>,
     /// NUMA node; -1 is unknown.
     pub numa_node: i32,
     /// Bridges above it, nearest first, the root port last.
@@ -97,9 +99,18 @@ fn function(sys: &Path, pci: PciAddress) -> Option<Function> {
         subsystem_device: text("subsystem_device"),
         speed: slower("max_link_speed"),
         width: slower("max_link_width").and_then(|width| width.parse().ok()),
+        port_mbps: port_speed(&path),
         numa_node: text("numa_node").and_then(|node| node.parse().ok()).unwrap_or(-1),
         above,
     })
+}
+
+/// A PF's own netdev and its representors are of one port; one that is down says -1.
+fn port_speed(path: &Path) -> Option<u32> {
+    let netdevs = fs::read_dir(path.join("net")).ok()?.flatten();
+    let speed =
+        |netdev: fs::DirEntry| fs::read_to_string(netdev.path().join("speed")).ok()?.trim().parse().ok();
+    netdevs.filter_map(speed).find(|speed| *speed > 0)
 }
 
 /// `32.0 GT/s PCIe` and `16`; `Unknown` is none, and 255 lanes are what a function says that does not know (VFs).

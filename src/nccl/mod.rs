@@ -23,10 +23,6 @@ pub struct Net {
     pub place: PciAddress,
     /// Of the port; `None` where nobody knows.
     pub link_type: Option<LinkType>,
-    /// Mbit/s.
-    pub speed_mbps: Option<u32>,
     /// Addresses of its interface in the pod.
     pub addresses: Vec<IpNet>,
-    /// A topology file was asked for.
-    pub topology: bool,
 }

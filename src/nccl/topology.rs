@@ -132,8 +132,17 @@ impl Page<'_> {
 
     fn pci(&mut self, depth: usize, address: PciAddress) {
         let Some(function) = self.node.functions.get(&address) else { return };
-        let Function { class, vendor, device, subsystem_vendor, subsystem_device, speed, width, .. } =
-            function;
+        let Function {
+            class,
+            vendor,
+            device,
+            subsystem_vendor,
+            subsystem_device,
+            speed,
+            width,
+            port_mbps,
+            ..
+        } = function;
         let attributes = [
             ("busid", Some(address.to_string())),
             ("class", Some(class.clone())),
@@ -152,7 +161,7 @@ impl Page<'_> {
         if !nets.is_empty() {
             self.open(depth + 1, "nic", &[], false);
             for net in nets {
-                let speed = net.speed_mbps.filter(|speed| *speed > 0).map(|speed| speed.to_string());
+                let speed = port_mbps.map(|speed| speed.to_string());
                 self.open(depth + 2, "net", &[("name", Some(net.name.clone())), ("speed", speed)], true);
             }
             self.close(depth + 1, "nic");

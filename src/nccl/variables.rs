@@ -40,9 +40,7 @@ mod tests {
             name: name.into(),
             place: "0000:0c:00.0".parse().unwrap(),
             link_type: Some(link_type),
-            speed_mbps: None,
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-            topology: true,
         }
     }
 

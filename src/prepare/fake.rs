@@ -17,6 +17,7 @@ use crate::DEFAULT_DRIVER_NAME;
 use crate::address::{Assigned, Book, NoAddress, Parent};
 use crate::claim::{NameSpec, ResultSpec};
 use crate::device::{Incarnation, LinkType, Netdev, PciAddress, Pf, PfLink, Place, Setting, Vf, VfSettings};
+use crate::host::topology::{Function, Topology};
 use crate::host::{HostError, Kernel};
 
 /// A node that keeps all of its state below one folder. Its hook is never run.
@@ -195,6 +196,11 @@ impl FakeFunctions {
 }
 
 impl Functions for FakeFunctions {
+    fn topology(&self, functions: &[PciAddress]) -> Topology {
+        let plain = |pci: &PciAddress| (*pci, Function { class: "0x020000".into(), ..Function::default() });
+        Topology { functions: functions.iter().map(plain).collect(), ..Topology::default() }
+    }
+
     fn facts(&self, vfs: &BTreeSet<PciAddress>) -> Result<BTreeMap<PciAddress, Facts>, HostError> {
         let mut facts = self.state().clone();
         facts.retain(|vf, _| vfs.contains(vf));

@@ -7,6 +7,7 @@ use super::vfio::VfioFacts;
 use crate::address::{Assigned, NoAddress};
 use crate::device::{Incarnation, PciAddress, Pf, PfLink, Setting, Vf, VfSettings};
 use crate::host::HostError;
+use crate::host::topology::Topology;
 
 /// One VF as it is at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +89,8 @@ pub trait Functions: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the kernel has no such module.
     fn vhost_nodes(&self) -> Result<Vec<PathBuf>, HostError>;
+    /// How these functions and the node's GPUs hang below its processors.
+    fn topology(&self, functions: &[PciAddress]) -> Topology;
     /// What a VF of a PF gets of a pool of addresses; nobody is asked for it.
     ///
     /// # Errors

@@ -295,7 +295,9 @@ impl Ledger {
         let folder = self.durable.join("pods").join(pod_uid);
         remove(&folder.join(claim_uid))?;
         // Fails as long as other claims are listed, which is as it should be.
-        let _ = fs::remove_dir(&folder);
+        if fs::remove_dir(&folder).is_ok() {
+            let _ = fs::remove_dir_all(self.container_files(pod_uid));
+        }
         Ok(())
     }
 
@@ -314,6 +316,25 @@ impl Ledger {
             self.unindex(pod_uid, claim_uid)?;
         }
         Ok(())
+    }
+
+    /// Writes what a container of a pod reads; it is gone when the pod's last claim is. Of this boot, like the pod.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn put_container_file(&self, pod_uid: &str, name: &str, text: &str) -> Result<PathBuf, PrepareError> {
+        let folder = self.container_files(pod_uid);
+        fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
+        let path = folder.join(name);
+        // A container of that name that runs still reads the file it got.
+        let new = folder.join(format!(".{name}"));
+        fs::write(&new, text).map_err(failed("write", &new))?;
+        fs::rename(&new, &path).map_err(failed("rename", &path))?;
+        Ok(path)
+    }
+
+    fn container_files(&self, pod_uid: &str) -> PathBuf {
+        self.boot.join("containers").join(pod_uid)
     }
 
     /// UIDs of the claims of a pod. Cheap for the many pods that have none.

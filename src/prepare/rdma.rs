@@ -28,6 +28,24 @@ pub enum RdmaProblem {
         /// Which VF.
         vf: PciAddress,
     },
+    /// Nothing to tell of.
+    #[error(
+        "rdma.nccl: VF {vf} has no RDMA device that NCCL could use; select VFs with device.attributes[\"…\"].rdma, or leave \
+         rdma.nccl out"
+    )]
+    NcclWithoutDevice {
+        /// Which VF.
+        vf: PciAddress,
+    },
+    /// A CDI file is one claim's, and the list is of all claims of a container.
+    #[error(
+        "rdma.nccl: VF {vf}: this node's agent attaches by the hook alone, which can't tell containers of their RDMA devices; attach \
+         over NRI, or leave rdma.nccl out"
+    )]
+    NcclByHook {
+        /// Which VF.
+        vf: PciAddress,
+    },
     /// Devices are in all namespaces.
     #[error(
         "rdma.mode namespace: RDMA devices of this node are shared by all network namespaces, so that VF {vf}'s can't be moved; \
@@ -71,10 +89,14 @@ pub(super) fn settle(
     }
     let Some(node) = facts.mode.filter(|_| !facts.devices.is_empty()) else {
         return match wanted.mode {
+            RdmaMode::Auto if wanted.nccl.is_some() => Err(RdmaProblem::NcclWithoutDevice { vf }),
             RdmaMode::Auto | RdmaMode::None => Ok(None),
             mode => Err(RdmaProblem::NoDevice { mode: mode.as_str(), vf }),
         };
     };
+    if wanted.nccl.is_some() && runtime.by_hook {
+        return Err(RdmaProblem::NcclByHook { vf });
+    }
     let way = match (wanted.mode, node) {
         (RdmaMode::None, _) => return Ok(None),
         (RdmaMode::Namespace, RdmaNetnsMode::Shared) => return Err(RdmaProblem::SharedNode { vf }),
@@ -100,6 +122,7 @@ pub(super) fn settle(
         asked: wanted.mode != RdmaMode::Auto,
         umad: wanted.umad,
         memlock: wanted.memlock,
+        nccl: wanted.nccl,
         nodes: Vec::new(),
     }))
 }

@@ -151,6 +151,9 @@ pub struct RdmaEntry {
     pub umad: bool,
     /// What containers may lock.
     pub memlock: Memlock,
+    /// NCCL and UCX are told of it; `true`: with a topology file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nccl: Option<bool>,
     /// Device nodes, where they are known before the pod is: those of [`RdmaWay::CharDevice`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<CharDevice>,

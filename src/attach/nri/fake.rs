@@ -224,6 +224,9 @@ impl Registered {
             api::CreateContainerRequest { pod: Some(pod.clone()), container: Some(container.clone()) };
         let reply: api::CreateContainerResponse = self.request("CreateContainer", &request).await?;
         let adjust = reply.adjust.unwrap_or_default();
+        let is_read_only =
+            |mount: &api::Mount| mount.r#type == "bind" && mount.options.iter().any(|option| option == "ro");
+        let read_only = adjust.mounts.into_iter().filter(is_read_only);
         let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
         let devices = adjust.linux.unwrap_or_default().devices.into_iter().map(|device| CharDevice {
             path: device.path,
@@ -234,6 +237,7 @@ impl Registered {
             env: adjust.env.into_iter().map(|kv| (kv.key, kv.value)).collect(),
             devices: devices.collect(),
             memlock: adjust.rlimits.first().map(|limit| limit.hard),
+            files: read_only.map(|mount| (mount.source.into(), mount.destination)).collect(),
         })
     }
 

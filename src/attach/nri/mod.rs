@@ -67,6 +67,8 @@ pub struct Adjustment {
     pub devices: Vec<CharDevice>,
     /// RLIMIT_MEMLOCK, soft and hard: bytes, `u64::MAX` for no limit.
     pub memlock: Option<u64>,
+    /// Files of the node that the container reads: path there, path in the container.
+    pub files: Vec<(PathBuf, String)>,
 }
 
 /// What the runtime's calls come down to. Errors are sentences for the pod's events. Each call runs in its own task:

@@ -1,6 +1,7 @@
 //! One registration with a runtime: Configure, Synchronize, then events, each answered before the runtime gives up.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -240,7 +241,7 @@ impl<E: PodEvents> Answers for Session<E> {
 }
 
 fn adjust(adjustment: Adjustment) -> api::ContainerAdjustment {
-    let Adjustment { env, devices, memlock } = adjustment;
+    let Adjustment { env, devices, memlock, files } = adjustment;
     // The runtime allows the container's device cgroup what it makes a node for (`AdjustDevices`, NRI's runtime-tools).
     let device = |device: CharDevice| api::LinuxDevice {
         path: device.path,
@@ -252,7 +253,14 @@ fn adjust(adjustment: Adjustment) -> api::ContainerAdjustment {
     };
     let devices: Vec<_> = devices.into_iter().map(device).collect();
     let limit = |bytes| api::PosixRlimit { r#type: "RLIMIT_MEMLOCK".to_owned(), hard: bytes, soft: bytes };
+    let mount = |(source, destination): (PathBuf, String)| api::Mount {
+        destination,
+        r#type: "bind".to_owned(),
+        source: source.to_string_lossy().into_owned(),
+        options: ["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec(),
+    };
     api::ContainerAdjustment {
+        mounts: files.into_iter().map(mount).collect(),
         env: env.into_iter().map(|(key, value)| api::KeyValue { key, value }).collect(),
         linux: (!devices.is_empty()).then(|| api::LinuxContainerAdjustment { devices, ..Default::default() }),
         rlimits: memlock.map(limit).into_iter().collect(),

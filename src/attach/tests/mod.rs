@@ -21,6 +21,7 @@ use crate::prepare::site::Site;
 
 mod faults;
 mod hook;
+mod nccl;
 mod rdma;
 mod routing;
 mod settings;
@@ -120,9 +121,16 @@ impl Lab {
 
     /// No file of any claim is left.
     fn assert_forgotten(&self) {
-        for folder in
-            ["durable/claims", "durable/vf", "durable/pods", "run/attach", "run/pods", "run/lock", "cdi"]
-        {
+        for folder in [
+            "durable/claims",
+            "durable/vf",
+            "durable/pods",
+            "run/attach",
+            "run/pods",
+            "run/lock",
+            "run/containers",
+            "cdi",
+        ] {
             let left: Vec<_> = std::fs::read_dir(self.dir.path().join(folder))
                 .into_iter()
                 .flatten()

@@ -90,6 +90,20 @@ fn memory_that_the_runtime_can_not_let_lock_is_refused_with_the_mend() {
 }
 
 #[test]
+fn nccl_is_told_of_nothing_where_there_is_no_device_or_nobody_to_tell() {
+    let lab = Lab::new(2);
+    lab.kernel.add_rdma(pci(1), "mlx5_1");
+    lab.kernel.set_rdma_mode(RdmaNetnsMode::Shared);
+    let nccl = |n| asks(n, WantedRdma { nccl: Some(false), ..WantedRdma::default() });
+    let none = lab.refused(nccl(2));
+    assert!(none.contains(&format!("rdma.nccl: VF {} has no RDMA device", pci(2))), "{none}");
+    assert!(lab.way(nccl(1)).is_some());
+    lab.engine.site.runtime.attached_by_hook();
+    let by_hook = lab.refused(nccl(1));
+    assert!(by_hook.contains("rdma.nccl: VF") && by_hook.contains("attach over NRI"), "{by_hook}");
+}
+
+#[test]
 fn a_device_of_two_vfs_is_one_claims() {
     let lab = Lab::new(2);
     for n in [1, 2] {
