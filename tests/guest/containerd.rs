@@ -56,6 +56,13 @@ impl PodId {
     }
 }
 
+/// Whose a container is, and whether its root is read-only.
+#[derive(Debug, Clone, Copy)]
+struct As {
+    user: i64,
+    sealed: bool,
+}
+
 /// A running sandbox.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -256,7 +263,16 @@ impl Containerd {
         cdi_ids: &[String],
         command: &[&str],
     ) -> Result<String> {
-        self.make(user, sandbox, name, BUSYBOX, command, cdi_ids).await
+        self.make(As { user, sealed: false }, sandbox, name, BUSYBOX, command, cdi_ids).await
+    }
+
+    /// A sleeping container whose own files nobody can change (`readOnlyRootFilesystem`).
+    ///
+    /// # Errors
+    /// As [`start_container`](Self::start_container).
+    pub async fn start_sealed(&self, sandbox: &Sandbox, name: &str, cdi_ids: &[String]) -> Result<String> {
+        let sealed = As { user: 1000, sealed: true };
+        self.make(sealed, sandbox, name, BUSYBOX, &["/bin/sleep", "100000"], cdi_ids).await
     }
 
     /// The same with an image and command of the caller's choice.
@@ -271,12 +287,12 @@ impl Containerd {
         command: &[&str],
         cdi_ids: &[String],
     ) -> Result<String> {
-        self.make(0, sandbox, name, image, command, cdi_ids).await
+        self.make(As { user: 0, sealed: false }, sandbox, name, image, command, cdi_ids).await
     }
 
     async fn make(
         &self,
-        user: i64,
+        As { user, sealed }: As,
         sandbox: &Sandbox,
         name: &str,
         image: &str,
@@ -300,6 +316,7 @@ impl Containerd {
             linux: Some(cri::LinuxContainerConfig {
                 security_context: Some(cri::LinuxContainerSecurityContext {
                     run_as_user: Some(cri::Int64Value { value: user }),
+                    readonly_rootfs: sealed,
                     // `ping` opens a raw socket.
                     capabilities: Some(cri::Capability {
                         add_capabilities: vec!["NET_RAW".to_owned()],

@@ -7,6 +7,7 @@ mod cycles;
 mod doctor;
 mod ground;
 mod lifecycle;
+mod nccl;
 mod rdma;
 mod reboot;
 mod rights;
@@ -95,6 +96,7 @@ stories! {
     FULL settings::a_setting_that_igb_refuses_is_named_with_its_vf_and_nothing_stays_of_the_claim;
     FULL settings::settings_of_an_agent_that_was_killed_are_taken_back_by_the_next;
     PAIR rdma::where_rdma_devices_are_shared_pods_have_the_nodes_of_theirs_and_a_verbs_ping_runs_on_the_host;
+    RDMA nccl::a_container_is_told_its_own_rdma_devices_and_reads_where_they_are_from_a_file_it_can_not_change;
     RDMA rdma::what_moves_a_device_is_what_this_rdma_sends_byte_by_byte;
     RDMA rdma::rdma_devices_of_pods_started_crosswise_are_in_them_and_containers_have_their_numbers;
     RDMA rdma::containers_of_an_rdma_device_may_lock_all_memory_whoever_their_user_is;

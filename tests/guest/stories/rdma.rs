@@ -21,12 +21,12 @@ const SET: u16 = (5 << 10) | 2;
 const UNLIMITED: &str = "unlimited";
 
 /// Soft RoCE on VFs, `rxe0` and so on, which goes with this value.
-struct SoftRoce {
+pub(super) struct SoftRoce {
     names: Vec<String>,
 }
 
 impl SoftRoce {
-    fn on(vfs: &[Vf]) -> Result<Self> {
+    pub(super) fn on(vfs: &[Vf]) -> Result<Self> {
         let modules = ["crc32_generic", "crc32c_generic", "ib_uverbs", "ib_umad", "rdma_ucm", "rdma_rxe"];
         run("modprobe", &[&["-a"][..], &modules].concat())?;
         let mut made = Self { names: Vec::new() };
