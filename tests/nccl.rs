@@ -93,7 +93,7 @@ impl Machine {
                     continue;
                 }
                 // Of a switch, its upstream port and the port above the GPU (device 0 both) are slower.
-                let speed = if name.ends_with("01.0") { "32.0 GT/s PCIe" } else { "16.0 GT/s PCIe" };
+                let speed = if name.ends_with("00.0") { "16.0 GT/s PCIe" } else { "32.0 GT/s PCIe" };
                 let numa = fs::read_to_string(real.join("numa_node")).unwrap();
                 for (file, text) in [
                     ("class", "0x060400"),

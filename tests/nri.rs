@@ -79,7 +79,10 @@ impl PodEvents for Pods {
         self.log(format!("create {} with {} variables", container.name, container.env.len()));
         self.event("create", sandbox).await?;
         let env = self.reply.lock().unwrap().clone();
-        let files = if env.is_empty() { vec![] } else { vec![("/run/there".into(), "/run/here".into())] };
+        let files = match env.iter().any(|(key, _)| key == "A") {
+            true => vec![("/run/there".into(), "/run/here".into())],
+            false => vec![],
+        };
         Ok(Adjustment { env, files, ..Adjustment::default() })
     }
     async fn synchronize(&self, sandboxes: Vec<Sandbox>, containers: Vec<Container>) {

@@ -21,7 +21,7 @@ pub mod v1 {
 use v1::runtime_service_client::RuntimeServiceClient;
 
 /// A runtime that has not answered by then is not asked further.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// What a runtime says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -77,6 +77,7 @@ pub fn good() -> Vec<Case> {
             &json!({"rdma": {"mode": "none"}}),
             &json!({"rdma": {"mode": "chardev", "umad": false, "memlock": "unlimited"}}),
             &json!({"rdma": {"mode": null, "memlock": "1073741824"}}),
+            &json!({"rdma": {"nccl": {"topology": true}}}),
         ] {
             cases.push(Case { by, parameters: typed(parameters.clone()), says: None });
         }
@@ -135,12 +136,8 @@ pub fn bad() -> Vec<Case> {
     add(any, json!({"rdma": {"umad": "yes"}}), "rdma.umad: must be true or false");
     add(any, json!({"rdma": {"nodes": []}}), "rdma: it has an unknown field, known are mode, umad, memlock");
     add(class, json!({"colour": null}), "VfConfig: it has an unknown field");
-    add(
-        any,
-        json!({"rdma": {"nccl": {"topology": "yes"}}}),
-        "rdma.nccl.topology: must be true or false",
-    );
-    add(any, json!({"rdma": {"nccl": true}}), "rdma.nccl: must be an object with topology");
+    add(any, json!({"rdma": {"nccl": {"topology": "yes"}}}), "rdma.nccl.topology: must be true or false");
+    add(any, json!({"rdma": {"nccl": true}}), "rdma.nccl: must be an object");
     add(any, json!({"vf": {"vlanId": 100}}), "vf: it has an unknown field, known are mac, vlan, vlanQos");
     add(
         class,
