@@ -470,11 +470,15 @@ impl Attacher {
         }
         let netns = pod.netns.as_ref().map_or(self.site.kernel.host(), |(_, netns)| netns);
         let vfs = entries.iter().flat_map(|entry| variables::listed(entry, &container.env));
-        let (devices, memlock) = self.rdma_for_container(vfs, netns)?;
+        let (mut devices, memlock) = self.rdma_for_container(vfs, netns)?;
+        // Two agents during an upgrade are both asked, and a runtime bears no two plugins that set the same.
+        devices.retain(|device| !container.devices.contains(device));
+        let memlock =
+            memlock.map(|limit| limit.bytes).filter(|bytes| container.memlock.is_none_or(|is| is < *bytes));
         let nccl = self.nccl_for_container(&entries, &pod.pod_uid, container)?;
         let mut env = variables::to_set(&entries, &container.env);
         env.extend(nccl.env);
-        Ok(Adjustment { env, devices, memlock: memlock.map(|limit| limit.bytes), files: nccl.files })
+        Ok(Adjustment { env, devices, memlock, files: nccl.files })
     }
 
     /// The CDI file says the names of a pod; these VFs stay on the host.

@@ -56,6 +56,10 @@ pub struct Container {
     pub env: Vec<String>,
     /// Created or running (NRI states 1 to 3), not stopped.
     pub live: bool,
+    /// Its character devices, those that plugins before this one gave it included.
+    pub devices: Vec<CharDevice>,
+    /// Its hard limit RLIMIT_MEMLOCK, bytes, if it has one.
+    pub memlock: Option<u64>,
 }
 
 /// What a container gets beyond its CDI devices.

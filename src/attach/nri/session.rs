@@ -240,6 +240,9 @@ impl<E: PodEvents> Answers for Session<E> {
     }
 }
 
+/// `POSIXRlimit.type`
+const MEMLOCK: &str = "RLIMIT_MEMLOCK";
+
 fn adjust(adjustment: Adjustment) -> api::ContainerAdjustment {
     let Adjustment { env, devices, memlock, files } = adjustment;
     // The runtime allows the container's device cgroup what it makes a node for (`AdjustDevices`, NRI's runtime-tools).
@@ -252,7 +255,7 @@ fn adjust(adjustment: Adjustment) -> api::ContainerAdjustment {
         ..Default::default()
     };
     let devices: Vec<_> = devices.into_iter().map(device).collect();
-    let limit = |bytes| api::PosixRlimit { r#type: "RLIMIT_MEMLOCK".to_owned(), hard: bytes, soft: bytes };
+    let limit = |bytes| api::PosixRlimit { r#type: MEMLOCK.to_owned(), hard: bytes, soft: bytes };
     let mount = |(source, destination): (PathBuf, String)| api::Mount {
         destination,
         r#type: "bind".to_owned(),
@@ -353,7 +356,16 @@ impl From<api::Container> for Container {
     fn from(container: api::Container) -> Self {
         use api::ContainerState::{ContainerCreated, ContainerPaused, ContainerRunning};
         let live = matches!(container.state(), ContainerCreated | ContainerPaused | ContainerRunning);
-        let api::Container { id, pod_sandbox_id: sandbox_id, name, env, .. } = container;
-        Self { id, sandbox_id, name, env, live }
+        let api::Container { id, pod_sandbox_id: sandbox_id, name, env, linux, rlimits, .. } = container;
+        let devices = linux.map(|linux| linux.devices).unwrap_or_default();
+        let devices = devices.into_iter().filter(|device| device.r#type == "c");
+        let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        let devices = devices.map(|device| CharDevice {
+            path: device.path,
+            major: number(device.major),
+            minor: number(device.minor),
+        });
+        let memlock = rlimits.iter().find(|limit| limit.r#type == MEMLOCK).map(|limit| limit.hard);
+        Self { id, sandbox_id, name, env, live, devices: devices.collect(), memlock }
     }
 }

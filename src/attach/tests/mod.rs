@@ -84,6 +84,8 @@ fn container(sandbox: &str, claim: &str) -> Container {
         name: "main".into(),
         env: vec![marker],
         live: false,
+        devices: Vec::new(),
+        memlock: None,
     }
 }
 

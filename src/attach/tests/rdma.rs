@@ -79,6 +79,10 @@ fn devices_of_pods_started_crosswise_are_in_them_and_their_containers_have_the_n
         let given = lab.attacher.create_container(sandbox, &container, soon()).unwrap();
         assert_eq!(given.devices, [rdma_cm(), uverbs(number)], "{claim}");
         assert_eq!(given.memlock, Some(UNLIMITED));
+        // The second of two agents finds done what the first did.
+        let adjusted = Container { devices: given.devices, memlock: given.memlock, ..container };
+        let again = lab.attacher.create_container(sandbox, &adjusted, soon()).unwrap();
+        assert_eq!((again.devices, again.memlock), (Vec::new(), None));
     }
     let told = &lab.attacher.outbox.waiting()[0].1.report.devices[0];
     assert!(told.message.ends_with(", with RDMA device mlx5_1"), "{}", told.message);
