@@ -22,7 +22,8 @@ fn without_a_word_it_is_auto_and_later_entries_count() {
     assert_eq!((default.mode, default.umad, default.memlock), (RdmaMode::Auto, false, Memlock::Auto));
     let both =
         wanted(json!({"umad": true, "memlock": "64Gi"}), json!({"mode": "namespace", "memlock": "1Gi"}));
-    assert_eq!(both, WantedRdma { mode: RdmaMode::Namespace, umad: true, memlock: Memlock::Bytes(1 << 30) });
+    let (mode, memlock) = (RdmaMode::Namespace, Memlock::Bytes(1 << 30));
+    assert_eq!(both, WantedRdma { mode, umad: true, memlock, nccl: None });
 }
 
 #[test]
