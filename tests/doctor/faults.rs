@@ -178,6 +178,8 @@ fn rdma_that_programs_could_not_use_is_a_warning() {
         link_type: Some(LinkType::Ethernet),
         node_guid: Some("0000:0000:0000:0000".into()),
         firmware: None,
+        port_guid: None,
+        char_devices: Vec::new(),
     }];
     told(
         &warning("rdma", &["0000:81:00.1 has node GUID 0"], "sudo ip link set ens1f0np0 vf 0 mac 02:"),
