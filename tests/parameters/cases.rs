@@ -138,6 +138,11 @@ pub fn bad() -> Vec<Case> {
     add(class, json!({"colour": null}), "VfConfig: it has an unknown field");
     add(any, json!({"rdma": {"nccl": {"topology": "yes"}}}), "rdma.nccl.topology: must be true or false");
     add(any, json!({"rdma": {"nccl": true}}), "rdma.nccl: must be an object");
+    add(
+        any,
+        json!({"rdma": {"nccl": {"hca": []}}}),
+        "rdma.nccl: it has an unknown field, known are topology",
+    );
     add(any, json!({"vf": {"vlanId": 100}}), "vf: it has an unknown field, known are mac, vlan, vlanQos");
     add(
         class,
