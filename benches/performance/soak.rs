@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use sriov_dra::demo::stage::{Running, Stage};
+use sriov_dra::demo::stage::{Part, Running, Stage};
 
 use crate::agent::mib;
 use crate::cycles::{claim, pod};
@@ -21,6 +21,8 @@ const PICTURE: &str = "SRIOV_DRA_SOAK_SVG";
 /// Pods that are there at a time.
 const ALIVE: usize = 8;
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+/// Of the stand-in for the runtime.
+const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Caches are filled, and memory that a start needs is given back by then.
 const SETTLED: f64 = 0.1;
@@ -31,7 +33,9 @@ pub fn measure(binary: &Path, table: &mut Table) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("sdra").tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let stage = Stage::start(binary, folder.path(), tree.root()).await?;
+        // What a busy machine is late with is in the picture; nothing has to be tried again.
+        let part = Part { request_timeout: PATIENCE, ..Part::default() };
+        let stage = Stage::start_part(part, binary, folder.path(), tree.root()).await?;
         let (pods, curves) = soak(&stage, folder.path(), Duration::from_secs_f64(minutes * 60.0)).await?;
         table.figure("Soak", format!("{pods} pods in {minutes} min, {ALIVE} at a time"));
         for curve in &curves {
