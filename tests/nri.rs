@@ -467,6 +467,29 @@ async fn slow_work_is_answered_with_an_error_in_time_goes_on_and_keeps_the_conne
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_takes_longer_than_a_runtime_waits_keeps_its_second_sandbox_and_its_containers_are_refused()
+ {
+    let mut running = Running::start();
+    let (_runtime, plugin) = running.register(quick()).await;
+    assert!(
+        plugin.run_pod_sandbox(&pod("slow")).await.is_err(),
+        "a runtime that was busy once may be faster now"
+    );
+    assert_eq!(plugin.run_pod_sandbox(&pod("slow")).await, Ok(()), "else it would be made anew for ever");
+    let created = plugin.create_container(&pod("slow"), &container("main", Vec::new())).await;
+    assert!(matches!(created, Err(Failure::Refused { code: 2, .. })), "{created:?}");
+    for _ in 0..2 {
+        let failed = plugin.run_pod_sandbox(&pod("bad")).await;
+        assert!(
+            matches!(failed, Err(Failure::Refused { .. })),
+            "what fails is refused each time: {failed:?}"
+        );
+    }
+    running.pods.gate.send_replace(true);
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_a_failed_sandbox_harms_the_runtime_only_the_containers_are_refused() {
     let mut running = Running::start_with(RunErrors::LeaveToContainers);
     let (_runtime, plugin) = running.register(quick()).await;

@@ -1,5 +1,6 @@
 //! One registration with a runtime: Configure, Synchronize, then events, each answered before the runtime gives up.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,7 +50,12 @@ pub(super) struct Session<E> {
     partial: Mutex<(Vec<Sandbox>, Vec<Container>)>,
     phase: watch::Sender<Phase>,
     run_errors: RunErrors,
+    /// UIDs of pods whose RunPodSandbox was refused because it took too long.
+    late: Mutex<BTreeSet<String>>,
 }
+
+/// More are forgotten: a pod that is refused once more than it had to be is no harm.
+const MOST_LATE: usize = 1000;
 
 impl<E: PodEvents> Session<E> {
     pub(super) fn new(
@@ -58,7 +64,7 @@ impl<E: PodEvents> Session<E> {
         run_errors: RunErrors,
     ) -> Self {
         let phase = watch::Sender::new(Phase::Connected);
-        Self { events, synchronizing, partial: Mutex::default(), phase, run_errors }
+        Self { events, synchronizing, partial: Mutex::default(), phase, run_errors, late: Mutex::default() }
     }
 
     pub(super) fn connected(&self, pid: Option<i32>) {
@@ -148,9 +154,11 @@ impl<E: PodEvents> Session<E> {
         let outcome = match event {
             api::Event::RunPodSandbox => {
                 let doing = format!("attaching the VFs of {pod}");
+                let uid = sandbox.pod_uid.clone();
                 let outcome = within(budget, doing, async move { events.run(sandbox).await }).await;
+                let again = self.is_late_again(uid, &outcome);
                 match outcome {
-                    Err(error) if self.leaves_errors_to_containers() => {
+                    Err(Refusal { message: error, .. }) if again || self.leaves_errors_to_containers() => {
                         tracing::warn!(%pod, %error, "the pod's containers will be refused until this is mended");
                         Ok(())
                     }
@@ -168,7 +176,22 @@ impl<E: PodEvents> Session<E> {
             // Not subscribed to, hence nothing to do.
             _ => Ok(()),
         };
-        outcome.map(|()| Vec::new()).map_err(failed)
+        outcome.map(|()| Vec::new()).map_err(|refusal| failed(refusal.message))
+    }
+
+    /// A refused sandbox is made anew, with all the work: where that takes longer than a runtime waits, the pod would never
+    /// start. The second time its containers are refused instead, for which the kubelet keeps the sandbox, and the work
+    /// goes on.
+    fn is_late_again(&self, pod_uid: String, outcome: &Result<(), Refusal>) -> bool {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        if !outcome.as_ref().is_err_and(|refusal| refusal.late) {
+            late.remove(&pod_uid);
+            return false;
+        }
+        if late.len() >= MOST_LATE {
+            late.clear();
+        }
+        !late.insert(pod_uid)
     }
 
     async fn create_container(
@@ -185,7 +208,8 @@ impl<E: PodEvents> Session<E> {
         );
         let events = Arc::clone(&self.events);
         let work = async move { events.create_container(sandbox, container).await };
-        let adjustment = within(self.budget(own), doing, work).await.map_err(failed)?;
+        let adjustment =
+            within(self.budget(own), doing, work).await.map_err(|refusal| failed(refusal.message))?;
         let adjust = (adjustment != Adjustment::default()).then(|| adjust(adjustment));
         Ok(api::CreateContainerResponse { adjust, update: Vec::new(), evict: Vec::new() }.encode_to_vec())
     }
@@ -271,18 +295,26 @@ fn adjust(adjustment: Adjustment) -> api::ContainerAdjustment {
     }
 }
 
+/// Why a call is answered with an error.
+struct Refusal {
+    message: String,
+    /// Nothing failed: it takes longer than there is time.
+    late: bool,
+}
+
 /// Runs the work in its own task, which goes on when the budget is over.
 async fn within<T: Send + 'static>(
     budget: Duration,
     doing: String,
     work: impl Future<Output = Result<T, String>> + Send + 'static,
-) -> Result<T, String> {
+) -> Result<T, Refusal> {
     let begun = tokio::time::Instant::now();
     let mut task = tokio::spawn(work);
     if let Ok(ended) = tokio::time::timeout(budget, &mut task).await {
-        return ended.unwrap_or_else(|defect| {
+        let ended = ended.unwrap_or_else(|defect| {
             Err(format!("sriov-dra ran into a defect while {doing}: {}", defect_text(defect)))
         });
+        return ended.map_err(|message| Refusal { message, late: false });
     }
     tracing::warn!(
         budget_ms = budget.as_millis(),
@@ -299,7 +331,7 @@ async fn within<T: Send + 'static>(
             Err(defect) => tracing::error!(took_ms, error = %defect_text(defect), "defect while {late}"),
         }
     });
-    Err(format!("sriov-dra is still {doing}; the kubelet will try again"))
+    Err(Refusal { message: format!("sriov-dra is still {doing}; the kubelet will try again"), late: true })
 }
 
 fn defect_text(defect: tokio::task::JoinError) -> String {
