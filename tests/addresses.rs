@@ -300,6 +300,14 @@ async fn a_full_pool_is_told_and_the_blocks_of_a_node_that_stays_away_are_taken_
     let late = OnNode::new(&server, "late", vec![pf(0)]);
     late.until_told("small", 0, "all blocks are taken").await;
     until_condition(&server, "small", "Full", ("True", "NoBlockLeft")).await;
+    // The agent that has a block does not contradict: nothing is written any more.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.faults().forget_requests();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let written =
+        writes(&server).into_iter().filter(|write| write.contains("addresspools")).collect::<Vec<_>>();
+    assert_eq!(written, [""; 0]);
+    assert_eq!(condition(&server, "small", "Full").unwrap().0, "True");
     let events: Vec<Event> = until("event", || {
         let events: Vec<Event> = server.store().list();
         (!events.is_empty()).then_some(events)

@@ -30,7 +30,8 @@ pub(super) fn pfs(
     owned: &BTreeMap<PciAddress, CleanFacts>,
     rules: &Rules,
 ) -> Vec<NodePf> {
-    let busy = |pf: &Pf| owned.keys().any(|vf| snapshot.vf(*vf).is_some_and(|vf| vf.pf == Some(pf.pci)));
+    // A VF that is not to be seen may be any PF's: its driver is loaded anew, say, while its claim has its address.
+    let busy = |pf: &Pf| owned.keys().any(|vf| snapshot.vf(*vf).is_none_or(|vf| vf.pf == Some(pf.pci)));
     let of = |pf: &Pf| NodePf { parent: parent(pf, rules), vfs: pf.num_vfs, busy: busy(pf) };
     snapshot.pfs.iter().map(of).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::AttachError;
@@ -13,6 +14,10 @@ use crate::host::probe::Question;
 use crate::host::routes::defaults_of;
 use crate::host::{HostError, Link, Links};
 use crate::prepare::records::VfEntry;
+
+/// How long a link that was set up may need until frames get out (a VF hears of it from its PF).
+const CARRIER_WAIT: Duration = Duration::from_millis(200);
+const CARRIER_POLL: Duration = Duration::from_millis(5);
 
 /// A VF, and its link in the pod.
 pub(super) type Arrived<'a> = (&'a VfEntry, Link);
@@ -35,6 +40,7 @@ pub(super) fn address(
     let is_new = |vf: &VfEntry, address: &ipnet::IpNet| {
         present.get(&vf.pci).is_none_or(|there| !there.contains(address))
     };
+    let arrived = &with_carrier(pod, arrived, deadline)?;
     let asked = arrived.iter().filter_map(|(vf, link)| {
         let how = vf.probe?.duplicate_address?;
         let new = vf.addresses.iter().filter(|address| is_new(vf, address));
@@ -64,6 +70,28 @@ pub(super) fn address(
     Ok(checks)
 }
 
+/// The links once frames get out of them: before that, what is announced or asked is thrown away unseen. One that has no
+/// cable is not waited for longer.
+fn with_carrier<'a>(
+    pod: &mut dyn Links,
+    arrived: &[Arrived<'a>],
+    deadline: Instant,
+) -> Result<Vec<Arrived<'a>>, AttachError> {
+    let until = deadline.min(Instant::now() + CARRIER_WAIT);
+    let mut links: Vec<Arrived<'a>> = arrived.to_vec();
+    loop {
+        for (vf, link) in links.iter_mut().filter(|(vf, link)| !vf.addresses.is_empty() && !link.carrier) {
+            let now = pod.by_name(&link.name).map_err(|source| AttachError::Vf { vf: vf.pci, source })?;
+            link.carrier = now.is_some_and(|now| now.carrier);
+        }
+        let waits = links.iter().any(|(vf, link)| !vf.addresses.is_empty() && !link.carrier);
+        if !waits || Instant::now() >= until {
+            return Ok(links);
+        }
+        thread::sleep(CARRIER_POLL);
+    }
+}
+
 /// One VF's part in a probe: what becomes of a bad end, whose owner is looked for and who asks.
 type Asked<'a> = (&'a VfEntry, &'a Link, Probe, Vec<(IpAddr, Option<IpAddr>)>);
 
@@ -84,11 +112,8 @@ fn probe(
     let questions: Vec<Question> = asked
         .iter()
         .flat_map(|(_, link, _, whom)| {
-            whom.iter().map(|(address, from)| Question {
-                link: (*link).clone(),
-                address: *address,
-                from: *from,
-            })
+            let whom = whom.iter().filter(|_| link.carrier);
+            whom.map(|(address, from)| Question { link: (*link).clone(), address: *address, from: *from })
         })
         .collect();
     let answers = match questions.is_empty() {
@@ -97,9 +122,14 @@ fn probe(
     };
     let mut answers = answers.into_iter();
     for (vf, link, how, whom) in asked {
-        let answers: Vec<_> = whom.into_iter().map(|(address, _)| address).zip(answers.by_ref()).collect();
-        let check = Check::of(kind, link, &answers, budget);
-        if how == Probe::Fail && check.passed == Some(false) {
+        let check = match link.carrier {
+            true => {
+                let answers = whom.into_iter().map(|(address, _)| address).zip(answers.by_ref());
+                Check::of(kind, link, &answers.collect::<Vec<_>>(), budget)
+            }
+            false => Check::without_carrier(kind),
+        };
+        if how == Probe::Fail && (check.passed == Some(false) || !link.carrier) {
             return Err(AttachError::Probe { vf: vf.pci, name: vf.name.clone(), found: check.message });
         }
         checks.entry(vf.pci).or_default().push(check);

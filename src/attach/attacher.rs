@@ -258,8 +258,14 @@ impl Attacher {
             let rdma_first = clean.hw_addr.as_ref().is_some_and(|address| !address.is_ethernet());
             if rdma_first {
                 moved.extend(
-                    self.rdma_in(vf, target.netns, target.present, rdma_until(Instant::now()))?
-                        .then_some(pci),
+                    self.rdma_in(
+                        vf,
+                        target.netns,
+                        target.present,
+                        rdma_until(Instant::now()),
+                        target.deadline,
+                    )?
+                    .then_some(pci),
                 );
             }
             let handle = self.handle(pci, Some(&clean));
@@ -305,7 +311,7 @@ impl Attacher {
             .collect();
         let mut checks = address(inside.as_mut(), &arrived, target.deadline)?;
         for vf in entry.vfs.iter().filter(|vf| vf.has_interface()) {
-            self.rdma_in(vf, target.netns, target.present, rdma_until(Instant::now()))?;
+            self.rdma_in(vf, target.netns, target.present, rdma_until(Instant::now()), target.deadline)?;
         }
         let devices = with_links().map(|(vf, link)| {
             let checks = checks.remove(&vf.pci).unwrap_or_default();

@@ -65,6 +65,6 @@ impl Attacher {
         });
         let net =
             |name| Net { name, place: vf.pf.unwrap_or(vf.pci), link_type, addresses: vf.addresses.clone() };
-        self.rdma_names(vf.pci, &rdma.devices).into_iter().map(net).collect()
+        self.rdma_names(vf.pci, &rdma.devices).unwrap_or_default().into_iter().map(net).collect()
     }
 }

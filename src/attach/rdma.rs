@@ -40,6 +40,7 @@ impl Attacher {
         netns: &Netns,
         present: Present,
         until: Instant,
+        deadline: Instant,
     ) -> Result<bool, AttachError> {
         let Some(entry) = vf.rdma.as_ref().filter(|rdma| rdma.way == RdmaWay::Namespace) else {
             return Ok(false);
@@ -47,7 +48,13 @@ impl Attacher {
         let (kernel, rdma) = (self.site.kernel.as_ref(), self.site.kernel.rdma());
         let failed = |source| AttachError::Vf { vf: vf.pci, source };
         let mut moved = false;
-        for device in self.rdma_names(vf.pci, &entry.devices) {
+        let mut names = self.rdma_names(vf.pci, &entry.devices);
+        // A VF whose driver was bound just now gets its RDMA device a little later.
+        while names.is_err() && Instant::now() < until {
+            thread::sleep(POLL);
+            names = self.rdma_names(vf.pci, &entry.devices);
+        }
+        for device in names? {
             if rdma.find(netns, &device).map_err(failed)?.is_some() {
                 continue;
             }
@@ -70,7 +77,8 @@ impl Attacher {
                 }
                 thread::sleep(POLL);
             };
-            let _rdma = self.site.locks.rdma(until)?;
+            // Every pod of the node with such a device waits here: a move takes the kernel up to a second.
+            let _rdma = self.site.locks.rdma(deadline)?;
             rdma.move_to(kernel.host(), &link, netns).map_err(|source| match source.errno() {
                 Some(nix::libc::EOPNOTSUPP) => {
                     AttachError::RdmaImmovable { vf: vf.pci, device: device.clone() }
@@ -106,9 +114,12 @@ impl Attacher {
             return Ok(());
         }
         for device in names {
-            // One that is only remembered may have gone with its driver.
-            let until = if living.is_empty() { Instant::now() } else { deadline };
-            self.bring_rdma(vf, &device, netns, last, until)?;
+            // One that is only remembered may have gone with its driver, and its name may be another VF's by now: it is
+            // looked for where the claim's pod was, and nowhere else.
+            match living.is_empty() {
+                true => self.bring_rdma(vf, &device, netns, false, Instant::now())?,
+                false => self.bring_rdma(vf, &device, netns, last, deadline)?,
+            }
         }
         Ok(())
     }
@@ -174,10 +185,16 @@ impl Attacher {
         Ok(true)
     }
 
-    /// Names as they are now; udev may have renamed one since it was noted.
-    pub(super) fn rdma_names(&self, vf: PciAddress, noted: &[String]) -> Vec<String> {
+    /// Names as they are now: udev may have renamed one since it was noted, and what was noted of one that is gone may be
+    /// another VF's name by now.
+    pub(super) fn rdma_names(&self, vf: PciAddress, noted: &[String]) -> Result<Vec<String>, AttachError> {
         let living = self.site.kernel.rdma().names_of(vf);
-        if living.is_empty() { noted.to_vec() } else { living }
+        match noted.first().filter(|_| living.is_empty()) {
+            Some(device) => {
+                Err(AttachError::RdmaLost { vf, device: device.clone(), place: "below its VF", waited_ms: 0 })
+            }
+            None => Ok(living),
+        }
     }
 
     /// Device nodes that are known only now, and the limit of locked memory, for a container with these VFs.
@@ -210,7 +227,7 @@ impl Attacher {
         let rdma = self.site.kernel.rdma();
         let failed = |source: HostError| AttachError::Vf { vf, source };
         let mut nodes = Vec::new();
-        for device in self.rdma_names(vf, &entry.devices) {
+        for device in self.rdma_names(vf, &entry.devices)? {
             let link = rdma.find(netns, &device).map_err(failed)?;
             let link = link.ok_or(AttachError::RdmaLost { vf, device, place: "in the pod", waited_ms: 0 })?;
             nodes.extend(rdma.char_devices(netns, &link, entry.umad).map_err(failed)?);

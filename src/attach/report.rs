@@ -84,6 +84,11 @@ impl Check {
         }
     }
 
+    /// Nothing could be asked.
+    pub(super) fn without_carrier(kind: CheckKind) -> Self {
+        Self { kind, passed: None, message: "the link has no carrier, nothing gets out".to_owned() }
+    }
+
     /// Of answers to questions through a link.
     pub(super) fn of(
         kind: CheckKind,

@@ -66,6 +66,12 @@ pub(super) fn routes_of(vf: &VfEntry) -> Vec<Route> {
         }));
         routes.extend(vf.routes.iter().map(|wanted| route(vf, wanted, table)));
     }
+    // Two addresses of one network, or a route to it: the first of its kind is enough, a second one is an error.
+    let mut there = BTreeSet::new();
+    let networks: BTreeSet<IpNet> = vf.addresses.iter().map(IpNet::trunc).collect();
+    routes.retain(|route| {
+        (route.table != MAIN_TABLE || !networks.contains(&route.to)) && there.insert((route.table, route.to))
+    });
     routes
 }
 
@@ -158,6 +164,19 @@ mod tests {
         assert!(rules_of(&plain).is_empty() && network_metric(&plain) == 0);
         let default = VfEntry { default_route: true, ..plain };
         assert_eq!(shown(&default)[1], "default via 10.1.0.1 src 10.1.0.5");
+    }
+
+    #[test]
+    fn two_addresses_of_one_network_share_its_route_and_a_route_to_it_is_there_already() {
+        let rail = vf(
+            1,
+            serde_json::json!({
+                "addresses": ["10.1.0.5/24", "10.1.0.6/24"], "sourceRouting": true,
+                "routes": [{"to": "10.1.0.0/24", "via": "10.1.0.1"}],
+            }),
+        );
+        assert_eq!(shown(&rail), ["10.1.0.0/24 table 101 src 10.1.0.5"]);
+        assert_eq!(rules_of(&rail).len(), 2);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::device::{covers_half, parse_ip, parse_subnet};
 /// Most routes of one interface.
 const MAX_ROUTES: usize = 32;
 
+/// Shortest prefix besides a default route: several of a shorter one are a default route by another name.
+const SHORTEST: u8 = 8;
+
 const WHAT: &str = "a list of routes such as [{to: 172.16.0.0/16, via: 172.16.1.1}]";
 const TO: &str = "a network such as \"172.16.0.0/16\"";
 const VIA: &str = "an address such as \"172.16.1.1\"";
@@ -133,6 +136,13 @@ fn destination(text: &str) -> Result<IpNet, String> {
             "{text:?} is half of a default route; write {all}, which sourceRouting keeps in the VF's own table"
         ));
     }
+    if (1..SHORTEST).contains(&prefix) {
+        return Err(format!(
+            "{text:?} is a large part of all there is, which belongs to the pod's default route; write prefixes of {SHORTEST} \
+             bits or more, or {}, which sourceRouting keeps in the VF's own table",
+            if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" }
+        ));
+    }
     if prefix > 0 && (address.is_multicast() || address.is_loopback()) {
         return Err(format!("{text:?} is no destination that a VF leads to"));
     }
@@ -159,6 +169,12 @@ pub fn reachable(route: &WantedRoute, addresses: &[IpNet]) -> Result<(), String>
     let mut own = addresses.iter().filter(|address| address.addr().is_ipv4() == via.is_ipv4()).peekable();
     if own.peek().is_none() {
         return Err(format!("{route}: the interface has no address of the family of {via}"));
+    }
+    if addresses.iter().any(|address| address.trunc() == route.to) {
+        return Err(format!(
+            "{route}: {} is the interface's own network, which it leads to anyway; leave the route out",
+            route.to
+        ));
     }
     if addresses.iter().any(|address| address.addr() == via) {
         return Err(format!("{route}: {via} is the interface's own address"));

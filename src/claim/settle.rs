@@ -208,6 +208,11 @@ fn routing(wanted: &Wanted<'_>, faults: &mut Faults) -> WantedRouting {
         );
         blame(wanted, "interface.addresses", problem, faults);
     }
+    let off = interface.sysctls.disable_ipv6.is_some_and(|value| value != 0);
+    if let Some(address) = addresses.iter().find(|address| off && address.addr().is_ipv6()) {
+        let problem = format!("the interface has the IPv6 address {address}; leave the one or the other out");
+        blame(wanted, "interface.sysctls.disable_ipv6", problem, faults);
+    }
     for route in &routes {
         // What a pool gives is known when the VF is prepared.
         if pool.is_none()

@@ -341,7 +341,7 @@ impl Links for FakeLinks {
     }
 
     fn set_up(&mut self, link: &Link, up: bool) -> Result<(), HostError> {
-        self.set(&format!("set link {} up={up}", link.name), link, |link| link.up = up)
+        self.set(&format!("set link {} up={up}", link.name), link, |link| (link.up, link.carrier) = (up, up))
     }
 
     fn set_mtu(&mut self, link: &Link, mtu: u32) -> Result<(), HostError> {

@@ -19,6 +19,8 @@ pub struct Link {
     pub max_mtu: u32,
     /// IFF_UP.
     pub up: bool,
+    /// IFF_LOWER_UP: frames get out.
+    pub carrier: bool,
     /// IFF_PROMISC.
     pub promisc: bool,
     /// IFF_ALLMULTI.

@@ -218,6 +218,7 @@ fn parse_link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
         promisc: flags.contains(LinkFlags::Promisc),
         allmulti: flags.contains(LinkFlags::Allmulti),
         noarp: flags.contains(LinkFlags::Noarp),

@@ -48,6 +48,16 @@ pub enum AddressProblem {
         /// Which route, which next hop, what would be right.
         why: String,
     },
+    /// The address would be refused by the kernel.
+    #[error(
+        "interface.sysctls.disable_ipv6: {address} of AddressPool {pool} is an IPv6 address; leave the one or the other out"
+    )]
+    NoIpv6 {
+        /// The address.
+        address: IpNet,
+        /// The pool.
+        pool: String,
+    },
     /// Nothing to lead to.
     #[error(
         "interface.defaultRoute: AddressPool {pool} has no gateway; set ipv4.gateway or ipv4.gatewayIndex of the pool, or add a \
@@ -110,6 +120,10 @@ pub(super) fn addressing_of(
     };
     let FromPool { pool, assigned } = from_pool.clone()?;
     let addresses = assigned.addresses;
+    let off = result.routing.sysctls.get("disable_ipv6").is_some_and(|value| *value != 0);
+    if let Some(address) = addresses.iter().find(|address| off && address.addr().is_ipv6()) {
+        return Err(AddressProblem::NoIpv6 { address: *address, pool });
+    }
     for route in &routes {
         reachable(route, &addresses).map_err(|why| AddressProblem::Route { why })?;
     }
@@ -120,6 +134,9 @@ pub(super) fn addressing_of(
     // Without a table of its own a default route would be the pod's.
     let leads = result.routing.source_routing || result.routing.default_route;
     let gateways = gateways.filter(|_| leads);
+    // A pool's routes may name the prefixes of all nodes, this one's among them.
+    let own: Vec<IpNet> = addresses.iter().map(IpNet::trunc).collect();
+    let of_pool = of_pool.filter(|route| !own.contains(&route.to));
     routes.extend(of_pool.chain(gateways).filter(|route| !given.contains(&route.to)));
     if result.routing.default_route && !routes.iter().any(|route| covers_half(&route.to)) {
         return Err(AddressProblem::NoGateway { pool });

@@ -179,6 +179,21 @@ pub enum PlanError {
         /// The variable.
         variable: String,
     },
+    /// A pod has one default route.
+    #[error(
+        "{claim}: request {request}: interface.defaultRoute: request {other_request} of claim {other} gives the pod's default \
+         route to another VF; only one can have it"
+    )]
+    DefaultRouteTaken {
+        /// `ResourceClaim ns/name`
+        claim: String,
+        /// Request.
+        request: String,
+        /// The other claim.
+        other: String,
+        /// Its request.
+        other_request: String,
+    },
     /// No address, or a route that leads nowhere.
     #[error("{claim}: request {request}: {problem}")]
     Address {
@@ -254,7 +269,7 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
     }
     check_variables(&claim, spec, situation.siblings)?;
     let mut steps = Vec::new();
-    let mut vfs = Vec::new();
+    let mut vfs: Vec<VfEntry> = Vec::new();
     for result in &spec.results {
         let request = || result.request.clone();
         let facts = situation.facts.get(&result.pci).ok_or_else(|| PlanError::NoSuchVf {
@@ -289,6 +304,17 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
                         other,
                     });
                 }
+            }
+        }
+        if result.routing.default_route && !result.admin_access {
+            let siblings = situation
+                .siblings
+                .iter()
+                .flat_map(|entry| entry.vfs.iter().map(|vf| (&entry.claim.name, vf)));
+            let mut others = siblings.chain(vfs.iter().map(|vf| (&spec.id.name, vf)));
+            if let Some((other, vf)) = others.find(|(_, vf)| vf.default_route) {
+                let (other, other_request) = (other.clone(), vf.request.clone());
+                return Err(PlanError::DefaultRouteTaken { claim, request: request(), other, other_request });
             }
         }
         let (index, name, template) = match previous {

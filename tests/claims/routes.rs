@@ -53,6 +53,15 @@ fn a_route_that_can_not_be_is_refused_with_what_would_be_right() {
         ),
         (json!([{"to": "128.0.0.0/1", "via": "172.16.11.1"}]), "\"128.0.0.0/1\" is half of a default route"),
         (json!([{"to": "8000::/1", "via": "fd00:11::1"}]), "is half of a default route; write ::/0"),
+        (
+            json!([{"to": "64.0.0.0/2", "via": "172.16.11.1"}]),
+            "write prefixes of 8 bits or more, or 0.0.0.0/0",
+        ),
+        (json!([{"to": "2000::/3", "via": "fd00:11::1"}]), "write prefixes of 8 bits or more, or ::/0"),
+        (
+            json!([{"to": "172.16.11.0/24", "via": "172.16.11.1"}]),
+            "172.16.11.0/24 is the interface's own network, which it leads to anyway; leave the route out",
+        ),
         (json!([{"via": "172.16.11.1"}]), "interface.routes[0].to: is missing"),
         (json!([{"to": "10.0.0.0/8", "gateway": "172.16.11.1"}]), "unknown field, known are to, via"),
         (json!([{"to": "10.0.0.0/8", "via": "0.0.0.0"}]), "0.0.0.0 can be no next hop"),
@@ -136,4 +145,15 @@ fn a_probe_needs_an_address_to_ask_with() {
     let refused =
         Claim::new().config("FromClaim", &[], json!({"probe": {"duplicateAddress": "report"}})).refused();
     assert!(refused.contains("interface.probe.duplicateAddress: the interface has no address"), "{refused}");
+}
+
+#[test]
+fn an_ipv6_address_on_an_interface_without_ipv6_is_refused() {
+    let refused = Claim::new()
+        .config("FromClass", &[], json!({"addresses": ["fd00:11::10/64"], "sysctls": {"disable_ipv6": 1}}))
+        .refused();
+    assert!(
+        refused.contains("interface.sysctls.disable_ipv6: the interface has the IPv6 address fd00:11::10/64"),
+        "{refused}"
+    );
 }

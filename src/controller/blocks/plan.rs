@@ -141,6 +141,10 @@ pub fn plan(
     for (name, object) in own {
         let block = &object.spec;
         let busy = here.pfs.iter().any(|pf| pf.parent.pci == block.pf_pci_address && pf.busy);
+        // While its driver is loaded anew a PF has no name, and pools that select by names or rails do not know it.
+        let nameless = |pf: &&NodePf| pf.parent.pci == block.pf_pci_address && pf.parent.name.is_none();
+        let lives = good.iter().any(|pool| pool.name == block.pool && pool.uid == block.pool_uid);
+        let busy = busy || lives && here.pfs.iter().any(|pf| nameless(&pf));
         // A pool that can't be read has not given up its blocks.
         let unread = plan.book.pools.get(&block.pool).filter(|page| page.uid == block.pool_uid);
         let unread = unread.filter(|_| !good.iter().any(|pool| pool.name == block.pool));

@@ -198,8 +198,12 @@ impl Blocks {
                             self.fails(error);
                         }
                     }
-                    if tell_at.is_none() && self.has_to_tell(&pfs) {
-                        tell_at = Some(Instant::now() + pace::jitter(self.settings.spread));
+                    match self.has_to_tell(&pfs) {
+                        true if tell_at.is_none() => {
+                            tell_at = Some(Instant::now() + pace::jitter(self.settings.spread));
+                        }
+                        true => {}
+                        false => self.full.retain(|_, why| why.is_some()),
                     }
                 }
                 () = sleep_until(tell_at) => {
@@ -234,6 +238,14 @@ impl Blocks {
             self.read_labels().await?;
         }
         let Plan { mut book, claim, release, .. } = self.plan(pfs);
+        // What is tried again has not changed before it is done.
+        for want in &claim {
+            let known = self.book.borrow();
+            let before = known.pools.get(&want.pool.name).and_then(|page| page.without.get(&want.pf.pci));
+            if let (Some(before), Some(page)) = (before, book.pools.get_mut(&want.pool.name)) {
+                page.without.insert(want.pf.pci, before.clone());
+            }
+        }
         // What is known counts before anything new is.
         self.publish(&book);
         for (name, uid) in release {
@@ -258,7 +270,10 @@ impl Blocks {
                     page.blocks.insert(pf, object.spec.clone());
                     page.without.remove(&pf);
                     self.own.live.insert(object.spec.name(), *object);
-                    self.full.insert(pool, None);
+                    // Only who said that it is full takes that back: to others it may be.
+                    if let Some(told @ Some(_)) = self.full.get_mut(&pool) {
+                        *told = None;
+                    }
                 }
                 Ok(Claimed::Full(why)) => {
                     page.without.insert(pf, why.clone());
@@ -331,6 +346,8 @@ impl Blocks {
                 debug!(pool = name, error = error.chain(), "condition not written");
             }
         }
+        // Said once. Another node may find it full, and two agents must not contradict each other for ever.
+        self.full.retain(|_, why| why.is_some());
     }
 }
 

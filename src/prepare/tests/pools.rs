@@ -12,7 +12,7 @@ use crate::prepare::records::VfEntry;
 /// Pool `rail7`, of which the PF has a block.
 fn book() -> Book {
     let spec = json!({
-        "mode": "sharedSubnet", "routes": [{"to": "172.16.0.0/16"}],
+        "mode": "sharedSubnet", "routes": [{"to": "172.16.0.0/16"}, {"to": "172.16.7.0/24"}],
         "ipv4": {"cidr": "172.16.7.0/24", "blockSize": 8, "gateway": "172.16.7.254"},
         "ipv6": {"cidr": "fd00:7::/64", "blockSize": 8, "gatewayIndex": 1},
     });
@@ -107,6 +107,7 @@ fn a_pool_that_comes_while_the_claim_is_prepared_is_waited_for() {
 fn who_can_not_have_an_address_is_told_why_and_nothing_is_left() {
     let route = WantedRoute { to: "10.0.0.0/8".parse().unwrap(), via: "172.17.0.1".parse().ok() };
     let astray = WantedRouting { routes: vec![route], ..by_source() };
+    let without_ipv6 = WantedRouting { sysctls: [("disable_ipv6".to_owned(), 1)].into(), ..by_source() };
     let beyond = |facts: &mut Facts| facts.vf.index = Some(8);
     let no_rail = |facts: &mut Facts| facts.rail = None;
     let virtual_machine = |facts: &mut Facts| (facts.pf, facts.vf.pf, facts.vf.index) = (None, None, None);
@@ -127,6 +128,7 @@ fn who_can_not_have_an_address_is_told_why_and_nothing_is_left() {
         ("rail7", by_source(), virtual_machine, "it has no PF on this node"),
         ("rail7", astray, |_| (), "172.17.0.1 is not on the interface's networks"),
         ("rail8", by_source(), |_| (), "AddressPool rail8"),
+        ("rail7", without_ipv6, |_| (), "fd00:7::1a/64 of AddressPool rail7 is an IPv6 address"),
     ] {
         let lab = lab();
         lab.functions.change(pci(1), change);
@@ -137,4 +139,23 @@ fn who_can_not_have_an_address_is_told_why_and_nothing_is_left() {
         );
         assert!(lab.engine.site.ledger.entry("c1").unwrap().is_none());
     }
+}
+
+#[test]
+fn a_pod_has_one_default_route_through_a_vf_whichever_claims_its_vfs_are_of() {
+    let lab = Lab::new(2);
+    let route = WantedRoute { to: "0.0.0.0/0".parse().unwrap(), via: "10.1.0.1".parse().ok() };
+    let routing = WantedRouting { routes: vec![route], default_route: true, ..Default::default() };
+    let with_default = |n: u8| ResultSpec {
+        addresses: vec![format!("10.1.0.{}/24", n + 1).parse().unwrap()],
+        routing: routing.clone(),
+        ..wants(n)
+    };
+    let says = "only one can have it";
+    let both = claim("c1", "p1", vec![with_default(1), with_default(2)]);
+    let error = lab.engine.prepare(&both, soon()).unwrap_err().sentence();
+    assert!(error.contains("request vf1 of claim claim-c1") && error.contains(says), "{error}");
+    lab.engine.prepare(&claim("c2", "p1", vec![with_default(1)]), soon()).unwrap();
+    let error = lab.engine.prepare(&claim("c3", "p1", vec![with_default(2)]), soon()).unwrap_err().sentence();
+    assert!(error.contains("request vf1 of claim claim-c2") && error.contains(says), "{error}");
 }
