@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::AttachError;
@@ -12,7 +11,7 @@ use crate::claim::Probe;
 use crate::device::{InstalledRoute, MAIN_TABLE, PciAddress, Route};
 use crate::host::probe::Question;
 use crate::host::routes::defaults_of;
-use crate::host::{HostError, Link, Links};
+use crate::host::{HostError, Link, Links, clock};
 use crate::prepare::records::VfEntry;
 
 /// How long a link that was set up may need until frames get out (a VF hears of it from its PF).
@@ -77,7 +76,7 @@ fn with_carrier<'a>(
     arrived: &[Arrived<'a>],
     deadline: Instant,
 ) -> Result<Vec<Arrived<'a>>, AttachError> {
-    let until = deadline.min(Instant::now() + CARRIER_WAIT);
+    let until = deadline.min(clock::now() + CARRIER_WAIT);
     let mut links: Vec<Arrived<'a>> = arrived.to_vec();
     loop {
         for (vf, link) in links.iter_mut().filter(|(vf, link)| !vf.addresses.is_empty() && !link.carrier) {
@@ -85,10 +84,10 @@ fn with_carrier<'a>(
             link.carrier = now.is_some_and(|now| now.carrier);
         }
         let waits = links.iter().any(|(vf, link)| !vf.addresses.is_empty() && !link.carrier);
-        if !waits || Instant::now() >= until {
+        if !waits || clock::now() >= until {
             return Ok(links);
         }
-        thread::sleep(CARRIER_POLL);
+        clock::sleep(CARRIER_POLL);
     }
 }
 
@@ -106,7 +105,7 @@ fn probe(
     // Half of it for each kind. A deadline that is near leaves time for the rest of the work, and for other claims.
     let wanted = asked.iter().filter_map(|(vf, ..)| vf.probe).map(|probe| probe.budget_ms).max();
     let wanted = Duration::from_millis(wanted.unwrap_or_default().into()) / 2;
-    let budget = wanted.min(deadline.saturating_duration_since(Instant::now()) / 4);
+    let budget = wanted.min(deadline.saturating_duration_since(clock::now()) / 4);
     let Some((first, ..)) = asked.first() else { return Ok(()) };
     let first = first.pci;
     let questions: Vec<Question> = asked

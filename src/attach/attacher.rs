@@ -1,7 +1,6 @@
 //! Attach as a function of ledger entries and sandboxes. The way back is in `detach`.
 
 use std::collections::BTreeSet;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::addressing::{Arrived, address};
@@ -13,7 +12,7 @@ use super::report::{DeviceReport, Reason, Report};
 use super::{AttachError, PodSandbox, variables};
 use crate::claim::{ClaimId, PodRef};
 use crate::device::{CleanFacts, IfName, PciAddress};
-use crate::host::{HostError, Link, Links, Netns, VfHandle, find_vf, find_vf_on_host};
+use crate::host::{HostError, Link, Links, Netns, VfHandle, clock, find_vf, find_vf_on_host};
 use crate::prepare::plan::VFIO_PCI;
 use crate::prepare::records::{Attachment, CurrentSandbox, Entry, Progress, VfEntry};
 use crate::prepare::site::Site;
@@ -262,14 +261,14 @@ impl Attacher {
                         vf,
                         target.netns,
                         target.present,
-                        rdma_until(Instant::now()),
+                        rdma_until(clock::now()),
                         target.deadline,
                     )?
                     .then_some(pci),
                 );
             }
             let handle = self.handle(pci, Some(&clean));
-            let started = Instant::now();
+            let started = clock::now();
             let until = target.deadline.min(started + VF_WAIT);
             let (link, fresh) = loop {
                 self.still_current(target.pod, target.epoch)?;
@@ -292,10 +291,10 @@ impl Attacher {
                     let arrived = inside.by_name(vf.name.as_str()).map_err(failed)?;
                     break (arrived.ok_or_else(|| lost(pci, started))?, true);
                 }
-                if self.site.functions.life(pci).is_none() || Instant::now() >= until {
+                if self.site.functions.life(pci).is_none() || clock::now() >= until {
                     return Err(lost(pci, started));
                 }
-                thread::sleep(POLL);
+                clock::sleep(POLL);
             };
             let usable = link.up && link.name == vf.name.as_str();
             let to_do = fresh || !target.resumed || (target.present == Present::PutRight && !usable);
@@ -311,7 +310,7 @@ impl Attacher {
             .collect();
         let mut checks = address(inside.as_mut(), &arrived, target.deadline)?;
         for vf in entry.vfs.iter().filter(|vf| vf.has_interface()) {
-            self.rdma_in(vf, target.netns, target.present, rdma_until(Instant::now()), target.deadline)?;
+            self.rdma_in(vf, target.netns, target.present, rdma_until(clock::now()), target.deadline)?;
         }
         let devices = with_links().map(|(vf, link)| {
             let checks = checks.remove(&vf.pci).unwrap_or_default();
@@ -379,7 +378,7 @@ impl Attacher {
             self.report(failure(entry, &error));
             return Err(error);
         }
-        let started = Instant::now();
+        let started = clock::now();
         let until = deadline.min(started + VF_WAIT);
         let mut devices = Vec::new();
         for vf in &entry.vfs {
@@ -393,12 +392,12 @@ impl Attacher {
                 match self.on_host(vf) {
                     Some(found) => break Some(found),
                     None if vf.admin_access => break None,
-                    None if Instant::now() >= until => {
+                    None if clock::now() >= until => {
                         let error = lost(vf.pci, started);
                         self.report(failure(entry, &error));
                         return Err(error);
                     }
-                    None => thread::sleep(POLL),
+                    None => clock::sleep(POLL),
                 }
             };
             let report = match found {
@@ -512,7 +511,7 @@ impl Attacher {
                 continue;
             }
             live.push(sandbox.id.clone());
-            let until = deadline.min(Instant::now() + SYNC_BUDGET);
+            let until = deadline.min(clock::now() + SYNC_BUDGET);
             if let Err(error) = self.run(sandbox, until) {
                 let pod = format!("{}/{}", sandbox.pod_namespace, sandbox.pod_name);
                 tracing::warn!(%pod, error = %error.sentence(), "could not attach after a reconnect");

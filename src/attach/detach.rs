@@ -1,7 +1,6 @@
 //! The way back: from a sandbox that stopped, from a claim that is over, from a pod that hands its claim on.
 
 use std::collections::BTreeSet;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::addressing::leave;
@@ -11,7 +10,7 @@ use super::nri::Sandbox;
 use super::{AttachError, Attacher};
 use crate::claim::PodRef;
 use crate::device::{CleanFacts, PciAddress};
-use crate::host::{HostError, Links, Netns, find_vf, find_vf_on_host};
+use crate::host::{HostError, Links, Netns, clock, find_vf, find_vf_on_host};
 use crate::prepare::hold_claim;
 use crate::prepare::plan::VFIO_PCI;
 use crate::prepare::records::{Attachment, Entry, Unclean};
@@ -132,7 +131,7 @@ impl Attacher {
     fn is_another(&self, vf: PciAddress, clean: &CleanFacts) -> bool {
         let same = || self.site.functions.life(vf).is_some_and(|life| life.incarnation == clean.incarnation);
         !same() && {
-            thread::sleep(POLL.0);
+            clock::sleep(POLL.0);
             !same()
         }
     }
@@ -160,7 +159,7 @@ impl Attacher {
         {
             move_out(self.site.kernel.as_ref(), inside, &link, clean).map_err(failed)?;
         }
-        let started = Instant::now();
+        let started = clock::now();
         let mut pause = POLL.0;
         let mut searched = !last;
         loop {
@@ -180,10 +179,10 @@ impl Attacher {
                 self.bring_from_anywhere(vf, clean)?;
                 continue;
             }
-            if Instant::now() >= deadline {
+            if clock::now() >= deadline {
                 return Err(lost(vf, started));
             }
-            thread::sleep(pause);
+            clock::sleep(pause);
             pause = (pause * 2).min(POLL.1);
         }
     }

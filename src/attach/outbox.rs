@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::Report;
 use crate::host::age::is_older;
 use crate::host::boot::since_boot;
+use crate::host::disk;
 
 /// How long a file that this version can't read is left for one that can.
 const FOREIGN: Duration = Duration::from_secs(3600);
@@ -53,11 +54,11 @@ impl Outbox {
         let since_boot = since_boot().map_err(|error| io::Error::other(error.sentence()))?;
         let name = format!("{}.{:020}.json", letter.report.claim.uid, since_boot.as_nanos());
         let temporary = self.folder.join(format!(".{name}.{}", std::process::id()));
-        fs::create_dir_all(&self.folder)?;
+        disk::make_folder(&self.folder)?;
         let written = serde_json::to_vec(&letter).map_err(io::Error::from);
-        let written = written.and_then(|text| fs::write(&temporary, text));
-        if let Err(error) = written.and_then(|()| fs::rename(&temporary, self.folder.join(name))) {
-            let _ = fs::remove_file(&temporary);
+        let written = written.and_then(|text| disk::make(&temporary, &text, None));
+        if let Err(error) = written.and_then(|_| disk::rename(&temporary, &self.folder.join(name))) {
+            let _ = disk::remove(&temporary);
             return Err(error);
         }
         // Full: somebody is about to look anyway.
@@ -117,7 +118,7 @@ impl Outbox {
     /// The report is written, or never will be.
     pub fn done(&self, file: &Path) {
         // Another agent may have been faster.
-        let _ = fs::remove_file(file);
+        let _ = disk::remove(file);
     }
 }
 

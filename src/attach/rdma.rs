@@ -1,6 +1,5 @@
 //! RDMA devices into pods and back, and what containers get of them.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::attacher::Present;
@@ -8,7 +7,7 @@ use super::bundle::Bundle;
 use super::variables;
 use super::{AttachError, Attacher, DeviceReport, Reason};
 use crate::device::{CharDevice, CleanFacts, PciAddress, RdmaNetnsMode};
-use crate::host::{HostError, Netns};
+use crate::host::{HostError, Netns, clock};
 use crate::prepare::rdma::{Limit, limit_of};
 use crate::prepare::records::{RdmaEntry, RdmaWay, VfEntry};
 
@@ -50,8 +49,8 @@ impl Attacher {
         let mut moved = false;
         let mut names = self.rdma_names(vf.pci, &entry.devices);
         // A VF whose driver was bound just now gets its RDMA device a little later.
-        while names.is_err() && Instant::now() < until {
-            thread::sleep(POLL);
+        while names.is_err() && clock::now() < until {
+            clock::sleep(POLL);
             names = self.rdma_names(vf.pci, &entry.devices);
         }
         for device in names? {
@@ -61,7 +60,7 @@ impl Attacher {
             if present == Present::PutRight {
                 return Err(AttachError::RdmaNotMoved { vf: vf.pci, device });
             }
-            let started = Instant::now();
+            let started = clock::now();
             let lost = |place| AttachError::RdmaLost {
                 vf: vf.pci,
                 device: device.clone(),
@@ -72,10 +71,10 @@ impl Attacher {
                 if let Some(link) = rdma.find(kernel.host(), &device).map_err(failed)? {
                     break link;
                 }
-                if Instant::now() >= until {
+                if clock::now() >= until {
                     return Err(lost("on the host"));
                 }
-                thread::sleep(POLL);
+                clock::sleep(POLL);
             };
             // Every pod of the node with such a device waits here: a move takes the kernel up to a second.
             let _rdma = self.site.locks.rdma(deadline)?;
@@ -117,7 +116,7 @@ impl Attacher {
             // One that is only remembered may have gone with its driver, and its name may be another VF's by now: it is
             // looked for where the claim's pod was, and nowhere else.
             match living.is_empty() {
-                true => self.bring_rdma(vf, &device, netns, false, Instant::now())?,
+                true => self.bring_rdma(vf, &device, netns, false, clock::now())?,
                 false => self.bring_rdma(vf, &device, netns, last, deadline)?,
             }
         }
@@ -133,7 +132,7 @@ impl Attacher {
         until: Instant,
     ) -> Result<(), AttachError> {
         let (kernel, rdma) = (self.site.kernel.as_ref(), self.site.kernel.rdma());
-        let started = Instant::now();
+        let started = clock::now();
         let mut searched = !last;
         loop {
             let failed = |source| AttachError::Vf { vf, source };
@@ -150,7 +149,7 @@ impl Attacher {
             if moved {
                 continue;
             }
-            if Instant::now() >= until {
+            if clock::now() >= until {
                 // With the reason, where there is one.
                 if let Some(netns) = netns {
                     self.take_rdma_from(vf, device, netns)?;
@@ -167,7 +166,7 @@ impl Attacher {
                     waited_ms,
                 });
             }
-            thread::sleep(POLL);
+            clock::sleep(POLL);
         }
     }
 
@@ -179,7 +178,7 @@ impl Attacher {
             return Ok(false);
         }
         let Some(link) = rdma.find(netns, device).map_err(failed)? else { return Ok(false) };
-        let _rdma = self.site.locks.rdma(Instant::now() + Duration::from_secs(5))?;
+        let _rdma = self.site.locks.rdma(clock::now() + Duration::from_secs(5))?;
         rdma.move_to(netns, &link, kernel.host()).map_err(failed)?;
         tracing::info!(%vf, %device, "RDMA device moved back to the host");
         Ok(true)

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
+use super::fate::{self, Kind};
 use super::probe::Question;
 use super::rdma::fake::FakeRdma;
 use super::{HostError, Kernel, Link, Links, Netns, NetnsId, Rdma};
@@ -151,6 +152,49 @@ impl FakeKernel {
         }
     }
 
+    /// A VF's driver goes, and its netdev with it, wherever it is.
+    pub fn take_netdev(&self, pci: PciAddress) {
+        let mut state = self.state();
+        for namespace in state.namespaces.values_mut() {
+            let gone = namespace.links.iter().position(|(link, _)| link.pci == Some(pci));
+            if let Some((link, _)) = gone.map(|at| namespace.links.remove(at)) {
+                namespace.routes.retain(|installed| installed.link != link.index);
+            }
+        }
+    }
+
+    /// A driver makes a VF's netdev, on the host; udev gives it the name that it always has, if that is free.
+    pub fn put_netdev(&self, like: &Link) {
+        let mut state = self.state();
+        state.next += 1;
+        let index = u32::try_from(state.next).unwrap_or(u32::MAX);
+        let mut link = Link { index, up: false, ..like.clone() };
+        let host = state.namespaces.entry(HOST).or_default();
+        link.alt_names.retain(|alt| !name_taken(host, alt, None));
+        if name_taken(host, &link.name, None) {
+            link.name =
+                (0..).map(|n| format!("eth{n}")).find(|n| !name_taken(host, n, None)).unwrap_or_default();
+        }
+        host.links.push((link, Vec::new()));
+    }
+
+    /// Where a VF's netdev is, and what it is there.
+    pub fn vf(&self, pci: PciAddress) -> Option<(NetnsId, Link, Vec<IpNet>)> {
+        let state = self.state();
+        state.namespaces.iter().find_map(|(id, namespace)| {
+            let (link, addresses) = namespace.links.iter().find(|(link, _)| link.pci == Some(pci))?;
+            Some((*id, link.clone(), addresses.clone()))
+        })
+    }
+
+    /// The power is lost: there is the host's namespace, with nothing in it.
+    pub fn lose_power(&self) {
+        let mut state = self.state();
+        state.namespaces.clear();
+        state.namespaces.insert(HOST, Namespace { users: vec![1], ..Namespace::default() });
+        state.rdma.forget();
+    }
+
     /// Puts a link that is no VF into a namespace.
     pub fn add_other(&self, id: NetnsId, name: &str) {
         let mut state = self.state();
@@ -183,6 +227,8 @@ impl FakeKernel {
 
     /// Counts a change, and fails it if it was asked to.
     pub(super) fn count_change(&self, what: &str) -> Result<(), HostError> {
+        fate::effect(Kind::Kernel, format_args!("{what}"))
+            .map_err(|source| HostError::Netlink { what: what.to_owned(), source })?;
         let mut state = self.state();
         let number = state.changes;
         state.changes += 1;
@@ -460,6 +506,9 @@ impl Links for FakeLinks {
     }
 
     fn announce(&mut self, _link: &Link, address: IpAddr) -> Result<(), HostError> {
+        let what = format!("announce {address}");
+        fate::effect(Kind::Kernel, format_args!("{what}"))
+            .map_err(|source| HostError::Netlink { what, source })?;
         if let Some(namespace) = self.kernel.state().namespaces.get_mut(&self.id) {
             namespace.announced.push(address);
         }
@@ -478,6 +527,9 @@ impl Links for FakeLinks {
     }
 
     fn sysctl(&mut self, key: &str, value: &str) -> Result<bool, HostError> {
+        let path = PathBuf::from(format!("/proc/sys/net/{key}"));
+        fate::effect(Kind::Kernel, format_args!("write {value} to {key}"))
+            .map_err(|source| HostError::File { what: "write", path, source })?;
         if let Some(namespace) = self.kernel.state().namespaces.get_mut(&self.id) {
             namespace.sysctls.insert(key.to_owned(), value.to_owned());
         }

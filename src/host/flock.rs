@@ -3,12 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::HostError;
+use super::{HostError, clock, disk, fate};
 
 /// A held lock; dropping it lets go. The kernel lets go too when the process dies.
 #[derive(Debug)]
@@ -22,7 +21,7 @@ impl HeldLock {
     /// it is no longer the one at the path and starts over.
     pub fn remove_file(&self) {
         // A file that stays behind is harmless: the next holder takes it over.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = disk::remove(&self.path);
     }
 }
 
@@ -31,10 +30,13 @@ impl HeldLock {
 /// # Errors
 /// [`HostError::Locked`] when the deadline passes, [`HostError::File`] when the file can't be made.
 pub fn lock(path: &Path, deadline: Instant) -> Result<HeldLock, HostError> {
-    let started = Instant::now();
+    let started = clock::now();
     let fail = |source| HostError::File { what: "lock", path: path.to_owned(), source };
     let mut pause = Duration::from_micros(200);
     loop {
+        if !path.exists() {
+            fate::effect(fate::Kind::Room, format_args!("make lock {}", path.display())).map_err(fail)?;
+        }
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(fail)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => {
@@ -46,13 +48,13 @@ pub fn lock(path: &Path, deadline: Instant) -> Result<HeldLock, HostError> {
                 }
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                if Instant::now() >= deadline {
+                if clock::now() >= deadline {
                     return Err(HostError::Locked {
                         path: path.to_owned(),
                         waited_ms: started.elapsed().as_millis(),
                     });
                 }
-                thread::sleep(pause);
+                clock::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(10));
             }
             Err((_, errno)) => return Err(fail(errno.into())),
@@ -63,6 +65,7 @@ pub fn lock(path: &Path, deadline: Instant) -> Result<HeldLock, HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
 
     #[test]
     fn a_lock_excludes_a_second_holder_until_it_is_dropped_or_its_file_removed() {

@@ -8,10 +8,13 @@
 pub mod age;
 pub mod announce;
 pub mod boot;
+pub mod clock;
 pub mod devlink;
+pub mod disk;
 mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
+pub mod fate;
 mod find;
 pub mod flock;
 pub mod limits;

@@ -1,7 +1,6 @@
 //! One step at a time: what it takes until the kernel has what was wanted.
 
 use std::collections::BTreeSet;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::PrepareError;
@@ -12,7 +11,7 @@ use super::records::Entry;
 use super::restore::{RestoreError, restore};
 use super::steps::{Driver, Step};
 use crate::device::{CleanFacts, HwAddr, PciAddress, PfLink, Setting, Vf, VfSettings};
-use crate::host::{HostError, VfHandle, find_vf_on_host};
+use crate::host::{HostError, VfHandle, clock, find_vf_on_host};
 
 /// How long a driver gets that is busy (a VF that resets), or that takes a setting and shows it later (i40e).
 pub(super) const LATE: Duration = Duration::from_secs(2);
@@ -30,7 +29,7 @@ impl Engine {
         match step {
             Step::Set { vf, pf, index, to, .. } => self.set(*vf, pf, *index, to, deadline),
             Step::Bind { vf, to, .. } => {
-                self.wait_until_closed(*vf, Instant::now())?;
+                self.wait_until_closed(*vf, clock::now())?;
                 let bound = match to {
                     Driver::Unbound => self.site.functions.unbind(*vf),
                     Driver::Network => self.site.functions.bind(*vf, None),
@@ -53,10 +52,10 @@ impl Engine {
             if !facts.get(&vf).is_some_and(|facts| facts.vf.vfio_open) {
                 return Ok(());
             }
-            if Instant::now() >= until {
+            if clock::now() >= until {
                 return Err(PrepareError::VfioOpen { vf });
             }
-            thread::sleep(POLL);
+            clock::sleep(POLL);
         }
         Ok(())
     }
@@ -93,14 +92,14 @@ impl Engine {
         deadline: Instant,
     ) -> Result<(), PrepareError> {
         let refused = |source| PrepareError::Setting { vf, field: setting.field(), source };
-        let until = deadline.min(Instant::now() + LATE);
+        let until = deadline.min(clock::now() + LATE);
         patiently(until, || self.site.functions.set(vf, pf, index, setting)).map_err(refused)?;
         loop {
             let now = self.site.functions.settings(vf, pf, index).map_err(refused)?.like(setting);
             if now.as_ref() == Some(setting) {
                 break;
             }
-            if Instant::now() >= until {
+            if clock::now() >= until {
                 return Err(PrepareError::NotTaken {
                     vf,
                     field: setting.field(),
@@ -109,7 +108,7 @@ impl Engine {
                     pf: pf.name.clone(),
                 });
             }
-            thread::sleep(POLL);
+            clock::sleep(POLL);
         }
         match setting {
             Setting::Mac(mac) => self.make_effective(vf, mac, deadline),
@@ -153,7 +152,7 @@ impl Engine {
         }
         let zero = mac.bytes().iter().all(|byte| *byte == 0);
         let handle = VfHandle { pci: vf, hw_addr: None, stand_in: self.site.kernel.has_stand_ins() };
-        let mut until = deadline.min(Instant::now() + LATE);
+        let mut until = deadline.min(clock::now() + LATE);
         loop {
             let found = find_vf_on_host(self.site.kernel.as_ref(), &handle).map_err(failed)?;
             let Some((mut host, link)) = found else { return Ok(()) };
@@ -162,12 +161,12 @@ impl Engine {
             }
             match host.set_hw_addr(&link, mac) {
                 Ok(()) => return Ok(()),
-                Err(error) if is_busy(&error) && Instant::now() < until => thread::sleep(POLL),
+                Err(error) if is_busy(&error) && clock::now() < until => clock::sleep(POLL),
                 // A driver that was not known to want this.
                 Err(_) if !bound_again => {
                     again()?;
                     bound_again = true;
-                    until = deadline.min(Instant::now() + LATE);
+                    until = deadline.min(clock::now() + LATE);
                 }
                 Err(error) => return Err(failed(error)),
             }
@@ -251,7 +250,7 @@ impl Engine {
 fn patiently(until: Instant, mut change: impl FnMut() -> Result<(), HostError>) -> Result<(), HostError> {
     loop {
         match change() {
-            Err(error) if is_busy(&error) && Instant::now() < until => thread::sleep(POLL),
+            Err(error) if is_busy(&error) && clock::now() < until => clock::sleep(POLL),
             done => return done,
         }
     }

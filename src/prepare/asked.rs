@@ -1,7 +1,6 @@
 //! What is read of VFs because something is wanted for them.
 
 use std::collections::BTreeMap;
-use std::thread;
 use std::time::Instant;
 
 use super::PrepareError;
@@ -14,6 +13,7 @@ use super::vfio::VfioFacts;
 use crate::address::NoAddress;
 use crate::claim::ClaimSpec;
 use crate::device::{PciAddress, VfSettings};
+use crate::host::clock;
 
 /// By VF.
 #[derive(Default)]
@@ -33,7 +33,7 @@ impl Engine {
         deadline: Instant,
     ) -> Result<AskedFor, PrepareError> {
         let mut asked = AskedFor::default();
-        let until = deadline.min(Instant::now() + SETTLE);
+        let until = deadline.min(clock::now() + SETTLE);
         for result in spec.results.iter().filter(|result| !result.admin_access) {
             let vf = result.pci;
             let failed = |source| PrepareError::Vf { vf, source };
@@ -73,8 +73,8 @@ impl Engine {
         loop {
             match self.site.functions.address(&pool, pf, index) {
                 Ok(assigned) => return Ok(FromPool { pool, assigned }),
-                Err(NoAddress::NoPool { .. } | NoAddress::NoBlock { .. }) if Instant::now() < until => {
-                    thread::sleep(POLL);
+                Err(NoAddress::NoPool { .. } | NoAddress::NoBlock { .. }) if clock::now() < until => {
+                    clock::sleep(POLL);
                 }
                 Err(why) => return Err(AddressProblem::NoAddress { vf, why }),
             }

@@ -1,13 +1,13 @@
 //! CDI files: written whole or not at all, and removed.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cdi::{self, CdiError, Spec};
 use crate::host::age::is_older;
+use crate::host::disk;
 
 /// Writes the claim's spec into `dir`, which is made if missing. Returns the file's path.
 ///
@@ -22,17 +22,13 @@ pub fn write(dir: &Path, driver: &str, claim_uid: &str, spec: &Spec) -> Result<P
     text.push(b'\n');
     let path = dir.join(cdi::file_name(driver, claim_uid));
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed("make", dir))?;
-    let written = (|| {
-        let mut file =
-            fs::File::options().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
-        // The mode above is what the umask leaves of it.
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.write_all(&text)
-    })();
-    written.and_then(|()| fs::rename(&temporary, &path)).map_err(|source| {
+    disk::make_folder(dir).map_err(failed("make", dir))?;
+    // A left-over of a killed process with our number.
+    let _ = disk::remove(&temporary);
+    let written = disk::make(&temporary, &text, Some(0o644));
+    written.and_then(|_| disk::rename(&temporary, &path)).map_err(|source| {
         // What failed is what the caller must hear of; a left-over with this ending is never read.
-        let _ = fs::remove_file(&temporary);
+        let _ = disk::remove(&temporary);
         failed("write", &path)(source)
     })?;
     Ok(path)
@@ -47,7 +43,7 @@ pub fn is_written(dir: &Path, driver: &str, claim_uid: &str, spec: &Spec) -> boo
 /// Removes the claim's file. A file or folder that isn't there is fine: `false`.
 pub fn remove(dir: &Path, driver: &str, claim_uid: &str) -> Result<bool, CdiError> {
     let path = dir.join(cdi::file_name(driver, claim_uid));
-    match fs::remove_file(&path) {
+    match disk::remove(&path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed("remove", &path)(error)),
@@ -62,7 +58,7 @@ pub fn remove_half_written(dir: &Path, driver: &str) {
         let name = entry.file_name();
         let ours = name.to_str().is_some_and(|name| name.starts_with(prefix) && name.ends_with(".tmp"));
         if ours && is_older(&entry.path(), Duration::from_secs(60)) {
-            let _ = fs::remove_file(entry.path());
+            let _ = disk::remove(&entry.path());
         }
     }
 }
@@ -95,6 +91,7 @@ mod tests {
     use super::*;
     use crate::claim::ClaimId;
     use crate::prepare::cdi::{HookCommand, RequestEnv, spec_for};
+    use std::os::unix::fs::PermissionsExt;
 
     const DRIVER: &str = "sriov-dra.io";
     const UID: &str = "6f3c2f1e-0a57-4f5b-9d61-0d7ad5a3c0aa";

@@ -1,7 +1,6 @@
 //! Executes plans and takes them back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::PrepareError;
@@ -14,7 +13,7 @@ use super::site::Site;
 use super::steps::Step;
 use crate::claim::{ClaimId, ClaimSpec};
 use crate::device::{CleanFacts, IfName, PciAddress, Place, VfSettings};
-use crate::host::{VfHandle, find_vf_on_host};
+use crate::host::{VfHandle, clock, find_vf_on_host};
 
 /// How long a VF that nobody owns may be on its way back.
 pub(super) const SETTLE: Duration = Duration::from_secs(5);
@@ -85,14 +84,14 @@ impl Engine {
         all: &BTreeSet<PciAddress>,
         mut unowned: BTreeSet<PciAddress>,
     ) -> Result<BTreeMap<PciAddress, Facts>, PrepareError> {
-        let until = Instant::now() + SETTLE;
+        let until = clock::now() + SETTLE;
         let mut facts = self.site.functions.facts(all)?;
         loop {
             unowned.retain(|vf| facts.get(vf).is_some_and(|found| found.vf.place == Place::Elsewhere));
-            if unowned.is_empty() || Instant::now() >= until {
+            if unowned.is_empty() || clock::now() >= until {
                 return Ok(facts);
             }
-            thread::sleep(POLL);
+            clock::sleep(POLL);
             let again = self.site.functions.facts(&unowned)?;
             facts.retain(|vf, _| !unowned.contains(vf) || again.contains_key(vf));
             facts.extend(again);
@@ -120,7 +119,7 @@ impl Engine {
         wanted: &BTreeSet<PciAddress>,
         deadline: Instant,
     ) -> Result<(), PrepareError> {
-        let started = Instant::now();
+        let started = clock::now();
         for vf in wanted {
             while let Some(owner) =
                 self.site.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid != claim.uid)
@@ -128,10 +127,10 @@ impl Engine {
                 if self.release_orphan(*vf, &owner.claim)? {
                     continue;
                 }
-                if Instant::now() >= deadline {
+                if clock::now() >= deadline {
                     return Err(held(*vf, &owner.claim, started));
                 }
-                thread::sleep(POLL);
+                clock::sleep(POLL);
             }
         }
         Ok(())
@@ -141,7 +140,7 @@ impl Engine {
     /// process that was killed, of a removal that a power loss undid, or of an entry that was damaged: what was changed is
     /// taken back as at the claim's end.
     pub(super) fn release_orphan(&self, vf: PciAddress, holder: &ClaimId) -> Result<bool, PrepareError> {
-        let Ok(lock) = self.site.locks.claim(&holder.uid, Instant::now()) else { return Ok(false) };
+        let Ok(lock) = self.site.locks.claim(&holder.uid, clock::now()) else { return Ok(false) };
         // Whoever lets go of what a claim holds has the claim's lock: from here on the VF changes hands no more. Before, it
         // may have: another agent or another Prepare may have found the same orphan.
         let owner = self.site.ledger.ownership(vf)?.filter(|owner| owner.claim.uid == holder.uid);
@@ -150,7 +149,7 @@ impl Engine {
             && self.site.ledger.attachment(&holder.uid)?.is_none();
         if orphan {
             tracing::warn!(%vf, claim = %format!("{}/{}", holder.namespace, holder.name), "a VF held for a claim nobody knows is let go");
-            self.give_back(vf, &owner, Instant::now() + SETTLE)?;
+            self.give_back(vf, &owner, clock::now() + SETTLE)?;
             lock.remove_file();
         }
         Ok(orphan)
@@ -220,7 +219,7 @@ impl Engine {
         let vf = facts.vf.pci;
         if let Some(owner) = self.site.ledger.ownership(vf)? {
             if owner.claim.uid != claim.uid {
-                return Err(held(vf, &owner.claim, Instant::now()));
+                return Err(held(vf, &owner.claim, clock::now()));
             }
             if owner.boot_id == self.site.boot_id && owner.clean.incarnation == facts.vf.incarnation {
                 let mut settings = owner.clean.settings.clone();
@@ -243,7 +242,7 @@ impl Engine {
         let ownership = Ownership { claim: claim.clone(), boot_id: self.site.boot_id.clone(), clean };
         if !self.site.ledger.take(vf, &ownership)? {
             let holder = self.site.ledger.ownership(vf)?.map_or_else(|| claim.clone(), |owner| owner.claim);
-            return Err(held(vf, &holder, Instant::now()));
+            return Err(held(vf, &holder, clock::now()));
         }
         done.owned.push(vf);
         if let Some((pf, index)) = link_of(&facts.vf, facts.pf.as_ref()).filter(|_| !original.is_empty()) {
@@ -304,7 +303,7 @@ impl Engine {
         hw_addr: Option<&crate::device::HwAddr>,
         deadline: Instant,
     ) -> Result<crate::host::Link, PrepareError> {
-        let started = Instant::now();
+        let started = clock::now();
         loop {
             let handle = VfHandle { pci: vf, hw_addr, stand_in: self.site.kernel.has_stand_ins() };
             let found = find_vf_on_host(self.site.kernel.as_ref(), &handle)
@@ -312,12 +311,12 @@ impl Engine {
             if let Some((_, link)) = found {
                 return Ok(link);
             }
-            if Instant::now() >= deadline {
+            if clock::now() >= deadline {
                 let why =
                     "a network driver is bound, but its interface is in another network namespace".to_owned();
                 return Err(PrepareError::NoNetdev { vf, why, waited_s: started.elapsed().as_secs() });
             }
-            thread::sleep(POLL);
+            clock::sleep(POLL);
         }
     }
 
@@ -330,7 +329,7 @@ impl Engine {
                 others.push(error.sentence());
             }
         };
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = clock::now() + Duration::from_secs(5);
         if done.cdi && !had_entry {
             note(
                 super::cdi_file::remove(&self.site.cdi_dir, &self.site.driver, &entry.claim.uid)

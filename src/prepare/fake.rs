@@ -17,8 +17,10 @@ use crate::DEFAULT_DRIVER_NAME;
 use crate::address::{Assigned, Book, NoAddress, Parent};
 use crate::claim::{NameSpec, ResultSpec};
 use crate::device::{Incarnation, LinkType, Netdev, PciAddress, Pf, PfLink, Place, Setting, Vf, VfSettings};
+use crate::host::fake::FakeKernel;
+use crate::host::fate::{self, Kind};
 use crate::host::topology::{Function, Topology};
-use crate::host::{HostError, Kernel};
+use crate::host::{HostError, Kernel, Link};
 
 /// A node that keeps all of its state below one folder. Its hook is never run.
 ///
@@ -102,6 +104,14 @@ pub fn pf(pci: PciAddress) -> Pf {
     }
 }
 
+/// What a driver makes of a VF.
+#[derive(Debug, Clone)]
+struct Born {
+    driver: String,
+    link: Link,
+    rdma: Vec<String>,
+}
+
 /// Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct FakeFunctions {
@@ -114,6 +124,8 @@ pub struct FakeFunctions {
     /// VFs that the next bind leaves without driver.
     refused_binds: Arc<Mutex<BTreeSet<PciAddress>>>,
     book: Arc<Mutex<Book>>,
+    /// The kernel that has the netdevs of the VFs, and what those are when a driver makes them.
+    netdevs: Arc<Mutex<Option<(FakeKernel, BTreeMap<PciAddress, Born>)>>>,
     /// The k-th set from now (0 is the next) fails with this errno.
     refusal: Arc<Mutex<Option<(u32, Errno)>>>,
 }
@@ -149,6 +161,66 @@ impl FakeFunctions {
             place: Place::Host,
         };
         self.state().insert(pci, Facts { vf, pf: None, rail: None, withheld: None });
+    }
+
+    /// From now on VFs have the netdevs and RDMA devices that they have on this kernel now, as long as a network driver is
+    /// bound, and are where those are.
+    pub fn join(&self, kernel: &FakeKernel) {
+        let state = self.state();
+        let born = state.iter().filter_map(|(pci, facts)| {
+            let (_, link, _) = kernel.vf(*pci)?;
+            let driver = facts.vf.driver.clone()?;
+            Some((*pci, Born { driver, link, rdma: kernel.rdma().names_of(*pci) }))
+        });
+        *self.netdevs() = Some((kernel.clone(), born.collect()));
+    }
+
+    fn netdevs(&self) -> MutexGuard<'_, Option<(FakeKernel, BTreeMap<PciAddress, Born>)>> {
+        self.netdevs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The driver that the kernel chooses.
+    fn network_driver(&self, pci: PciAddress) -> String {
+        let netdevs = self.netdevs();
+        let born = netdevs.as_ref().and_then(|(_, born)| born.get(&pci));
+        born.map_or_else(|| "igbvf".to_owned(), |born| born.driver.clone())
+    }
+
+    /// The VF is removed and made again, as by `sriov_numvfs`: nothing of what it was is left.
+    pub fn make_anew(&self, pci: PciAddress) {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).remove(&pci);
+        self.forced.lock().unwrap_or_else(PoisonError::into_inner).remove(&pci);
+        self.change(pci, |facts| facts.vf.incarnation.0 += 1);
+        self.put_driver(pci, None);
+        self.put_driver(pci, Some(self.network_driver(pci)));
+    }
+
+    /// What follows of a driver that is bound, or let go.
+    fn put_driver(&self, pci: PciAddress, driver: Option<String>) {
+        let network = driver.clone().filter(|driver| driver != "vfio-pci");
+        if let Some((kernel, born)) = self.netdevs().as_ref()
+            && let Some(born) = born.get(&pci)
+        {
+            if network.is_none() {
+                kernel.take_netdev(pci);
+                born.rdma.iter().for_each(|name| kernel.remove_rdma(name));
+            } else if kernel.vf(pci).is_none() {
+                // The PF tells the driver which address to have.
+                let mut link = born.link.clone();
+                let given = self.settings_of(pci).mac.filter(|mac| mac.bytes().iter().any(|byte| *byte != 0));
+                link.hw_addr = given.or(link.hw_addr);
+                kernel.put_netdev(&link);
+                born.rdma.iter().for_each(|name| kernel.add_rdma(pci, name));
+            }
+        }
+        self.change(pci, |facts| {
+            facts.vf.place = match (&driver, &network) {
+                (None, _) => Place::Unbound,
+                (_, None) => Place::Userspace,
+                _ => Place::Host,
+            };
+            facts.vf.driver = driver;
+        });
     }
 
     /// Changes a VF, or removes it.
@@ -195,6 +267,10 @@ impl FakeFunctions {
     }
 }
 
+fn asked(what: String) -> Result<(), HostError> {
+    fate::effect(Kind::Function, format_args!("{what}")).map_err(|source| HostError::Netlink { what, source })
+}
+
 impl Functions for FakeFunctions {
     fn topology(&self, functions: &[PciAddress]) -> Topology {
         let plain = |pci: &PciAddress| (*pci, Function { class: "0x020000".into(), ..Function::default() });
@@ -204,6 +280,12 @@ impl Functions for FakeFunctions {
     fn facts(&self, vfs: &BTreeSet<PciAddress>) -> Result<BTreeMap<PciAddress, Facts>, HostError> {
         let mut facts = self.state().clone();
         facts.retain(|vf, _| vfs.contains(vf));
+        if let Some((kernel, _)) = self.netdevs().as_ref() {
+            for (vf, facts) in facts.iter_mut().filter(|(_, facts)| facts.vf.place == Place::Host) {
+                let on_host = kernel.vf(*vf).is_some_and(|(netns, ..)| netns == kernel.host().id());
+                facts.vf.place = if on_host { Place::Host } else { Place::Elsewhere };
+            }
+        }
         Ok(facts)
     }
 
@@ -227,23 +309,36 @@ impl Functions for FakeFunctions {
             let what = format!("bind VF {vf}");
             return Err(HostError::Netlink { what, source: Errno::EIO.into() });
         }
-        self.force(vf, driver)?;
-        self.change(vf, |facts| {
-            facts.vf.driver = Some(driver.unwrap_or("igbvf").to_owned());
-            facts.vf.place = if driver.is_none_or(|d| d == "igbvf") { Place::Host } else { Place::Userspace };
-        });
+        // As `host::sysfs::bind` does it.
+        let life = self.life(vf);
+        let bound = life.as_ref().and_then(|life| life.driver.clone());
+        let forced = life.and_then(|life| life.forced);
+        let right = match driver {
+            Some(driver) => bound.as_deref() == Some(driver),
+            None => bound.is_some() && bound != forced,
+        };
+        if forced.as_deref() != driver {
+            self.force(vf, driver)?;
+        }
+        if right {
+            return Ok(());
+        }
+        self.unbind(vf)?;
+        asked(format!("probe VF {vf}"))?;
+        self.put_driver(vf, Some(driver.map_or_else(|| self.network_driver(vf), str::to_owned)));
         Ok(())
     }
 
     fn unbind(&self, vf: PciAddress) -> Result<(), HostError> {
-        self.change(vf, |facts| {
-            facts.vf.driver = None;
-            facts.vf.place = Place::Unbound;
-        });
+        if self.life(vf).is_some_and(|life| life.driver.is_some()) {
+            asked(format!("unbind VF {vf}"))?;
+            self.put_driver(vf, None);
+        }
         Ok(())
     }
 
     fn force(&self, vf: PciAddress, driver: Option<&str>) -> Result<(), HostError> {
+        asked(format!("force driver {driver:?} for VF {vf}"))?;
         let mut forced = self.forced.lock().unwrap_or_else(PoisonError::into_inner);
         match driver {
             Some(driver) => forced.insert(vf, driver.to_owned()),
@@ -270,6 +365,7 @@ impl Functions for FakeFunctions {
             }
             other => other.map(|(k, errno)| (k - 1, errno)),
         };
+        asked(format!("set {} {setting} on VF {index} of PF {}", setting.field(), pf.name))?;
         if matches!(setting, Setting::Mac(_)) {
             self.choosers.lock().unwrap_or_else(PoisonError::into_inner).remove(&vf);
         }

@@ -13,6 +13,7 @@ use super::settings::link_of;
 use super::steps::Step;
 use crate::claim::ClaimId;
 use crate::device::{PciAddress, PfLink};
+use crate::host::clock;
 use crate::host::flock::HeldLock;
 
 impl Engine {
@@ -81,13 +82,13 @@ impl Engine {
             let pf = facts.and_then(|facts| facts.vf.pf);
             if other_driver {
                 // Before the lock: other VFs of the PF need not wait for whoever has this one open.
-                self.wait_until_closed(vf, deadline.min(Instant::now() + SETTLE))?;
+                self.wait_until_closed(vf, deadline.min(clock::now() + SETTLE))?;
             }
             let _pf = self.site.locks.pf(pf.unwrap_or(vf), deadline)?;
             // Before the driver: it takes its address from the PF when it is bound.
             if let Some((link, index)) = facts.and_then(|facts| link_of(&facts.vf, facts.pf.as_ref())) {
                 // A driver that answers late has its time, whoever called late.
-                let until = deadline.max(Instant::now() + LATE);
+                let until = deadline.max(clock::now() + LATE);
                 refused = self.put_settings_back(vf, (&link, index), ownership, until);
             } else if !clean.settings.is_empty() {
                 refused.push(format!("VF {vf}: its PF has no network interface any more to set it through"));
@@ -96,7 +97,7 @@ impl Engine {
             let bound = self.site.functions.life(vf).and_then(|life| life.driver);
             self.put_driver_back(vf, clean, deadline)?;
             if bound != clean.driver && clean.name.is_some() {
-                let there = self.wait_for_netdev(vf, None, deadline.min(Instant::now() + SETTLE));
+                let there = self.wait_for_netdev(vf, None, deadline.min(clock::now() + SETTLE));
                 refused.extend(there.err().map(|error| error.sentence()));
             }
             refused.extend(self.restore_link(vf, clean).err().map(|error| error.sentence()));

@@ -18,6 +18,7 @@ use super::records::{Attachment, CurrentSandbox, Entry, Ownership, Unclean};
 use super::sealed::{self, Durability, Existing, Read};
 use crate::address::Book;
 use crate::device::PciAddress;
+use crate::host::disk;
 
 /// Both stores.
 #[derive(Debug, Clone)]
@@ -59,7 +60,7 @@ fn names(folder: &Path) -> Result<Vec<String>, PrepareError> {
 }
 
 fn remove(path: &Path) -> Result<(), PrepareError> {
-    match fs::remove_file(path) {
+    match disk::remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
         _ => Ok(()),
     }
@@ -78,7 +79,7 @@ impl Ledger {
         ] {
             for folder in folders {
                 let path = root.join(folder);
-                fs::create_dir_all(&path).map_err(failed("make", &path))?;
+                disk::make_folder(&path).map_err(failed("make", &path))?;
             }
         }
         Ok(ledger)
@@ -156,8 +157,8 @@ impl Ledger {
         let stamp = jiff::Timestamp::now().as_millisecond();
         let aside = self.durable.join("quarantine").join(format!("{stamp}-{name}"));
         // /run and the kubelet's folder may be different file systems.
-        if fs::rename(path, &aside).is_err() {
-            fs::copy(path, &aside).map_err(failed("copy to quarantine", path))?;
+        if disk::rename(path, &aside).is_err() {
+            disk::copy(path, &aside).map_err(failed("copy to quarantine", path))?;
             remove(path)?;
         }
         tracing::error!(file = %path.display(), kept_as = %aside.display(), reason, "damaged ledger file put into quarantine");
@@ -283,8 +284,8 @@ impl Ledger {
         let Some(pod) = &entry.pod else { return Ok(()) };
         let folder = self.durable.join("pods").join(&pod.uid);
         let path = folder.join(&entry.claim.uid);
-        let made = fs::create_dir_all(&folder).and_then(|()| fs::File::create(&path));
-        made.map(drop).map_err(failed("write", &path))
+        let made = disk::make_folder(&folder).and_then(|()| disk::touch(&path));
+        made.map_err(failed("write", &path))
     }
 
     /// Takes a claim off a pod's list.
@@ -295,8 +296,8 @@ impl Ledger {
         let folder = self.durable.join("pods").join(pod_uid);
         remove(&folder.join(claim_uid))?;
         // Fails as long as other claims are listed, which is as it should be.
-        if fs::remove_dir(&folder).is_ok() {
-            let _ = fs::remove_dir_all(self.container_files(pod_uid));
+        if disk::remove_folder(&folder).is_ok() {
+            let _ = disk::remove_tree(&self.container_files(pod_uid));
         }
         Ok(())
     }
@@ -310,7 +311,7 @@ impl Ledger {
         remove(&self.entry_path(claim_uid))?;
         for folder in ["claims", "vf"] {
             let path = self.durable.join(folder);
-            sealed::sync_folder(&path).map_err(failed("write", &path))?;
+            disk::sync_folder(&path).map_err(failed("write", &path))?;
         }
         if let Some(pod_uid) = pod_uid {
             self.unindex(pod_uid, claim_uid)?;
@@ -324,12 +325,14 @@ impl Ledger {
     /// When it can't be written.
     pub fn put_container_file(&self, pod_uid: &str, name: &str, text: &str) -> Result<PathBuf, PrepareError> {
         let folder = self.container_files(pod_uid);
-        fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
+        disk::make_folder(&folder).map_err(failed("make", &folder))?;
         let path = folder.join(name);
         // A container of that name that runs still reads the file it got.
         let new = folder.join(format!(".{name}"));
-        fs::write(&new, text).map_err(failed("write", &new))?;
-        fs::rename(&new, &path).map_err(failed("rename", &path))?;
+        // Of a process that died there.
+        let _ = disk::remove(&new);
+        disk::make(&new, text.as_bytes(), Some(0o644)).map_err(failed("write", &new))?;
+        disk::rename(&new, &path).map_err(failed("rename", &path))?;
         Ok(path)
     }
 

@@ -1,7 +1,6 @@
 //! RDMA devices of a claim's VFs as they are once the VFs have their drivers.
 
 use std::collections::BTreeMap;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::PrepareError;
@@ -12,7 +11,7 @@ use super::rdma::{self, RdmaFacts};
 use super::records::{Entry, RdmaEntry, RdmaWay, VfEntry};
 use crate::claim::{ClaimSpec, RdmaMode, ResultSpec};
 use crate::device::{CharDevice, PciAddress, Place};
-use crate::host::{HostError, VfHandle, find_vf_on_host};
+use crate::host::{HostError, VfHandle, clock, find_vf_on_host};
 
 /// How long the RDMA device of a VF that was bound anew may take: its driver may be a module of its own.
 const LATE: Duration = Duration::from_secs(2);
@@ -88,14 +87,14 @@ impl Engine {
         let had_one = vf.clean.as_ref().is_some_and(|clean| !clean.rdma.is_empty());
         let asked = matches!(result.rdma.mode, RdmaMode::Namespace | RdmaMode::CharDevice);
         let waits = !self.site.kernel.has_stand_ins() && result.rdma.mode != RdmaMode::None;
-        let until = deadline.min(Instant::now() + LATE);
+        let until = deadline.min(clock::now() + LATE);
         loop {
             let facts = self.rdma_facts(vf.pci);
             let expected = facts.devices.is_empty() && waits && (had_one || asked);
-            if !expected || Instant::now() >= until {
+            if !expected || clock::now() >= until {
                 return facts;
             }
-            thread::sleep(POLL);
+            clock::sleep(POLL);
         }
     }
 

@@ -3,8 +3,8 @@
 //! `{"version":1,"minReader":1,"checksum":"…","body":{…}}`: fields may be added; `minReader` goes up only when an older
 //! agent would do harm with the entry, which then leaves it alone.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::host::age::is_older;
+use crate::host::disk;
 
 /// What this agent writes.
 pub(super) const VERSION: u32 = 1;
@@ -141,31 +142,25 @@ pub(super) fn write<T: Serialize>(
         folder.join(format!(".{name}.{}.{:?}.tmp", std::process::id(), std::thread::current().id()));
     let written = (|| {
         // A left-over of a killed process may be the very inode of a live entry (hard_link below): never write into it.
-        let _ = fs::remove_file(&temporary);
-        let mut file = File::options().write(true).create_new(true).open(&temporary)?;
-        file.write_all(serde_json::to_string(&envelope)?.as_bytes())?;
+        let _ = disk::remove(&temporary);
+        let file = disk::make(&temporary, serde_json::to_string(&envelope)?.as_bytes(), None)?;
         if durability == Durability::Power {
-            file.sync_all()?;
+            disk::sync(&file, &temporary)?;
         }
         match existing {
-            Existing::Replace => fs::rename(&temporary, path)?,
-            Existing::Refuse => fs::hard_link(&temporary, path)?,
+            Existing::Replace => disk::rename(&temporary, path)?,
+            Existing::Refuse => disk::link(&temporary, path)?,
         }
         if durability == Durability::Power {
-            File::open(folder)?.sync_all()?;
+            disk::sync_folder(folder)?;
         }
         Ok(())
     })();
     if existing == Existing::Refuse || written.is_err() {
         // After a rename there is nothing left to remove; after a link the temporary name is surplus.
-        let _ = fs::remove_file(&temporary);
+        let _ = disk::remove(&temporary);
     }
     written
-}
-
-/// Makes removals in a folder survive the loss of power.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// Removes what killed writers left: a hook and a second agent may be writing at this very moment.
@@ -174,7 +169,7 @@ pub(super) fn sweep(folder: &Path) {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with('.') && name.ends_with(".tmp") && is_older(&entry.path(), WRITTEN_IN) {
-            let _ = fs::remove_file(entry.path());
+            let _ = disk::remove(&entry.path());
         }
     }
 }
@@ -182,6 +177,7 @@ pub(super) fn sweep(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     fn written(body: &Value) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();

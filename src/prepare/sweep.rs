@@ -1,13 +1,13 @@
 //! What is left of claims that nobody knows any more.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use super::PrepareError;
 use super::cdi_file;
 use super::engine::Engine;
 use super::locks::Subject;
 use super::records::Progress;
+use crate::host::clock;
 
 impl Engine {
     /// Writes the CDI files of prepared claims anew where they are not as this process would write them, and says how many
@@ -20,7 +20,7 @@ impl Engine {
         let site = &self.site;
         let mut renewed = 0;
         for uid in site.ledger.claims()? {
-            let Ok(lock) = site.locks.claim(&uid, Instant::now()) else { continue };
+            let Ok(lock) = site.locks.claim(&uid, clock::now()) else { continue };
             match site.ledger.entry(&uid) {
                 Ok(Some(entry)) => {
                     let holds = entry.boot_id == site.boot_id && entry.progress == Progress::Prepared;
@@ -53,7 +53,7 @@ impl Engine {
             if known.contains(&uid) {
                 continue;
             }
-            let Ok(lock) = site.locks.claim(&uid, Instant::now()) else { continue };
+            let Ok(lock) = site.locks.claim(&uid, clock::now()) else { continue };
             if site.ledger.claims()?.contains(&uid) {
                 continue;
             }
@@ -91,8 +91,8 @@ impl Engine {
         for subject in subjects {
             match subject {
                 Subject::Pod(uid) if site.ledger.claims_of_pod(&uid)?.is_empty() => {
-                    let Ok(pod) = site.locks.pod(&uid, Instant::now()) else { continue };
-                    let Ok(record) = site.locks.sandbox_record(&uid, Instant::now()) else { continue };
+                    let Ok(pod) = site.locks.pod(&uid, clock::now()) else { continue };
+                    let Ok(record) = site.locks.sandbox_record(&uid, clock::now()) else { continue };
                     if site.ledger.claims_of_pod(&uid)?.is_empty() {
                         site.ledger.forget_sandbox(&uid)?;
                         record.remove_file();
@@ -100,7 +100,7 @@ impl Engine {
                     }
                 }
                 Subject::Claim(uid) if !site.ledger.has_entry(&uid) => {
-                    let Ok(claim) = site.locks.claim(&uid, Instant::now()) else { continue };
+                    let Ok(claim) = site.locks.claim(&uid, clock::now()) else { continue };
                     if !site.ledger.has_entry(&uid) {
                         claim.remove_file();
                     }

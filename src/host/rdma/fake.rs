@@ -50,6 +50,11 @@ impl FakeRdma {
         names.iter().for_each(|name| self.put(name, HOST));
     }
 
+    /// The power is lost; the mode is an option of the module.
+    pub(in crate::host) fn forget(&mut self) {
+        self.devices.clear();
+    }
+
     fn has(&self, device: &Device, netns: NetnsId) -> bool {
         self.mode == Some(RdmaNetnsMode::Shared) || device.place == netns
     }

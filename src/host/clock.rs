@@ -1,0 +1,59 @@
+//! The time, for whoever waits. Tests let it pass without waiting, and set the wall clock.
+//!
+//! What tests do to it holds for their own thread.
+
+use std::time::{Duration, Instant, SystemTime};
+
+#[cfg(any(test, feature = "testing"))]
+mod played {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    thread_local! {
+        /// How far ahead of the machine's clock; none where nobody plays.
+        pub(super) static AHEAD: Cell<Option<Duration>> = const { Cell::new(None) };
+        /// What was done to the wall clock alone, seconds.
+        pub(super) static WALL: Cell<i64> = const { Cell::new(0) };
+    }
+}
+
+/// Now; never set back.
+pub fn now() -> Instant {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(ahead) = played::AHEAD.get() {
+        return Instant::now() + ahead;
+    }
+    Instant::now()
+}
+
+/// What the wall clock says; anybody may set it.
+pub fn wall() -> SystemTime {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(ahead) = played::AHEAD.get() {
+        let jumped = Duration::from_secs(played::WALL.get().unsigned_abs());
+        let now = SystemTime::now() + ahead;
+        return if played::WALL.get() < 0 { now - jumped } else { now + jumped };
+    }
+    SystemTime::now()
+}
+
+/// Waits.
+pub fn sleep(time: Duration) {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(ahead) = played::AHEAD.get() {
+        return played::AHEAD.set(Some(ahead + time));
+    }
+    std::thread::sleep(time);
+}
+
+/// From now on waiting takes no time in this thread: the time just passes.
+#[cfg(any(test, feature = "testing"))]
+pub fn play() {
+    played::AHEAD.set(Some(played::AHEAD.get().unwrap_or_default()));
+}
+
+/// Somebody sets the wall clock, by seconds.
+#[cfg(any(test, feature = "testing"))]
+pub fn set_wall(by: i64) {
+    played::WALL.set(played::WALL.get() + by);
+}
