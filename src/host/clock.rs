@@ -46,14 +46,15 @@ pub fn sleep(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// From now on waiting takes no time in this thread: the time just passes.
+/// From now on waiting takes no time in this thread: the time just passes. Both clocks are right.
 #[cfg(any(test, feature = "testing"))]
 pub fn play() {
-    played::AHEAD.set(Some(played::AHEAD.get().unwrap_or_default()));
+    played::AHEAD.set(Some(Duration::ZERO));
+    played::WALL.set(0);
 }
 
-/// Somebody sets the wall clock, by seconds.
+/// Somebody sets the wall clock, by seconds; `None` is right.
 #[cfg(any(test, feature = "testing"))]
-pub fn set_wall(by: i64) {
-    played::WALL.set(played::WALL.get() + by);
+pub fn set_wall(by: Option<i64>) {
+    played::WALL.set(by.map_or(0, |by| played::WALL.get() + by));
 }

@@ -98,6 +98,14 @@ impl FakeKernel {
         }
     }
 
+    /// Its processes end, and no path leads to it any more. It is there as long as somebody has it open.
+    pub fn let_go(&self, id: NetnsId) {
+        if let Some(namespace) = self.state().namespaces.get_mut(&id) {
+            namespace.users.clear();
+            namespace.path = None;
+        }
+    }
+
     /// The namespace ends: hardware comes back to the host as the kernel brings it back.
     pub fn destroy(&self, id: NetnsId) {
         let mut state = self.state();
@@ -270,7 +278,10 @@ impl Kernel for FakeKernel {
     }
 
     fn find(&self, wanted: NetnsId) -> Option<Netns> {
-        self.open_id(|id, _| *id == wanted)
+        // Through a process that lives there, or a path that still leads to it.
+        self.open_id(|id, namespace| {
+            *id == wanted && (namespace.path.is_some() || !namespace.users.is_empty())
+        })
     }
 
     fn user_of(&self, id: NetnsId) -> Result<Option<i32>, HostError> {
@@ -278,7 +289,11 @@ impl Kernel for FakeKernel {
     }
 
     fn namespaces(&self) -> Vec<Netns> {
-        self.state().namespaces.keys().filter(|id| **id != HOST).map(|id| Netns::fake(*id)).collect()
+        let state = self.state();
+        let seen = state.namespaces.iter().filter(|(id, namespace)| {
+            **id != HOST && (namespace.path.is_some() || !namespace.users.is_empty())
+        });
+        seen.map(|(id, _)| Netns::fake(*id)).collect()
     }
 
     fn has_stand_ins(&self) -> bool {

@@ -126,6 +126,8 @@ pub struct FakeFunctions {
     book: Arc<Mutex<Book>>,
     /// The kernel that has the netdevs of the VFs, and what those are when a driver makes them.
     netdevs: Arc<Mutex<Option<(FakeKernel, BTreeMap<PciAddress, Born>)>>>,
+    /// Knows the VFs that could not be cleaned.
+    ledger: Arc<Mutex<Option<Ledger>>>,
     /// The k-th set from now (0 is the next) fails with this errno.
     refusal: Arc<Mutex<Option<(u32, Errno)>>>,
 }
@@ -173,6 +175,11 @@ impl FakeFunctions {
             Some((*pci, Born { driver, link, rdma: kernel.rdma().names_of(*pci) }))
         });
         *self.netdevs() = Some((kernel.clone(), born.collect()));
+    }
+
+    /// From now on VFs are withheld that this ledger says could not be cleaned, as by the agent.
+    pub fn withhold_by(&self, ledger: Ledger) {
+        *self.ledger.lock().unwrap_or_else(PoisonError::into_inner) = Some(ledger);
     }
 
     fn netdevs(&self) -> MutexGuard<'_, Option<(FakeKernel, BTreeMap<PciAddress, Born>)>> {
@@ -280,6 +287,12 @@ impl Functions for FakeFunctions {
     fn facts(&self, vfs: &BTreeSet<PciAddress>) -> Result<BTreeMap<PciAddress, Facts>, HostError> {
         let mut facts = self.state().clone();
         facts.retain(|vf, _| vfs.contains(vf));
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (vf, unclean) in ledger.and_then(|ledger| ledger.unclean().ok()).unwrap_or_default() {
+            if let Some(found) = facts.get_mut(&vf).filter(|f| f.vf.incarnation == unclean.incarnation) {
+                found.withheld = Some(unclean.reason);
+            }
+        }
         if let Some((kernel, _)) = self.netdevs().as_ref() {
             for (vf, facts) in facts.iter_mut().filter(|(_, facts)| facts.vf.place == Place::Host) {
                 let on_host = kernel.vf(*vf).is_some_and(|(netns, ..)| netns == kernel.host().id());

@@ -1,0 +1,37 @@
+//! What random lives found, shrunk to what it takes.
+
+#[allow(unused_imports, reason = "what a failure prints is pasted here as it is")]
+use nix::errno::Errno::*;
+
+#[allow(unused_imports, reason = "as above")]
+use crate::asks::Ask::*;
+#[allow(unused_imports, reason = "as above")]
+use crate::ops::{Act, Bound::*, End::*, Fault::*, Op::*, Who::*, with};
+use crate::workload::live;
+
+fn holds(acts: &[Act]) {
+    if let Some((at, faults)) = live(acts).wrong {
+        panic!("at {:?}: {faults:#?}", acts[at]);
+    }
+}
+
+#[test]
+fn an_undisturbed_pod_leaves_nothing_behind() {
+    holds(&[
+        Create { slot: 0, seed: 1 }.into(),
+        Prepare { slot: 0 }.into(),
+        Run { slot: 0 }.into(),
+        Container { slot: 0 }.into(),
+        Stop { slot: 0, end: Told }.into(),
+        Finish { slot: 0, end: Told }.into(),
+    ]);
+}
+
+/// The same with every effect in turn.
+fn holds_at_each(acts: impl Fn(usize) -> Vec<Act>) {
+    for k in 0..64 {
+        if let Some((at, faults)) = live(&acts(k)).wrong {
+            panic!("effect {k}: at {at}: {faults:#?}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What is always so, and what is so once everybody has done what they have to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sriov_dra::device::InstalledRoute;
+use sriov_dra::prepare::records::{Entry, Progress};
+
+use crate::node::{VFS, default_route, pci};
+use crate::world::{Pod, World, vfs_of};
+
+/// Nothing is taken from a pod that runs, whatever goes wrong elsewhere.
+pub fn after_each(world: &World) -> Vec<String> {
+    let mut faults = Vec::new();
+    let Ok(process) = world.node.process() else { return vec!["the ledger can't be opened".into()] };
+    let ledger = &process.engine.site.ledger;
+    for pod in world.slots.iter().flatten().chain(&world.zombies).filter(|pod| pod.runs && !pod.disturbed) {
+        let Some(sb) = &pod.sandbox else { continue };
+        for claim in &pod.claims {
+            let Ok(Some(entry)) = ledger.entry(&claim.spec.id.uid) else {
+                faults.push(format!("pod {} runs, and claim {} is not known", pod.uid, claim.spec.id.uid));
+                continue;
+            };
+            faults.extend(inside(world, &entry, sb.netns, &pod.uid));
+        }
+    }
+    faults
+}
+
+/// What is missing of an entry's VFs in a pod.
+fn inside(world: &World, entry: &Entry, netns: sriov_dra::host::NetnsId, pod: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    for vf in &entry.vfs {
+        if vf.vfio {
+            use sriov_dra::prepare::functions::Functions;
+            let driver = world.node.functions.life(vf.pci).and_then(|life| life.driver);
+            if driver.as_deref() != Some("vfio-pci") {
+                faults.push(format!("pod {pod} runs, and its VF {} is on {driver:?}", vf.pci.function));
+            }
+            continue;
+        }
+        let n = vf.pci.function;
+        match world.node.kernel.vf(vf.pci) {
+            Some((place, link, addresses)) if place == netns => {
+                if link.name != vf.name.as_str() || !link.up {
+                    faults.push(format!(
+                        "pod {pod}: VF {n} is {} (up: {}), not {}",
+                        link.name, link.up, vf.name
+                    ));
+                }
+                if vf.mtu.is_some_and(|mtu| mtu != link.mtu) {
+                    faults.push(format!("pod {pod}: VF {n} has MTU {}", link.mtu));
+                }
+                if vf.mac().is_some_and(|mac| link.hw_addr.as_ref() != Some(mac)) {
+                    faults.push(format!("pod {pod}: VF {n} has address {:?}", link.hw_addr));
+                }
+                for address in vf.addresses.iter().filter(|address| !addresses.contains(address)) {
+                    faults.push(format!("pod {pod}: VF {n} has no {address}"));
+                }
+                let (routes, rules, _) = world.node.kernel.routing_of(netns);
+                let own = routes.iter().filter(|route| route.link == link.index).count();
+                if own < vf.routes.len() && !vf.routes.is_empty() && vf.source_routing {
+                    faults.push(format!("pod {pod}: VF {n} has {own} routes: {routes:?}"));
+                }
+                let by_source =
+                    rules.iter().filter(|rule| vf.addresses.iter().any(|a| a.addr() == rule.from));
+                if vf.source_routing && by_source.count() != vf.addresses.len() {
+                    faults.push(format!("pod {pod}: VF {n} lacks rules: {rules:?}"));
+                }
+            }
+            other => {
+                faults.push(format!("pod {pod} runs, and its VF {n} is at {:?}", other.map(|(p, ..)| p)))
+            }
+        }
+        let settings = world.node.functions.settings_of(vf.pci);
+        for setting in vf.settings.iter().filter(|setting| settings.like(setting).as_ref() != Some(setting)) {
+            faults.push(format!("pod {pod}: VF {n}: {} is not {setting}", setting.field()));
+        }
+        if let Some(rdma) = &vf.rdma {
+            for device in &rdma.devices {
+                if world.node.kernel.rdma_place(device).map(|(place, _)| place) != Some(netns) {
+                    faults.push(format!("pod {pod}: RDMA device {device} of VF {n} is not there"));
+                }
+            }
+        }
+    }
+    faults
+}
+
+/// After [`World::recover`].
+pub fn at_rest(world: &mut World) -> Vec<String> {
+    let mut faults = after_each(world);
+    let Ok(process) = world.node.process() else { return vec!["the ledger can't be opened".into()] };
+    let ledger = &process.engine.site.ledger;
+    let pods: Vec<&Pod> = world.slots.iter().flatten().collect();
+    let mut owners: BTreeMap<u8, String> = BTreeMap::new();
+    let mut entries = Vec::new();
+    for uid in ledger.claims().unwrap() {
+        match ledger.entry(&uid) {
+            Ok(Some(entry)) => entries.push(entry),
+            other => faults.push(format!("entry {uid} can't be read: {other:?}")),
+        }
+    }
+    for entry in &entries {
+        for vf in &entry.vfs {
+            if let Some(other) = owners.insert(vf.pci.function, entry.claim.uid.clone()) {
+                faults.push(format!("VF {} is in claims {other} and {}", vf.pci.function, entry.claim.uid));
+            }
+        }
+    }
+    let owned: BTreeMap<u8, String> =
+        ledger.owned().unwrap().into_iter().map(|(vf, owner)| (vf.function, owner.claim.uid)).collect();
+    expect(&mut faults, "ownership", &owned, &owners);
+
+    let wanted: BTreeMap<u8, String> = pods
+        .iter()
+        .flat_map(|pod| pod.claims.iter())
+        .filter(|claim| claim.prepared)
+        .flat_map(|claim| claim.spec.results.iter().map(|r| (r.pci.function, claim.spec.id.uid.clone())))
+        .collect();
+    expect(&mut faults, "VFs of prepared claims", &owners, &wanted);
+    for entry in &entries {
+        if entry.progress != Progress::Prepared || entry.boot_id != world.node.boot_id() {
+            faults.push(format!("claim {} is {:?} in {}", entry.claim.uid, entry.progress, entry.boot_id));
+        }
+    }
+    faults.extend(files(world, &pods, &entries));
+    faults.extend(places(world, &pods, &entries));
+
+    // Free VFs. One may be withheld only where the kernel or the disk refused something.
+    let unclean: BTreeSet<u8> = ledger.unclean().unwrap().into_iter().map(|(vf, _)| vf.function).collect();
+    if !unclean.is_empty() && !world.refused {
+        faults.push(format!("VFs {unclean:?} are withheld, and nothing was refused: {:?}", ledger.unclean()));
+    }
+    for n in (1..=VFS).filter(|n| !owners.contains_key(n) && !unclean.contains(n)) {
+        let wrong = world.node.faults_of(n);
+        let is_name =
+            |fault: &String| fault.contains(": name is") || fault.contains(": alternative names is");
+        if world.names_refused && !wrong.is_empty() && wrong.iter().all(is_name) {
+            world.node.make_anew(n);
+            continue;
+        }
+        faults.extend(wrong);
+    }
+    for n in unclean.into_iter().filter(|n| !owners.contains_key(n)) {
+        world.node.make_anew(n);
+        ledger.mark_clean(pci(n)).unwrap();
+    }
+    (world.refused, world.names_refused) = (false, false);
+    faults
+}
+
+fn expect<T: PartialEq + std::fmt::Debug>(faults: &mut Vec<String>, what: &str, is: &T, wanted: &T) {
+    if is != wanted {
+        faults.push(format!("{what}: {is:?}, wanted {wanted:?}"));
+    }
+}
+
+/// No file is left, and none is missing.
+fn files(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let node = &world.node;
+    let cdi: Vec<String> =
+        entries.iter().map(|entry| format!("sriov-dra.io-vf_{}.json", entry.claim.uid)).collect();
+    expect(&mut faults, "CDI files", &node.files("cdi"), &sorted(cdi));
+    let index = entries.iter().filter_map(|entry| entry.pod.as_ref()).map(|pod| pod.uid.clone()).collect();
+    expect(&mut faults, "index of pods", &node.files("durable/pods"), &sorted(index));
+    for entry in entries {
+        let Some(pod) = &entry.pod else { continue };
+        if !node.files(&format!("durable/pods/{}", pod.uid)).contains(&entry.claim.uid) {
+            faults.push(format!("claim {} is not in the index of pod {}", entry.claim.uid, pod.uid));
+        }
+    }
+    for (folder, fine) in [
+        ("durable/claims", entries.iter().map(|e| format!("{}.json", e.claim.uid)).collect::<BTreeSet<_>>()),
+        ("durable/vf", (1..=VFS).map(|n| format!("{}.json", pci(n))).collect()),
+        ("durable/quarantine", BTreeSet::new()),
+        ("run/status", BTreeSet::new()),
+        ("run/pods", pods.iter().map(|pod| format!("{}.json", pod.uid)).collect()),
+        ("run/attach", entries.iter().map(|e| format!("{}.json", e.claim.uid)).collect()),
+        (
+            "run/lock",
+            pods.iter()
+                .flat_map(|pod| [format!("pod-{}", pod.uid), format!("sandbox-{}", pod.uid)])
+                .chain(entries.iter().map(|e| format!("claim-{}", e.claim.uid)))
+                .chain((0..=VFS).map(|n| format!("pf-{}", pci(n))))
+                .chain(["rdma".to_owned()])
+                .collect(),
+        ),
+    ] {
+        let left: Vec<String> = node.files(folder).into_iter().filter(|name| !fine.contains(name)).collect();
+        if !left.is_empty() {
+            faults.push(format!("{folder}: {left:?} is left"));
+        }
+    }
+    faults
+}
+
+fn sorted(names: Vec<String>) -> Vec<String> {
+    names.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The ledger says where VFs are, and pods have nothing that is not theirs.
+fn places(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let Ok(process) = world.node.process() else { return faults };
+    for pod in pods {
+        let Some(sb) = &pod.sandbox else { continue };
+        let links = world.node.kernel.links_of(sb.netns);
+        let theirs: BTreeSet<u8> = vfs_of(pod).collect();
+        let strange: Vec<&String> = links
+            .iter()
+            .filter(|(_, (link, _))| link.pci.is_some_and(|vf| !theirs.contains(&vf.function)))
+            .map(|(name, _)| name)
+            .collect();
+        if !strange.is_empty() {
+            faults.push(format!("pod {} has {strange:?}", pod.uid));
+        }
+        let (routes, rules, _) = world.node.kernel.routing_of(sb.netns);
+        let has_vf = links.values().any(|(link, _)| link.pci.is_some());
+        let bare: Vec<&InstalledRoute> = routes.iter().collect();
+        if !has_vf
+            && !pod.disturbed
+            && (!rules.is_empty() || bare.len() != 1 || bare[0].route != default_route())
+        {
+            faults.push(format!("pod {} has no VF, and {routes:?} {rules:?}", pod.uid));
+        }
+        for entry in entries.iter().filter(|e| e.pod.as_ref().is_some_and(|p| p.uid == pod.uid)) {
+            let record = process.engine.site.ledger.attachment(&entry.claim.uid).unwrap();
+            let inside = entry
+                .vfs
+                .iter()
+                .filter(|vf| !vf.vfio)
+                .any(|vf| world.node.kernel.vf(vf.pci).is_some_and(|(place, ..)| place == sb.netns));
+            if inside && record.as_ref().is_none_or(|record| record.netns != sb.netns) {
+                faults.push(format!(
+                    "claim {} is in pod {}, and its record is {record:?}",
+                    entry.claim.uid, pod.uid
+                ));
+            }
+            // The agent was told of this sandbox, and attached or said why not.
+            if record.is_some_and(|record| record.netns == sb.netns && record.complete) && !pod.disturbed {
+                faults.extend(inside_of(world, entry, sb.netns, &pod.uid));
+            }
+        }
+    }
+    for entry in entries {
+        let record = process.engine.site.ledger.attachment(&entry.claim.uid).unwrap();
+        if let Some(record) = record
+            && !pods.iter().any(|pod| pod.sandbox.as_ref().is_some_and(|sb| sb.netns == record.netns))
+        {
+            faults.push(format!(
+                "claim {} is recorded in sandbox {}, which is gone",
+                entry.claim.uid, record.sandbox
+            ));
+        }
+    }
+    faults
+}
+
+fn inside_of(world: &World, entry: &Entry, netns: sriov_dra::host::NetnsId, pod: &str) -> Vec<String> {
+    inside(world, entry, netns, pod)
+}

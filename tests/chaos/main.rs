@@ -1,0 +1,52 @@
+//! Agents that are killed at every effect, kernels and disks that refuse every effect, and long random lives: whatever
+//! happens, once everybody has done what they have to, nothing is lost and nothing is left.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
+
+mod asks;
+mod chance;
+mod found;
+mod invariants;
+mod matrix;
+mod misfortune;
+mod node;
+mod ops;
+mod workload;
+mod world;
+
+use std::time::{Instant, SystemTime};
+
+/// Acts of one run: `CHAOS_ACTS` makes it longer.
+fn count() -> usize {
+    std::env::var("CHAOS_ACTS").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000)
+}
+
+fn tell(seed: u64) {
+    let started = Instant::now();
+    let told = workload::run(seed, count());
+    let took = started.elapsed().as_secs_f32();
+    println!(
+        "seed {seed}: {} acts, {} calls that changed something, {} recoveries, {took:.1} s",
+        count(),
+        told.well,
+        told.rests
+    );
+    assert!(told.well > count() / 8, "hardly anything was done: {}", told.well);
+}
+
+#[test]
+fn a_long_life_of_fixed_chance_leaves_nothing_behind() {
+    tell(1);
+}
+
+#[test]
+fn another_long_life_of_fixed_chance_leaves_nothing_behind() {
+    tell(2);
+}
+
+#[test]
+fn a_long_life_that_nobody_has_lived_yet_leaves_nothing_behind() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let seed = std::env::var("CHAOS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(now);
+    println!("CHAOS_SEED={seed}");
+    tell(seed);
+}

@@ -1,0 +1,133 @@
+//! What people, pods and machines do to a node behind the driver's back.
+
+use sriov_dra::host::clock;
+use sriov_dra::prepare::functions::Functions;
+use sriov_dra::prepare::ledger::Ledger;
+
+use crate::node::pci;
+use crate::ops::{Bound, Op};
+use crate::world::{World, vfs_of};
+
+pub fn befall(world: &mut World, op: Op) {
+    match op {
+        Op::Reboot { lossy } => reboot(world, lossy),
+        Op::WipeCdi => {
+            let _ = std::fs::remove_dir_all(world.node.dir.path().join("cdi"));
+        }
+        Op::Rename { vf } => rename(world, vf),
+        Op::Meddle { slot, what } => meddle(world, slot, what),
+        Op::Anew { vf } => {
+            world.node.make_anew(vf);
+            disturb(world, vf);
+        }
+        Op::Rebind { vf, driver } => rebind(world, vf, driver),
+        Op::DiskFull { full } => world.disk_full = full,
+        Op::Clock { by } => clock::set_wall(Some(by)),
+        Op::Wait { seconds } => clock::sleep(std::time::Duration::from_secs(seconds.into())),
+        other => unreachable!("{other:?} is the world's"),
+    }
+}
+
+/// Whoever has it finds another VF than the driver left.
+fn disturb(world: &mut World, vf: u8) {
+    for pod in world.slots.iter_mut().flatten().chain(&mut world.zombies) {
+        if vfs_of(pod).any(|n| n == vf) {
+            pod.disturbed = true;
+        }
+    }
+}
+
+/// Some claim of this boot has it, or still has to give it back.
+fn is_owned(world: &World, vf: u8) -> bool {
+    let Ok(Some(ledger)) = Ledger::existing(world.node.dir.path().join("durable")) else { return false };
+    let boot = world.node.boot_id();
+    let life = world.node.functions.life(pci(vf)).map(|life| life.incarnation);
+    let claims = ledger.claims().unwrap_or_default();
+    let entries =
+        claims.iter().filter_map(|uid| ledger.entry(uid).ok()?).filter(|entry| entry.boot_id == boot);
+    let noted = entries
+        .flat_map(|entry| entry.vfs)
+        .filter(|entry| entry.pci == pci(vf))
+        .filter_map(|entry| entry.clean);
+    let owner = ledger.ownership(pci(vf)).ok().flatten().filter(|owner| owner.boot_id == boot);
+    noted.chain(owner.map(|owner| owner.clean)).any(|clean| Some(clean.incarnation) == life)
+}
+
+fn reboot(world: &mut World, lossy: bool) {
+    world.agent = None;
+    world.node.reboot();
+    for pod in world.slots.iter_mut().flatten().chain(&mut world.zombies) {
+        (pod.sandbox, pod.runs, pod.disturbed) = (None, false, false);
+        pod.claims.iter_mut().for_each(|claim| claim.prepared = false);
+    }
+    if lossy {
+        // None of these is synced: the name may be there without content, or not at all.
+        for (at, name) in world.node.files("durable/vf").into_iter().enumerate() {
+            let path = world.node.dir.path().join("durable/vf").join(name);
+            match at % 3 {
+                0 => std::fs::write(&path, b"").unwrap(),
+                1 => std::fs::remove_file(&path).unwrap(),
+                _ => {}
+            }
+        }
+        let _ = std::fs::remove_dir_all(world.node.dir.path().join("durable/pods"));
+    }
+}
+
+fn rename(world: &mut World, vf: u8) {
+    if is_owned(world, vf) {
+        return;
+    }
+    if let Some((netns, link, _)) = world.node.kernel.vf(pci(vf))
+        && netns.ino == 1
+    {
+        let name = if link.name.starts_with("ens") { format!("rail{vf}") } else { format!("ens1v{vf}") };
+        world.node.kernel.meddle(pci(vf), |link| link.name.clone_from(&name));
+        world.node.truth.get_mut(&vf).unwrap().name = name;
+    }
+}
+
+fn meddle(world: &mut World, slot: u8, what: u8) {
+    let Some(pod) = &mut world.slots[usize::from(slot)] else { return };
+    let Some(sb) = &pod.sandbox else { return };
+    let vfs: Vec<u8> = vfs_of(pod).collect();
+    for vf in vfs {
+        if world.node.kernel.vf(pci(vf)).is_some_and(|(netns, ..)| netns == sb.netns) {
+            pod.disturbed = true;
+            world.node.kernel.meddle(pci(vf), |link| match what % 6 {
+                0 => link.promisc = true,
+                1 => link.mtu = 1280,
+                2 => link.up = false,
+                3 => link.name = format!("mine{vf}"),
+                4 => link.alt_names = vec![format!("nick{vf}")],
+                _ => link.alias = "ours".into(),
+            });
+        }
+    }
+}
+
+fn rebind(world: &mut World, vf: u8, driver: Bound) {
+    let owned = is_owned(world, vf);
+    let functions = world.node.functions.clone();
+    let state = |world: &World| {
+        let interface = world.node.kernel.vf(pci(vf)).map(|(_, link, _)| link.index);
+        (world.node.functions.life(pci(vf)).and_then(|life| life.driver), interface)
+    };
+    let before = state(world);
+    // By hand: without force, as `echo … > bind` does it.
+    match driver {
+        Bound::ToNone => functions.unbind(pci(vf)).unwrap(),
+        Bound::ToNetwork => functions.bind(pci(vf), None).unwrap(),
+        Bound::ToVfio => functions.bind(pci(vf), Some("vfio-pci")).unwrap(),
+    }
+    let life = functions.life(pci(vf)).unwrap();
+    if state(world) != before {
+        disturb(world, vf);
+    }
+    if !owned {
+        let name = world.node.kernel.vf(pci(vf)).map(|(_, link, _)| link.name);
+        let truth = world.node.truth.get_mut(&vf).unwrap();
+        (truth.driver, truth.forced) = (life.driver, life.forced);
+        truth.name = name.unwrap_or_else(|| format!("ens1v{vf}"));
+    }
+}

@@ -1,0 +1,179 @@
+//! A long life of a node from one number, and the shortest list of what it takes when something is wrong.
+
+use std::fmt::Write;
+
+use nix::errno::Errno;
+
+use crate::chance::Chance;
+use crate::invariants::{after_each, at_rest};
+use crate::node::VFS;
+use crate::ops::{Act, Bound, End, Fault, Op, Who, with};
+use crate::world::{SLOTS, World};
+
+/// Acts from one recovery to the next.
+const STRETCH: usize = 24;
+
+/// What became of a run.
+pub struct Told {
+    /// The act at which something was wrong, and what.
+    pub wrong: Option<(usize, Vec<String>)>,
+    /// Calls of the agent that ended well.
+    pub well: usize,
+    /// Recoveries.
+    pub rests: usize,
+    /// Pods that were placed, by act, as ops that say what they ask for.
+    pub placed: Vec<(usize, String)>,
+}
+
+fn end(chance: &mut Chance) -> End {
+    [End::Told, End::Told, End::Early, End::Silent][chance.below(4)]
+}
+
+fn op(chance: &mut Chance) -> Op {
+    let slot = u8::try_from(chance.below(SLOTS.into())).unwrap();
+    let vf = u8::try_from(1 + chance.below(VFS.into())).unwrap();
+    match chance.below(100) {
+        0..=9 => Op::Create { slot, seed: chance.next() % 100_000 },
+        10..=24 => Op::Prepare { slot },
+        25..=38 => Op::Run { slot },
+        39..=49 => Op::Container { slot },
+        50..=54 => Op::Stop { slot, end: end(chance) },
+        55..=60 => Op::Finish { slot, end: end(chance) },
+        61..=62 => Op::Force { slot, lives: chance.below(2) == 0 },
+        63..=64 => Op::Reap,
+        65..=67 => Op::HandOver { slot, to: (slot + 1) % SLOTS, end: end(chance) },
+        68 => Op::Kill,
+        69..=80 => Op::Start,
+        81..=82 => Op::Synchronize,
+        83 => Op::Sweep,
+        84 => Op::Reboot { lossy: chance.below(2) == 0 },
+        85 => Op::WipeCdi,
+        86..=87 => Op::Rename { vf },
+        88..=89 => Op::Meddle { slot, what: u8::try_from(chance.below(6)).unwrap() },
+        90..=91 => Op::Anew { vf },
+        92..=93 => {
+            Op::Rebind { vf, driver: [Bound::ToNone, Bound::ToNetwork, Bound::ToVfio][chance.below(3)] }
+        }
+        94 => Op::DiskFull { full: true },
+        95..=96 => Op::DiskFull { full: false },
+        97 => Op::Clock { by: [-86_400, 86_400, -10, 10][chance.below(4)] },
+        _ => Op::Wait { seconds: u16::try_from(chance.below(700)).unwrap() },
+    }
+}
+
+fn fault(chance: &mut Chance) -> Fault {
+    let most = [3, 12, 40][chance.below(3)];
+    let k = chance.below(most);
+    let errnos = [Errno::EBUSY, Errno::EEXIST, Errno::ENODEV, Errno::ENOSPC, Errno::EINVAL, Errno::EIO];
+    match chance.below(20) {
+        0..=1 => Fault::Fail { k, errno: errnos[chance.below(errnos.len())] },
+        2..=3 => Fault::Die { k },
+        4 => Fault::Tear { k },
+        5 => Fault::Beside {
+            k,
+            who: [Who::NamespaceEnds, Who::SecondAgent, Who::SecondStarts][chance.below(3)],
+        },
+        _ => Fault::No,
+    }
+}
+
+/// The first `count` acts of a seed.
+pub fn acts(seed: u64, count: usize) -> Vec<Act> {
+    let mut chance = Chance::new(seed);
+    let act = |at: usize| match at % STRETCH {
+        0 => Op::Rest.into(),
+        _ => with(op(&mut chance), fault(&mut chance)),
+    };
+    (1..=count).map(act).collect()
+}
+
+/// Lives through it. Everybody does what they have to after each stretch, and in the end.
+pub fn live(acts: &[Act]) -> Told {
+    let mut world = World::new();
+    let mut told = Told { wrong: None, well: 0, rests: 0, placed: Vec::new() };
+    for (at, act) in acts.iter().enumerate() {
+        let ended = world.act(*act);
+        told.placed.extend(world.placed.take().map(|op| (at, op)));
+        told.well += usize::from(matches!(ended, crate::world::Ended::Well) && !world.effects.is_empty());
+        let mut faults = after_each(&world);
+        if faults.is_empty() && (act.op == Op::Rest || at + 1 == acts.len()) {
+            told.rests += 1;
+            faults.extend(world.recover());
+            faults.extend(at_rest(&mut world));
+        }
+        if !faults.is_empty() {
+            told.wrong = Some((at, faults));
+            return told;
+        }
+    }
+    told
+}
+
+/// The acts without those that it does not take to go wrong (delta debugging: halves, quarters, … single ones), and with
+/// as few faults and as early ones as it takes.
+pub fn shrink(mut acts: Vec<Act>) -> Vec<Act> {
+    let wrong = |acts: &[Act]| live(acts).wrong.is_some();
+    let mut size = acts.len().div_ceil(2).max(1);
+    loop {
+        let mut at = 0;
+        let mut shorter = false;
+        while at < acts.len() {
+            let mut fewer = acts.clone();
+            fewer.drain(at..(at + size).min(acts.len()));
+            if wrong(&fewer) {
+                acts = fewer;
+                shorter = true;
+            } else {
+                at += size;
+            }
+        }
+        if size == 1 && !shorter {
+            break;
+        }
+        size = if shorter { size.min(acts.len().max(1)) } else { size.div_ceil(2).max(1) };
+    }
+    for at in 0..acts.len() {
+        let mut calmer = acts.clone();
+        calmer[at].fault = Fault::No;
+        if wrong(&calmer) {
+            acts = calmer;
+        }
+    }
+    acts
+}
+
+/// A regression test, as it can be pasted into `tests/chaos/found.rs`.
+pub fn as_test(seed: u64, acts: &[Act]) -> String {
+    let told = live(acts);
+    let faults = told.wrong.map(|(_, faults)| faults).unwrap_or_default();
+    let mut text = format!("#[test]\nfn found_by_seed_{seed}() {{\n");
+    for fault in faults {
+        writeln!(text, "    // {fault}").unwrap();
+    }
+    writeln!(text, "    holds(&[").unwrap();
+    for (at, act) in acts.iter().enumerate() {
+        if let Some((_, op)) = told.placed.iter().find(|(placed, _)| *placed == at) {
+            writeln!(text, "        {op}.into(),").unwrap();
+            continue;
+        }
+        match act.fault {
+            Fault::No => writeln!(text, "        {:?}.into(),", act.op).unwrap(),
+            fault => writeln!(text, "        with({:?}, {fault:?}),", act.op).unwrap(),
+        }
+    }
+    text + "    ]);\n}\n"
+}
+
+/// Lives through a seed; what is wrong is shrunk and told as a test.
+pub fn run(seed: u64, count: usize) -> Told {
+    let acts = acts(seed, count);
+    let told = live(&acts);
+    if let Some((at, _)) = &told.wrong {
+        let fewer = shrink(acts[..=*at].to_vec());
+        panic!(
+            "seed {seed} goes wrong at act {at}; CHAOS_SEED={seed} tells it again. What it takes:\n\n{}",
+            as_test(seed, &fewer)
+        );
+    }
+    told
+}

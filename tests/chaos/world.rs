@@ -1,0 +1,664 @@
+//! Kubelet, scheduler and runtime around a node: what they believe, and what they do.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use sriov_dra::attach::nri::{Container, Sandbox};
+use sriov_dra::claim::{ClaimId, ClaimSpec, PodRef};
+use sriov_dra::host::fate::{Fate, Kind, Turn};
+use sriov_dra::host::{Kernel, NetnsId, clock};
+use sriov_dra::prepare::PrepareError;
+
+use crate::asks::{Ask, wants};
+use crate::chance::Chance;
+use crate::node::{Agent, Node, VFS, soon};
+use crate::ops::{Act, End, Fault, Op, Who};
+
+pub const SLOTS: u8 = 4;
+
+/// A claim as the API server and the kubelet know it.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub spec: ClaimSpec,
+    /// It is at the API server.
+    pub exists: bool,
+    /// Made by people: it may go on to another pod.
+    pub shared: bool,
+    /// The kubelet was told that it is prepared, and has not unprepared it.
+    pub prepared: bool,
+}
+
+/// A sandbox as the runtime knows it.
+#[derive(Debug, Clone)]
+pub struct Sb {
+    pub id: String,
+    pub path: PathBuf,
+    pub netns: NetnsId,
+    pub pid: i32,
+    /// Its processes run.
+    pub lives: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Pod {
+    pub uid: String,
+    pub claims: Vec<Claim>,
+    pub sandbox: Option<Sb>,
+    /// A container was let start: it has its VFs until its sandbox ends.
+    pub runs: bool,
+    /// Somebody took or changed a VF of it by hand: what it finds is not the driver's doing.
+    pub disturbed: bool,
+    /// It is deleted; only the kubelet still has to do with it.
+    pub over: bool,
+}
+
+/// How a call of the agent ended.
+#[derive(Debug)]
+pub enum Ended {
+    Well,
+    Refused(String),
+    Died,
+}
+
+pub struct World {
+    pub node: Node,
+    pub slots: Vec<Option<Pod>>,
+    /// Pods that were deleted by force.
+    pub zombies: Vec<Pod>,
+    pub agent: Option<Agent>,
+    pub disk_full: bool,
+    /// Something was refused since the last look: a VF may be withheld for it.
+    pub refused: bool,
+    /// The kernel said that a name was taken which was not: nobody insists on one.
+    pub names_refused: bool,
+    /// Names of all effects of the last op.
+    pub effects: Vec<String>,
+    /// Why calls were refused, for whoever wonders.
+    pub told: Vec<String>,
+    /// The last pod that was placed, as an op.
+    pub placed: Option<String>,
+    made: u32,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let mut world = Self {
+            node: Node::new(),
+            slots: vec![None; usize::from(SLOTS)],
+            zombies: Vec::new(),
+            agent: None,
+            disk_full: false,
+            refused: false,
+            names_refused: false,
+            effects: Vec::new(),
+            told: Vec::new(),
+            placed: None,
+            made: 0,
+        };
+        world.start(Fault::No);
+        world
+    }
+
+    /// VFs that no claim at the API server has, and that are not withheld.
+    fn free_vfs(&self) -> Vec<u8> {
+        let claims = self.slots.iter().flatten().chain(&self.zombies).flat_map(|pod| &pod.claims);
+        let taken: BTreeSet<u8> = claims
+            .filter(|claim| claim.exists)
+            .flat_map(|claim| claim.spec.results.iter().map(|result| result.pci.function))
+            .collect();
+        let agent = self.node.process();
+        let unclean =
+            agent.ok().and_then(|agent| agent.engine.site.ledger.unclean().ok()).unwrap_or_default();
+        let withheld: BTreeSet<u8> = unclean.into_iter().map(|(vf, _)| vf.function).collect();
+        (1..=VFS).filter(|n| !taken.contains(n) && !withheld.contains(n)).collect()
+    }
+
+    /// Does something as a process with this fate. A process that ends at it was the agent, unless it is the hook's.
+    fn live(
+        &mut self,
+        fault: Fault,
+        sandbox: Option<Sb>,
+        deed: impl Fn(&Agent) -> Result<(), String> + Clone + 'static,
+    ) -> Ended {
+        let Ok(process) = self.node.process() else { return Ended::Refused("no process".into()) };
+        let again = self.node.process().ok();
+        let sandboxes = self.listed();
+        let ends = sandbox.as_ref().map(|sandbox| sandbox.netns);
+        let node = self.node.kernel.clone();
+        let fate = match fault {
+            Fault::No => Fate::default(),
+            Fault::Fail { k, errno } => Fate::default().at(k, Turn::Fails(errno)),
+            Fault::Die { k } => Fate::default().at(k, Turn::Dies),
+            Fault::Tear { k } => Fate::default().at(k, Turn::Tears),
+            Fault::Beside { k, who } => {
+                let deed = deed.clone();
+                let other: Box<dyn FnOnce()> = Box::new(move || match (who, again) {
+                    (Who::NamespaceEnds, _) => {
+                        sandbox.iter().for_each(|sandbox| node.let_go(sandbox.netns));
+                    }
+                    (Who::SecondAgent, Some(second)) => drop(deed(&second)),
+                    (Who::SecondStarts, Some(second)) => {
+                        let site = &second.engine.site;
+                        drop(site.ledger.survey(&site.boot_id));
+                        drop(second.engine.sweep());
+                        second.attacher.synchronize(&sandboxes, soon());
+                    }
+                    (_, None) => {}
+                });
+                Fate::default().at(k, Turn::Meanwhile(other))
+            }
+        };
+        if self.disk_full {
+            fate.refuse(Kind::Room, nix::errno::Errno::ENOSPC);
+        }
+        let done = fate.live(|| deed(&process));
+        self.effects = fate.effects();
+        let happened = !fate.is_open();
+        self.names_refused |=
+            happened && matches!(fault, Fault::Fail { errno: nix::errno::Errno::EEXIST, .. });
+        // Whoever had it open has closed it.
+        if let (Fault::Beside { who: Who::NamespaceEnds, .. }, Some(netns), true) = (fault, ends, happened) {
+            self.node.kernel.destroy(netns);
+            self.notice_ends();
+        }
+        self.refused |=
+            self.disk_full || matches!(fault, Fault::Fail { .. } | Fault::Beside { .. }) && happened;
+        match done {
+            Some(Ok(())) => Ended::Well,
+            Some(Err(error)) => {
+                self.told.push(error.clone());
+                Ended::Refused(error)
+            }
+            None => Ended::Died,
+        }
+    }
+
+    /// The same, of the agent: it must be there, and is not any more if it died.
+    fn as_agent(
+        &mut self,
+        fault: Fault,
+        sandbox: Option<Sb>,
+        deed: impl Fn(&Agent) -> Result<(), String> + Clone + 'static,
+    ) -> Ended {
+        if self.agent.is_none() {
+            return Ended::Refused("there is no agent".into());
+        }
+        let ended = self.live(fault, sandbox, deed);
+        if matches!(ended, Ended::Died) {
+            self.agent = None;
+        }
+        ended
+    }
+
+    /// Sandboxes as the runtime lists them: stopped ones too, for a while.
+    fn listed(&self) -> Vec<Sandbox> {
+        let pods = self.slots.iter().flatten().chain(&self.zombies);
+        pods.filter_map(|pod| Some(sandbox_of(pod, pod.sandbox.as_ref()?))).collect()
+    }
+
+    pub fn start(&mut self, fault: Fault) -> Ended {
+        self.agent = self.node.process().ok();
+        let sandboxes = self.listed();
+        let started = self.as_agent(fault, None, move |agent| {
+            let site = &agent.engine.site;
+            site.ledger.survey(&site.boot_id).map_err(|error| error.sentence())?;
+            let _ = std::fs::create_dir_all(&site.cdi_dir);
+            let _ = agent.engine.renew_cdi();
+            agent.attacher.synchronize(&sandboxes, soon());
+            if let Err(error) = agent.engine.sweep() {
+                return Err(format!("sweep: {}", error.sentence()));
+            }
+            Ok(())
+        });
+        // An agent that can't read its ledger ends; one that can't look for strays goes on.
+        if matches!(&started, Ended::Refused(why) if !why.starts_with("sweep")) {
+            self.agent = None;
+        }
+        started
+    }
+
+    pub fn act(&mut self, act: Act) -> Ended {
+        self.effects.clear();
+        self.placed = None;
+        let fault = act.fault;
+        match act.op {
+            Op::Create { slot, seed } => self.create(slot, seed),
+            Op::Place { slot, shared, claims } => {
+                let of = |(n, asks): &(u8, &[Ask])| (*n, asks.to_vec());
+                let claims = claims.iter().map(|vfs| vfs.iter().map(of).collect()).collect();
+                self.place(slot, shared, claims);
+            }
+            Op::Prepare { slot } => return self.prepare(slot, fault),
+            Op::Run { slot } => return self.run(slot, fault),
+            Op::Container { slot } => return self.container(slot, fault),
+            Op::Stop { slot, end } => return self.stop(slot, end, fault),
+            Op::Finish { slot, end } => {
+                if self.slots[usize::from(slot)].is_some() {
+                    let ended = self.stop(slot, end, fault);
+                    if matches!(ended, Ended::Died) {
+                        return ended;
+                    }
+                    let mut pod = self.slots[usize::from(slot)].take().unwrap();
+                    pod.over = true;
+                    let ended = self.unprepare(&mut pod, fault);
+                    self.keep(pod);
+                    return ended;
+                }
+            }
+            Op::Force { slot, lives } => self.force(slot, lives),
+            Op::Reap => {
+                let mut last = Ended::Well;
+                for mut pod in std::mem::take(&mut self.zombies) {
+                    end_sandbox(&self.node, &mut pod);
+                    if !matches!(last, Ended::Died) {
+                        last = self.unprepare(&mut pod, fault);
+                    }
+                    self.keep(pod);
+                }
+                return last;
+            }
+            Op::HandOver { slot, to, end } => return self.hand_over(slot, to, end, fault),
+            Op::Rest => {}
+            Op::Kill => self.agent = None,
+            Op::Start => return self.start(fault),
+            Op::Synchronize => {
+                let sandboxes = self.listed();
+                return self.as_agent(fault, None, move |agent| {
+                    agent.attacher.synchronize(&sandboxes, soon());
+                    Ok(())
+                });
+            }
+            Op::Sweep => {
+                return self.as_agent(fault, None, |a| a.engine.sweep().map(drop).map_err(|e| e.sentence()));
+            }
+            _ => crate::misfortune::befall(self, act.op),
+        }
+        Ended::Well
+    }
+
+    /// A pod that still has to be unprepared stays the kubelet's affair.
+    fn keep(&mut self, pod: Pod) {
+        if !pod.claims.is_empty() {
+            self.zombies.push(pod);
+        }
+    }
+
+    fn create(&mut self, slot: u8, seed: u64) {
+        let mut free = self.free_vfs();
+        if self.slots[usize::from(slot)].is_some() || free.is_empty() {
+            return;
+        }
+        let mut chance = Chance::new(seed);
+        let shared = chance.below(2) == 0;
+        let mut claims = Vec::new();
+        let mut has_default = false;
+        for _ in 0..=chance.below(2) {
+            let mut vfs = Vec::new();
+            for _ in 0..=chance.below(2) {
+                if free.is_empty() {
+                    break;
+                }
+                let n = free.remove(chance.below(free.len()));
+                let dense = 1 + chance.below(4);
+                let mut asks: Vec<Ask> = Ask::ALL.into_iter().filter(|_| chance.below(4) < dense).collect();
+                if chance.below(3) != 0 {
+                    asks.retain(|ask| *ask != Ask::Vfio);
+                }
+                // A pod has one default route.
+                if has_default {
+                    asks.retain(|ask| *ask != Ask::DefaultRoute);
+                }
+                has_default |= asks.contains(&Ask::DefaultRoute);
+                vfs.push((n, asks));
+            }
+            if !vfs.is_empty() {
+                claims.push(vfs);
+            }
+        }
+        self.place(slot, shared, claims);
+    }
+
+    /// A pod with these claims.
+    pub fn place(&mut self, slot: u8, shared: bool, claims: Vec<Vec<(u8, Vec<Ask>)>>) {
+        let shown: Vec<String> = claims
+            .iter()
+            .map(|vfs| {
+                let vfs: Vec<String> = vfs.iter().map(|(n, asks)| format!("({n}, &{asks:?})")).collect();
+                format!("&[{}]", vfs.join(", "))
+            })
+            .collect();
+        self.placed =
+            Some(format!("Place {{ slot: {slot}, shared: {shared}, claims: &[{}] }}", shown.join(", ")));
+        let pod = self.new_uid();
+        let claims = claims.into_iter().enumerate().map(|(which, vfs)| {
+            let results = vfs.iter().map(|(n, asks)| wants(*n, asks)).collect();
+            self.claim(&pod, which, results, shared)
+        });
+        let claims = claims.collect();
+        self.slots[usize::from(slot)] =
+            Some(Pod { uid: pod, claims, sandbox: None, runs: false, disturbed: false, over: false });
+    }
+
+    fn claim(
+        &mut self,
+        pod: &str,
+        which: usize,
+        results: Vec<sriov_dra::claim::ResultSpec>,
+        shared: bool,
+    ) -> Claim {
+        self.made += 1;
+        let uid = format!("c{}", self.made);
+        let name = if shared { format!("vf{which}") } else { format!("{pod}-vf{which}-x") };
+        let spec = ClaimSpec {
+            id: ClaimId { uid, namespace: "ns".into(), name },
+            pod_claim_name: format!("vf{which}"),
+            pod: Some(PodRef { uid: pod.to_owned(), name: format!("pod-{pod}") }),
+            results,
+        };
+        Claim { spec, exists: true, shared, prepared: false }
+    }
+
+    /// Of a pod.
+    fn new_uid(&mut self) -> String {
+        self.made += 1;
+        format!("p{}", self.made)
+    }
+
+    /// As `app::claims`: a claim of another pod is handed over, and one that is no more makes room.
+    pub fn prepare(&mut self, slot: u8, fault: Fault) -> Ended {
+        let Some(pod) = self.slots[usize::from(slot)].clone() else { return Ended::Well };
+        let existing: BTreeSet<String> = self.existing();
+        for (at, claim) in pod.claims.iter().enumerate() {
+            let (spec, existing) = (claim.spec.clone(), existing.clone());
+            if let Some(pod) = self.slots[usize::from(slot)].as_mut().filter(|_| self.agent.is_some()) {
+                pod.claims[at].prepared = false;
+            }
+            let ended =
+                self.as_agent(fault, pod.sandbox.clone(), move |agent| prepare(agent, &spec, &existing));
+            match ended {
+                Ended::Well => {
+                    if let Some(pod) = &mut self.slots[usize::from(slot)] {
+                        pod.claims[at].prepared = true;
+                    }
+                }
+                other => return other,
+            }
+        }
+        Ended::Well
+    }
+
+    /// Claims at the API server, by UID.
+    fn existing(&self) -> BTreeSet<String> {
+        let pods = self.slots.iter().flatten().chain(&self.zombies);
+        pods.flat_map(|pod| &pod.claims).filter(|c| c.exists).map(|c| c.spec.id.uid.clone()).collect()
+    }
+
+    fn run(&mut self, slot: u8, fault: Fault) -> Ended {
+        let at = usize::from(slot);
+        if !self.slots[at].as_ref().is_some_and(|pod| pod.claims.iter().all(|claim| claim.prepared)) {
+            return Ended::Well;
+        }
+        let made = self.made;
+        if self.slots[at].as_ref().is_some_and(|pod| pod.sandbox.is_none()) {
+            self.made += 1;
+            let (path, netns, pid) = self.node.add_namespace();
+            let sandbox = Sb { id: format!("s{made}"), path, netns, pid, lives: true };
+            let pod = self.slots[at].as_mut().unwrap();
+            (pod.sandbox, pod.disturbed) = (Some(sandbox), false);
+        }
+        let pod = self.slots[at].clone().unwrap();
+        let sb = pod.sandbox.clone().unwrap();
+        let sandbox = sandbox_of(&pod, &sb);
+        let ended = self.as_agent(fault, Some(sb), move |agent| {
+            agent.attacher.run(&sandbox, soon()).map_err(|error| error.sentence())
+        });
+        self.notice_ends();
+        // The runtime takes a sandbox away whose plugin says no.
+        if let Ended::Refused(_) = ended
+            && self.agent.is_some()
+        {
+            let pod = self.slots[at].as_mut().unwrap();
+            if !pod.runs {
+                end_sandbox(&self.node, pod);
+                pod.sandbox = None;
+            }
+        }
+        ended
+    }
+
+    fn container(&mut self, slot: u8, fault: Fault) -> Ended {
+        let at = usize::from(slot);
+        let Some(pod) = self.slots[at].clone() else { return Ended::Well };
+        let Some(sb) = pod.sandbox.clone().filter(|sb| sb.lives) else { return Ended::Well };
+        let sandbox = sandbox_of(&pod, &sb);
+        let markers: Vec<String> = pod.claims.iter().map(|claim| marker(&claim.spec)).collect();
+        let container = Container {
+            id: "c".into(),
+            sandbox_id: sb.id.clone(),
+            name: "main".into(),
+            env: markers,
+            live: false,
+        };
+        if self.agent.is_some() {
+            let of = sandbox.clone();
+            let ended = self.as_agent(fault, Some(sb.clone()), move |agent| {
+                let done = agent.attacher.create_container(&of, &container, soon());
+                done.map(drop).map_err(|error| error.sentence())
+            });
+            self.notice_ends();
+            match ended {
+                Ended::Refused(_) => return ended,
+                // The runtime's plugin is gone, which stops nobody; the hook is next.
+                Ended::Well | Ended::Died => {}
+            }
+        }
+        let uids: Vec<String> = pod.claims.iter().map(|claim| claim.spec.id.uid.clone()).collect();
+        let hooked = self.live(if self.agent.is_some() { Fault::No } else { fault }, Some(sb), move |hook| {
+            for uid in &uids {
+                hook.attacher.guard(&sandbox, uid, soon()).map_err(|error| error.sentence())?;
+            }
+            Ok(())
+        });
+        self.notice_ends();
+        if let (Ended::Well, Some(pod)) = (&hooked, &mut self.slots[at])
+            && pod.sandbox.as_ref().is_some_and(|sb| sb.lives)
+        {
+            pod.runs = true;
+        }
+        hooked
+    }
+
+    fn stop(&mut self, slot: u8, end: End, fault: Fault) -> Ended {
+        let at = usize::from(slot);
+        let Some(pod) = self.slots[at].clone() else { return Ended::Well };
+        let Some(sb) = pod.sandbox.clone() else { return Ended::Well };
+        let sandbox = sandbox_of(&pod, &sb);
+        let tell = |world: &mut Self| {
+            world.as_agent(fault, Some(sb.clone()), {
+                let sandbox = sandbox.clone();
+                move |agent| agent.attacher.stop(&sandbox, soon()).map_err(|error| error.sentence())
+            })
+        };
+        let stop_processes = |world: &mut Self| {
+            world.node.kernel.kill_users(sb.netns);
+            world.slots[at].iter_mut().for_each(|pod| pod.runs = false);
+        };
+        let ended = match end {
+            End::Told => {
+                stop_processes(self);
+                let ended = tell(self);
+                self.node.kernel.destroy(sb.netns);
+                ended
+            }
+            End::Early => {
+                stop_processes(self);
+                self.node.kernel.destroy(sb.netns);
+                tell(self)
+            }
+            End::Silent => {
+                stop_processes(self);
+                self.node.kernel.destroy(sb.netns);
+                Ended::Well
+            }
+        };
+        if let Some(pod) = &mut self.slots[at] {
+            (pod.sandbox, pod.runs) = (None, false);
+        }
+        ended
+    }
+
+    /// The kubelet: each claim until it is told that it is unprepared. What is left of the pod's claims stays in it.
+    pub fn unprepare(&mut self, pod: &mut Pod, fault: Fault) -> Ended {
+        let mut ended = Ended::Well;
+        let mut left = Vec::new();
+        for claim in std::mem::take(&mut pod.claims) {
+            if !matches!(ended, Ended::Died) {
+                let id = claim.spec.id.clone();
+                ended = self.as_agent(fault, pod.sandbox.clone(), move |agent| unprepare(agent, &id));
+                if matches!(ended, Ended::Well) {
+                    continue;
+                }
+            }
+            left.push(claim);
+        }
+        pod.claims = left;
+        ended
+    }
+
+    fn force(&mut self, slot: u8, lives: bool) {
+        let Some(mut pod) = self.slots[usize::from(slot)].take() else { return };
+        pod.over = true;
+        pod.claims.iter_mut().for_each(|claim| claim.exists = false);
+        if !lives {
+            end_sandbox(&self.node, &mut pod);
+        }
+        self.zombies.push(pod);
+    }
+
+    /// Only claims that people made, and only when the pod is over.
+    fn hand_over(&mut self, slot: u8, to: u8, end: End, fault: Fault) -> Ended {
+        let fits = |pod: &Pod| pod.claims.iter().all(|claim| claim.shared && claim.exists);
+        let (from, to) = (usize::from(slot), usize::from(to));
+        if from == to || self.slots[to].is_some() || !self.slots[from].as_ref().is_some_and(fits) {
+            return Ended::Well;
+        }
+        let ended = self.stop(slot, end, fault);
+        let Some(mut pod) = self.slots[from].take() else { return ended };
+        pod.uid = self.new_uid();
+        for claim in &mut pod.claims {
+            claim.spec.pod = Some(PodRef { uid: pod.uid.clone(), name: format!("pod-{}", pod.uid) });
+            claim.prepared = false;
+        }
+        pod.disturbed = false;
+        self.slots[to] = Some(pod);
+        ended
+    }
+
+    /// What became of sandboxes while the agent was at work.
+    pub fn notice_ends(&mut self) {
+        for pod in self.slots.iter_mut().flatten().chain(&mut self.zombies) {
+            if pod.sandbox.as_ref().is_some_and(|sb| self.node.kernel.find(sb.netns).is_none()) {
+                (pod.sandbox, pod.runs) = (None, false);
+            }
+        }
+    }
+
+    /// Everybody does what they have to, until nothing is left to do.
+    pub fn recover(&mut self) -> Vec<String> {
+        let mut faults = Vec::new();
+        self.disk_full = false;
+        self.notice_ends();
+        if let Ended::Refused(error) = self.start(Fault::No) {
+            faults.push(format!("an agent does not start: {error}"));
+        }
+        self.act(Op::Reap.into());
+        if let Some(pod) = self.zombies.first() {
+            let why = self.told.last().cloned().unwrap_or_default();
+            faults.push(format!("pod {} can't be unprepared: {why}", pod.uid));
+        }
+        for slot in 0..SLOTS {
+            let Some(pod) = self.slots[usize::from(slot)].clone() else { continue };
+            // The kubelet asks for what it has not been told of, and after a reboot for all.
+            if !pod.claims.iter().all(|claim| claim.prepared)
+                && let Ended::Refused(error) = self.prepare(slot, Fault::No)
+            {
+                // A VF of it is withheld, which somebody sees, and deletes the pod.
+                if self.refused && error.contains("can't be given to a pod") {
+                    self.force(slot, false);
+                    self.act(Op::Reap.into());
+                    continue;
+                }
+                faults.push(format!("pod {} can't be prepared: {error}", pod.uid));
+            }
+        }
+        // Writers that were killed: their files are old by now, on a clock that is right.
+        clock::set_wall(None);
+        clock::sleep(std::time::Duration::from_secs(7200));
+        if let Ended::Refused(error) = self.act(Op::Sweep.into()) {
+            faults.push(format!("strays can't be looked for: {error}"));
+        }
+        if let Some(agent) = &self.agent {
+            agent.attacher.outbox.waiting().iter().for_each(|(file, _)| agent.attacher.outbox.done(file));
+        }
+        faults
+    }
+}
+
+pub fn sandbox_of(pod: &Pod, sb: &Sb) -> Sandbox {
+    Sandbox {
+        id: sb.id.clone(),
+        pod_uid: pod.uid.clone(),
+        pod_name: format!("pod-{}", pod.uid),
+        pod_namespace: "ns".into(),
+        netns: Some(sb.path.clone()),
+        lists_namespaces: true,
+        pid: if sb.lives { u32::try_from(sb.pid).unwrap() } else { 0 },
+    }
+}
+
+fn marker(spec: &ClaimSpec) -> String {
+    let uid = spec.id.uid.to_uppercase().replace('-', "_");
+    format!("SRIOV_DRA_CLAIM_{uid}={}/{}", spec.id.namespace, spec.id.name)
+}
+
+fn end_sandbox(node: &Node, pod: &mut Pod) {
+    if let Some(sb) = pod.sandbox.take() {
+        node.kernel.kill_users(sb.netns);
+        node.kernel.destroy(sb.netns);
+    }
+    pod.runs = false;
+}
+
+fn prepare(agent: &Agent, spec: &ClaimSpec, existing: &BTreeSet<String>) -> Result<(), String> {
+    let entry = agent.engine.site.ledger.entry(&spec.id.uid).map_err(|error| error.sentence())?;
+    let held = entry.and_then(|entry| entry.pod);
+    if let (Some(pod), Some(held)) = (&spec.pod, held)
+        && held.uid != pod.uid
+    {
+        agent.attacher.hand_over(&spec.id.uid, pod, soon()).map_err(|error| error.sentence())?;
+    }
+    let mut tries = 0;
+    loop {
+        match agent.engine.prepare(spec, soon()) {
+            Ok(_) => return Ok(()),
+            Err(PrepareError::Held { holder, .. })
+                if tries < 8
+                    && !existing.contains(&holder.uid)
+                    && matches!(agent.attacher.is_used(&holder.uid), Ok(false)) =>
+            {
+                tries += 1;
+                unprepare(agent, &holder)?;
+            }
+            Err(error) => return Err(error.sentence()),
+        }
+    }
+}
+
+fn unprepare(agent: &Agent, claim: &ClaimId) -> Result<(), String> {
+    agent.attacher.release(&claim.uid, soon()).map_err(|error| error.sentence())?;
+    agent.engine.unprepare(claim, soon()).map_err(|error| error.sentence())
+}
+
+pub fn vfs_of(pod: &Pod) -> impl Iterator<Item = u8> + '_ {
+    pod.claims.iter().flat_map(|claim| claim.spec.results.iter().map(|result| result.pci.function))
+}
