@@ -169,9 +169,14 @@ impl Attacher {
                 Ok(()) => return Ok(self.site.ledger.mark_clean(vf)?),
                 Err(other) => return Err(other.into()),
             }
-            // On another driver, or on none, it has no netdev to wait for; Unprepare gives it its driver back.
-            let other_driver = self.site.functions.life(vf).is_none_or(|life| life.driver != clean.driver);
-            if self.is_another(vf, clean) || (last && other_driver) {
+            // On no driver, or on another one, it has no netdev to wait for; Unprepare gives it the driver it had, which
+            // may be none.
+            let has_none = self
+                .site
+                .functions
+                .life(vf)
+                .is_none_or(|life| life.driver.is_none() || (last && life.driver != clean.driver));
+            if self.is_another(vf, clean) || has_none {
                 return Ok(());
             }
             if !searched {

@@ -35,3 +35,15 @@ fn holds_at_each(acts: impl Fn(usize) -> Vec<Act>) {
         }
     }
 }
+
+/// The VF was without driver again when the agent was killed. Each Unprepare after that waited for an interface.
+#[test]
+fn a_vf_that_had_no_driver_can_be_given_back_after_a_death_half_way() {
+    holds_at_each(|k| {
+        vec![
+            Place { slot: 0, shared: true, claims: &[&[(5, &[])]] }.into(),
+            Prepare { slot: 0 }.into(),
+            with(Finish { slot: 0, end: Silent }, Die { k }),
+        ]
+    });
+}
