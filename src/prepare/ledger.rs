@@ -230,6 +230,8 @@ impl Ledger {
                     self.unindex(&pod, &claim)?;
                 }
             }
+            // Of a process that was killed between folder and file; one with claims stays.
+            let _ = disk::remove_folder(&self.durable.join("pods").join(&pod));
         }
         for entry in entries {
             self.index(entry)?;
@@ -284,7 +286,12 @@ impl Ledger {
         let Some(pod) = &entry.pod else { return Ok(()) };
         let folder = self.durable.join("pods").join(&pod.uid);
         let path = folder.join(&entry.claim.uid);
-        let made = disk::make_folder(&folder).and_then(|()| disk::touch(&path));
+        let make = || disk::make_folder(&folder).and_then(|()| disk::touch(&path));
+        let made = match make() {
+            // Another agent took the folder for one that is left.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(),
+            made => made,
+        };
         made.map_err(failed("write", &path))
     }
 

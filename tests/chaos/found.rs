@@ -47,3 +47,20 @@ fn a_vf_that_had_no_driver_can_be_given_back_after_a_death_half_way() {
         ]
     });
 }
+
+/// The folder was made, or emptied, and nobody ever looked at it again.
+#[test]
+fn no_empty_folder_of_a_pod_is_left_after_a_death() {
+    let place = Place { slot: 0, shared: true, claims: &[&[(3, &[])]] };
+    holds_at_each(|k| {
+        vec![
+            place.into(),
+            with(Prepare { slot: 0 }, Die { k }),
+            Finish { slot: 0, end: Silent }.into(),
+            Rest.into(),
+            place.into(),
+            Prepare { slot: 0 }.into(),
+            with(Finish { slot: 0, end: Silent }, Die { k }),
+        ]
+    });
+}
