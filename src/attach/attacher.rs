@@ -14,7 +14,7 @@ use crate::claim::{ClaimId, PodRef};
 use crate::device::{CleanFacts, IfName, PciAddress};
 use crate::host::{HostError, Link, Links, Netns, VfHandle, clock, find_vf, find_vf_on_host};
 use crate::prepare::plan::VFIO_PCI;
-use crate::prepare::records::{Attachment, CurrentSandbox, Entry, Progress, VfEntry};
+use crate::prepare::records::{Attachment, CurrentSandbox, Entry, Ownership, Progress, VfEntry};
 use crate::prepare::site::Site;
 
 /// How long an attach waits for a VF that is on its way back from a namespace that ended: well within what a runtime
@@ -276,6 +276,7 @@ impl Attacher {
                     break (link, false);
                 }
                 if let Some(link) = self.find_on_host(host.as_mut(), &handle).map_err(failed)? {
+                    self.note_new_life(&entry.claim, vf, &clean, &link)?;
                     if !moved.contains(&pci) {
                         moved.push(pci);
                     }
@@ -328,9 +329,36 @@ impl Attacher {
         }
         let clean = self.clean(claim_uid, vf.pci)?;
         match self.site.functions.life(vf.pci) {
-            Some(life) if life.incarnation != clean.incarnation => Err(AttachError::MadeAnew { vf: vf.pci }),
+            Some(life) if life.incarnation != clean.incarnation => {
+                Err(AttachError::MadeAnew { vf: vf.pci })
+            }
             _ => Ok(()),
         }
+    }
+
+    /// A VF that was made anew after its claim was prepared, and that nothing was set on: what it is now is what it will be
+    /// given back as. What was noted of its former life would leave it under the pod's name.
+    fn note_new_life(
+        &self,
+        claim: &ClaimId,
+        vf: &mut VfEntry,
+        clean: &CleanFacts,
+        link: &Link,
+    ) -> Result<(), AttachError> {
+        let life = self.site.functions.life(vf.pci).filter(|life| life.incarnation != clean.incarnation);
+        let Some(life) = life else { return Ok(()) };
+        tracing::warn!(vf = %vf.pci, "a VF was made anew after its claim was prepared; it is taken as it is now");
+        let clean = link.clone().noted_in(CleanFacts {
+            incarnation: life.incarnation,
+            driver: life.driver,
+            forced: life.forced,
+            ..clean.clone()
+        });
+        let owner =
+            Ownership { claim: claim.clone(), boot_id: self.site.boot_id.clone(), clean: clean.clone() };
+        self.site.ledger.refresh(vf.pci, &owner)?;
+        vf.clean = Some(clean);
+        Ok(())
     }
 
     /// What has no interface is not moved; the container opens its device node.

@@ -1,6 +1,6 @@
 //! A network link as netlink describes it.
 
-use crate::device::{HwAddr, PciAddress};
+use crate::device::{CleanFacts, HwAddr, IfName, PciAddress};
 
 /// One link of one namespace, as of the moment it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,4 +43,20 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the link it is stacked on.
     pub lower: Option<u32>,
+}
+
+impl Link {
+    /// Facts about a VF, with what its interface is now.
+    pub fn noted_in(self, clean: CleanFacts) -> CleanFacts {
+        CleanFacts {
+            name: IfName::new(self.name).ok(),
+            hw_addr: self.hw_addr,
+            mtu: Some(self.mtu),
+            alt_names: self.alt_names,
+            alias: Some(self.alias).filter(|alias| !alias.is_empty()),
+            up: self.up,
+            queue_length: Some(self.queue_length),
+            ..clean
+        }
+    }
 }

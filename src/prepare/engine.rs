@@ -12,7 +12,7 @@ use super::settings::link_of;
 use super::site::Site;
 use super::steps::Step;
 use crate::claim::{ClaimId, ClaimSpec};
-use crate::device::{CleanFacts, IfName, PciAddress, Place, VfSettings};
+use crate::device::{CleanFacts, PciAddress, Place, VfSettings};
 use crate::host::{VfHandle, clock, find_vf_on_host};
 
 /// How long a VF that nobody owns may be on its way back.
@@ -268,7 +268,7 @@ impl Engine {
         deadline: Instant,
     ) -> Result<CleanFacts, PrepareError> {
         let vf = &facts.vf;
-        let mut clean = CleanFacts {
+        let clean = CleanFacts {
             incarnation: vf.incarnation,
             driver: vf.driver.clone(),
             forced: self.site.functions.life(vf.pci).and_then(|life| life.forced),
@@ -287,14 +287,7 @@ impl Engine {
         }
         let hw_addr = vf.netdev.as_ref().and_then(|netdev| netdev.hw_addr.clone());
         let link = self.wait_for_netdev(vf.pci, hw_addr.as_ref(), deadline)?;
-        clean.name = IfName::new(link.name).ok();
-        clean.hw_addr = link.hw_addr;
-        clean.mtu = Some(link.mtu);
-        clean.alt_names = link.alt_names;
-        clean.alias = Some(link.alias).filter(|alias| !alias.is_empty());
-        clean.up = link.up;
-        clean.queue_length = Some(link.queue_length);
-        Ok(clean)
+        Ok(link.noted_in(clean))
     }
 
     pub(super) fn wait_for_netdev(

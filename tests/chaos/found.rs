@@ -64,3 +64,16 @@ fn no_empty_folder_of_a_pod_is_left_after_a_death() {
         ]
     });
 }
+
+/// It went into the pod in its new life, and came back with the pod's name: what was noted was about its former life.
+#[test]
+fn a_vf_made_anew_before_its_pod_starts_comes_back_as_it_was_in_its_new_life() {
+    holds(&[
+        Place { slot: 0, shared: true, claims: &[&[(6, &[Name, Mtu, Addresses])]] }.into(),
+        Prepare { slot: 0 }.into(),
+        Anew { vf: 6 }.into(),
+        Run { slot: 0 }.into(),
+        Container { slot: 0 }.into(),
+        Finish { slot: 0, end: Told }.into(),
+    ]);
+}
