@@ -76,7 +76,9 @@ impl Engine {
         let Some(life) = life else { return self.site.ledger.release(vf) };
         let other_driver = life.driver != clean.driver;
         let mut refused = Vec::new();
-        if other_driver || !clean.settings.is_empty() {
+        // One that was killed between the driver and what forces it has left that.
+        let other_force = life.forced != clean.forced;
+        if other_driver || other_force || !clean.settings.is_empty() {
             let facts = self.site.functions.facts(&BTreeSet::from([vf]))?;
             let facts = facts.get(&vf);
             let pf = facts.and_then(|facts| facts.vf.pf);

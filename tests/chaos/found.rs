@@ -77,3 +77,17 @@ fn a_vf_made_anew_before_its_pod_starts_comes_back_as_it_was_in_its_new_life() {
         Finish { slot: 0, end: Told }.into(),
     ]);
 }
+
+/// The driver was back, and what forces it was not yet lifted: the next Unprepare looked at the driver alone.
+#[test]
+fn no_driver_stays_forced_after_a_death_or_a_refusal_half_way() {
+    let acts = |end| {
+        vec![
+            Place { slot: 0, shared: true, claims: &[&[(4, &[Vfio])]] }.into(),
+            Prepare { slot: 0 }.into(),
+            with(Finish { slot: 0, end: Told }, end),
+        ]
+    };
+    holds_at_each(|k| acts(Die { k }));
+    holds_at_each(|k| acts(Fail { k, errno: EIO }));
+}
