@@ -173,8 +173,8 @@ impl Ledger {
     pub fn survey(&self, boot_id: &str) -> Result<Survey, PrepareError> {
         let mut survey = Survey::default();
         let mut entries = Vec::new();
+        self.remove_half_written();
         for folder in ["claims", "vf", "unclean"] {
-            sealed::sweep(&self.durable.join(folder));
             for name in names(&self.durable.join(folder))? {
                 let path = self.durable.join(folder).join(&name);
                 // Ownership is not synced: what is empty was lost with the power, not damaged. It was of another boot.
@@ -202,9 +202,6 @@ impl Ledger {
             }
         }
         survey.entries = entries.len();
-        for folder in ["attach", "pods"] {
-            sealed::sweep(&self.boot.join(folder));
-        }
         self.rebuild_index(&entries)?;
         for entry in entries.iter().filter(|entry| entry.boot_id == boot_id) {
             for (vf, clean) in entry.vfs.iter().filter_map(|vf| Some((vf.pci, vf.clean.clone()?))) {
@@ -214,6 +211,13 @@ impl Ledger {
             }
         }
         Ok(survey)
+    }
+
+    /// Removes what writers left that were killed some time ago.
+    pub fn remove_half_written(&self) {
+        let durable = ["", "claims", "vf", "unclean"].map(|folder| self.durable.join(folder));
+        let boot = ["attach", "pods"].map(|folder| self.boot.join(folder));
+        durable.iter().chain(&boot).for_each(|folder| sealed::sweep(folder));
     }
 
     /// The index says just what the entries say.

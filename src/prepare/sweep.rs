@@ -46,6 +46,7 @@ impl Engine {
     pub fn sweep(&self) -> Result<Vec<String>, PrepareError> {
         let site = &self.site;
         cdi_file::remove_half_written(&site.cdi_dir, &site.driver);
+        site.ledger.remove_half_written();
         let mut put_right = Vec::new();
         // By the names of files: an entry that can't be read is still somebody's.
         let known: BTreeSet<String> = site.ledger.claims()?.into_iter().collect();

@@ -91,3 +91,15 @@ fn no_driver_stays_forced_after_a_death_or_a_refusal_half_way() {
     holds_at_each(|k| acts(Die { k }));
     holds_at_each(|k| acts(Fail { k, errno: EIO }));
 }
+
+/// The agent that started at once found the file too young, and none looked again until the next one started.
+#[test]
+fn what_a_killed_writer_left_goes_while_the_next_agent_runs() {
+    holds_at_each(|k| {
+        vec![
+            Place { slot: 0, shared: true, claims: &[&[(3, &[Vlan])]] }.into(),
+            with(Prepare { slot: 0 }, Tear { k }),
+            Force { slot: 0, lives: false }.into(),
+        ]
+    });
+}
