@@ -327,9 +327,12 @@ impl Attacher {
         if vf.settings.is_empty() {
             return Ok(());
         }
-        let clean = self.clean(claim_uid, vf.pci)?;
+        let owned = self.clean(claim_uid, vf.pci)?;
+        // As it was when the claim was last prepared to the end. Who owns it may know of a later life: a Prepare that failed
+        // or was killed took it, and set nothing.
+        let prepared = vf.clean.as_ref().unwrap_or(&owned);
         match self.site.functions.life(vf.pci) {
-            Some(life) if life.incarnation != clean.incarnation => {
+            Some(life) if life.incarnation != prepared.incarnation => {
                 Err(AttachError::MadeAnew { vf: vf.pci })
             }
             _ => Ok(()),

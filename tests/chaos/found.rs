@@ -103,3 +103,21 @@ fn what_a_killed_writer_left_goes_while_the_next_agent_runs() {
         ]
     });
 }
+
+/// The VF was owned in its new life by then, the entry still said that all was prepared, and no setting was made.
+#[test]
+fn a_vf_made_anew_goes_into_no_pod_after_a_prepare_that_failed_or_was_killed() {
+    let acts = |fault| {
+        vec![
+            Place { slot: 0, shared: true, claims: &[&[(4, &[Mac, Vlan, Trust])]] }.into(),
+            Rest.into(),
+            Anew { vf: 4 }.into(),
+            with(Prepare { slot: 0 }, fault),
+            Run { slot: 0 }.into(),
+            Start.into(),
+            Container { slot: 0 }.into(),
+        ]
+    };
+    holds_at_each(|k| acts(Fail { k, errno: ENOSPC }));
+    holds_at_each(|k| acts(Die { k }));
+}
