@@ -17,6 +17,7 @@ use sriov_dra::claim::{
 };
 use sriov_dra::device::{IfName, PciAddress};
 use sriov_dra::host::Linux;
+use sriov_dra::host::fate::{Fate, Turn};
 use sriov_dra::prepare::engine::Engine;
 use sriov_dra::prepare::fake::{FakeFunctions, site};
 
@@ -408,4 +409,60 @@ fn probes_hear_who_has_an_address_and_which_gateway_answers_over_ipv4_and_ipv6()
     assert!(error.sentence().contains(&used), "{}", error.sentence());
     assert_eq!(lines(&pod.ip("-o link")).len(), 1, "only lo is in the pod");
     ip("link show ens1v1");
+}
+
+/// Lives through prepare, attach, return and unprepare with an agent that is killed before the k-th effect of one of them;
+/// the kubelet and the runtime go on with the next one. `false` when there was no k-th effect.
+fn survives_death(host: &Host, pod: &Pod, at: usize, k: usize) -> bool {
+    let before = fingerprint("ens1v1");
+    let spec = ClaimSpec {
+        id: ClaimId { uid: "c1".into(), namespace: "ns".into(), name: "worker-vf".into() },
+        pod_claim_name: "vf".into(),
+        pod: Some(PodRef { uid: "p1".into(), name: "worker".into() }),
+        results: vec![rail(1, 5)],
+    };
+    let sandbox = pod.sandbox(&format!("s{at}-{k}"));
+    let prepare = || host.engine.prepare(&spec, soon()).map(drop).map_err(|error| error.sentence());
+    let run = || host.attacher.run(&sandbox, soon()).map_err(|error| error.sentence());
+    let stop = || host.attacher.stop(&sandbox, soon()).map_err(|error| error.sentence());
+    let unprepare = || {
+        host.attacher.release("c1", soon()).map_err(|error| error.sentence())?;
+        host.engine.unprepare(&spec.id, soon()).map_err(|error| error.sentence())
+    };
+    let calls: [&dyn Fn() -> Result<(), String>; 4] = [&prepare, &run, &stop, &unprepare];
+    let fate = Fate::default().at(k, Turn::Dies);
+    for (call, deed) in calls.iter().enumerate() {
+        let died = call == at && fate.live(deed).is_none();
+        if died {
+            // The next agent.
+            let site = &host.engine.site;
+            site.ledger.survey(&site.boot_id).unwrap();
+            host.engine.sweep().unwrap();
+            if call == 1 {
+                host.attacher.synchronize(std::slice::from_ref(&sandbox), soon());
+            }
+        }
+        if call != at || died {
+            deed().unwrap_or_else(|error| panic!("call {call}, killed before effect {k} of {at}: {error}"));
+        }
+        if call == 1 {
+            let link = pod.ip("-o link show net1");
+            assert!(link.contains(",UP"), "killed before effect {k} of {at}: {link}");
+            assert!(pod.ip("-o addr show net1").contains("172.16.11.5/24"));
+            assert!(pod.ip("rule show").contains("from 172.16.11.5 lookup 101"));
+        }
+    }
+    assert_eq!(fingerprint("ens1v1"), before, "killed before effect {k} of {at}");
+    assert!(!pod.ip("rule show").contains("lookup 101"), "killed before effect {k} of {at}");
+    !fate.is_open()
+}
+
+#[test]
+fn an_agent_killed_before_any_change_of_kernel_or_disk_leaves_links_as_ip_saw_them_before() {
+    let host = Host::new(1);
+    let pod = Pod::start();
+    let deaths: Vec<usize> =
+        (0..4).map(|at| (0..).take_while(|k| survives_death(&host, &pod, at, *k)).count()).collect();
+    println!("deaths in prepare, attach, return, unprepare: {deaths:?}");
+    assert!(deaths.iter().all(|deaths| *deaths > 4), "{deaths:?}");
 }

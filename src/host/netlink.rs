@@ -17,6 +17,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::fate::{self, Kind};
 use super::link::Link;
 use super::probe::Question;
 use super::{HostError, Links, Netns};
@@ -151,6 +152,8 @@ impl Session {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<(), HostError> {
+        fate::effect(Kind::Kernel, format_args!("{what}"))
+            .map_err(|source| HostError::Netlink { what: what.clone(), source })?;
         self.exchange(&what, message, flags | NLM_F_ACK).map(drop)
     }
 
@@ -448,11 +451,11 @@ impl Links for Session {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
                 _ => {}
             }
-            std::fs::write(&path, value).map(|()| true).map_err(|source| HostError::File {
-                what: "write",
-                path,
-                source,
-            })
+            let allowed = fate::effect(Kind::Kernel, format_args!("write {value} to {key}"));
+            allowed
+                .and_then(|()| std::fs::write(&path, value))
+                .map(|()| true)
+                .map_err(|source| HostError::File { what: "write", path, source })
         })
     }
 

@@ -123,6 +123,17 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
             faults.push(format!("claim {} is {:?} in {}", entry.claim.uid, entry.progress, entry.boot_id));
         }
     }
+    for pod in pods.iter().filter(|pod| pod.runs && !pod.disturbed && !world.ever_refused) {
+        for uid in pod.claims.iter().map(|claim| &claim.spec.id.uid) {
+            if world.status.get(uid) != Some(&true) {
+                faults.push(format!(
+                    "pod {} runs, and the status of {uid} is {:?}",
+                    pod.uid,
+                    world.status.get(uid)
+                ));
+            }
+        }
+    }
     faults.extend(files(world, &pods, &entries));
     faults.extend(places(world, &pods, &entries));
 

@@ -189,13 +189,14 @@ fn any_effect_of_any_step_may_be_refused() {
 
 #[test]
 fn what_is_made_inside_a_pod_survives_deaths_and_refusals() {
-    let tried: usize = Scenario::inside().iter().map(|one| survives(one, &[KILLED, REFUSED])).sum();
+    let tried: usize =
+        Scenario::inside().iter().map(|one| survives(one, &[KILLED, REFUSED, BUSY, FULL])).sum();
     println!("{tried} faults");
 }
 
 #[test]
 fn a_claim_with_all_that_there_is_survives_every_kind_of_fault() {
-    println!("{} faults", survives(&Scenario::all(), &[KILLED, TORN, REFUSED, BUSY, FULL]));
+    println!("{} faults", survives(&Scenario::all(), &[KILLED, TORN, REFUSED]));
 }
 
 #[test]

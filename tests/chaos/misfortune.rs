@@ -22,6 +22,7 @@ pub fn befall(world: &mut World, op: Op) {
         }
         Op::Rebind { vf, driver } => rebind(world, vf, driver),
         Op::DiskFull { full } => world.disk_full = full,
+        Op::ApiAway { away } => world.api_away = away,
         Op::Clock { by } => clock::set_wall(Some(by)),
         Op::Wait { seconds } => clock::sleep(std::time::Duration::from_secs(seconds.into())),
         other => unreachable!("{other:?} is the world's"),

@@ -49,6 +49,8 @@ pub enum Op {
     Rebind { vf: u8, driver: Bound },
     /// The disk is full, or has room again.
     DiskFull { full: bool },
+    /// The API server does not answer, or does again.
+    ApiAway { away: bool },
     /// The wall clock is set.
     Clock { by: i64 },
     /// Everybody does what they have to, and all has to be as it should.

@@ -1,6 +1,6 @@
 //! Kubelet, scheduler and runtime around a node: what they believe, and what they do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use sriov_dra::attach::nri::{Container, Sandbox};
@@ -67,6 +67,11 @@ pub struct World {
     pub zombies: Vec<Pod>,
     pub agent: Option<Agent>,
     pub disk_full: bool,
+    pub api_away: bool,
+    /// Some effect was ever refused: a report may be lost.
+    pub ever_refused: bool,
+    /// What claims' status says, by UID: every device is ready.
+    pub status: BTreeMap<String, bool>,
     /// Something was refused since the last look: a VF may be withheld for it.
     pub refused: bool,
     /// The kernel said that a name was taken which was not: nobody insists on one.
@@ -88,6 +93,9 @@ impl World {
             zombies: Vec::new(),
             agent: None,
             disk_full: false,
+            api_away: false,
+            ever_refused: false,
+            status: BTreeMap::new(),
             refused: false,
             names_refused: false,
             effects: Vec::new(),
@@ -154,6 +162,7 @@ impl World {
         let done = fate.live(|| deed(&process));
         self.effects = fate.effects();
         let happened = !fate.is_open();
+        self.ever_refused |= self.refused;
         self.names_refused |=
             happened && matches!(fault, Fault::Fail { errno: nix::errno::Errno::EEXIST, .. });
         // Whoever had it open has closed it.
@@ -367,6 +376,9 @@ impl World {
     /// As `app::claims`: a claim of another pod is handed over, and one that is no more makes room.
     pub fn prepare(&mut self, slot: u8, fault: Fault) -> Ended {
         let Some(pod) = self.slots[usize::from(slot)].clone() else { return Ended::Well };
+        if self.api_away {
+            return Ended::Refused("the claim can't be read from the API server".into());
+        }
         let existing: BTreeSet<String> = self.existing();
         for (at, claim) in pod.claims.iter().enumerate() {
             let (spec, existing) = (claim.spec.clone(), existing.clone());
@@ -566,7 +578,7 @@ impl World {
     /// Everybody does what they have to, until nothing is left to do.
     pub fn recover(&mut self) -> Vec<String> {
         let mut faults = Vec::new();
-        self.disk_full = false;
+        (self.disk_full, self.api_away) = (false, false);
         self.notice_ends();
         if let Ended::Refused(error) = self.start(Fault::No) {
             faults.push(format!("an agent does not start: {error}"));
@@ -598,7 +610,11 @@ impl World {
             faults.push(format!("strays can't be looked for: {error}"));
         }
         if let Some(agent) = &self.agent {
-            agent.attacher.outbox.waiting().iter().for_each(|(file, _)| agent.attacher.outbox.done(file));
+            for (file, letter) in agent.attacher.outbox.waiting() {
+                let ready = letter.report.devices.iter().all(|device| device.reason.ready());
+                self.status.insert(letter.report.claim.uid, ready);
+                agent.attacher.outbox.done(&file);
+            }
         }
         faults
     }
