@@ -133,6 +133,34 @@ fn pure_files_know_neither_the_world_nor_crates_that_do() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+/// What an agent remembers by is changed in one place, where tests can have it fail and end the process.
+#[test]
+fn files_of_prepare_and_attach_are_changed_through_the_disk_alone() {
+    const CHANGES: [&str; 8] = [
+        "write",
+        "rename",
+        "remove_file",
+        "remove_dir",
+        "hard_link",
+        "copy",
+        "create_dir_all",
+        "File::create",
+    ];
+    let rooms = ["prepare/", "attach/", "host/flock.rs"];
+    // Sockets of the doubles.
+    let other = |file: &str| file.ends_with("fake.rs") || file.contains("/tests");
+    let mut faults = Vec::new();
+    for (file, text) in sources().iter().filter(|(file, _)| rooms.iter().any(|room| file.starts_with(room))) {
+        if other(file) {
+            continue;
+        }
+        let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let found = CHANGES.iter().filter(|change| text.contains(&format!("fs::{change}(")));
+        faults.extend(found.map(|change| format!("src/{file} calls fs::{change}: see host::disk")));
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
 #[test]
 fn the_table_lists_every_room_once_and_has_no_circle() {
     let listed: Vec<&str> = ROOMS.iter().map(|(room, _)| *room).collect();

@@ -94,7 +94,7 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
 /// # Errors
 /// The disk's; `NotFound`.
 pub fn remove(path: &Path) -> io::Result<()> {
-    if !fs::symlink_metadata(path).is_ok() {
+    if fs::symlink_metadata(path).is_err() {
         return Err(io::ErrorKind::NotFound.into());
     }
     effect(Kind::Disk, format_args!("remove {}", path.display()))?;

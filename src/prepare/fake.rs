@@ -112,6 +112,9 @@ struct Born {
     rdma: Vec<String>,
 }
 
+/// The kernel that has them, and what is made there.
+type Netdevs = Option<(FakeKernel, BTreeMap<PciAddress, Born>)>;
+
 /// Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct FakeFunctions {
@@ -125,7 +128,7 @@ pub struct FakeFunctions {
     refused_binds: Arc<Mutex<BTreeSet<PciAddress>>>,
     book: Arc<Mutex<Book>>,
     /// The kernel that has the netdevs of the VFs, and what those are when a driver makes them.
-    netdevs: Arc<Mutex<Option<(FakeKernel, BTreeMap<PciAddress, Born>)>>>,
+    netdevs: Arc<Mutex<Netdevs>>,
     /// Knows the VFs that could not be cleaned.
     ledger: Arc<Mutex<Option<Ledger>>>,
     /// The k-th set from now (0 is the next) fails with this errno.
@@ -182,7 +185,7 @@ impl FakeFunctions {
         *self.ledger.lock().unwrap_or_else(PoisonError::into_inner) = Some(ledger);
     }
 
-    fn netdevs(&self) -> MutexGuard<'_, Option<(FakeKernel, BTreeMap<PciAddress, Born>)>> {
+    fn netdevs(&self) -> MutexGuard<'_, Netdevs> {
         self.netdevs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

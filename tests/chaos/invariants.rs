@@ -6,7 +6,8 @@ use sriov_dra::device::InstalledRoute;
 use sriov_dra::prepare::records::{Entry, Progress};
 
 use crate::node::{VFS, default_route, pci};
-use crate::world::{Pod, World, vfs_of};
+use crate::pods::{Pod, vfs_of};
+use crate::world::World;
 
 /// Nothing is taken from a pod that runs, whatever goes wrong elsewhere.
 pub fn after_each(world: &World) -> Vec<String> {
@@ -237,12 +238,12 @@ fn places(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
         }
         for entry in entries.iter().filter(|e| e.pod.as_ref().is_some_and(|p| p.uid == pod.uid)) {
             let record = process.engine.site.ledger.attachment(&entry.claim.uid).unwrap();
-            let inside = entry
+            let there = entry
                 .vfs
                 .iter()
                 .filter(|vf| !vf.vfio)
                 .any(|vf| world.node.kernel.vf(vf.pci).is_some_and(|(place, ..)| place == sb.netns));
-            if inside && record.as_ref().is_none_or(|record| record.netns != sb.netns) {
+            if there && record.as_ref().is_none_or(|record| record.netns != sb.netns) {
                 faults.push(format!(
                     "claim {} is in pod {}, and its record is {record:?}",
                     entry.claim.uid, pod.uid
@@ -250,7 +251,7 @@ fn places(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
             }
             // The agent was told of this sandbox, and attached or said why not.
             if record.is_some_and(|record| record.netns == sb.netns && record.complete) && !pod.disturbed {
-                faults.extend(inside_of(world, entry, sb.netns, &pod.uid));
+                faults.extend(inside(world, entry, sb.netns, &pod.uid));
             }
         }
     }
@@ -266,8 +267,4 @@ fn places(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
         }
     }
     faults
-}
-
-fn inside_of(world: &World, entry: &Entry, netns: sriov_dra::host::NetnsId, pod: &str) -> Vec<String> {
-    inside(world, entry, netns, pod)
 }

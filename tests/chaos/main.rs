@@ -10,6 +10,7 @@ mod matrix;
 mod misfortune;
 mod node;
 mod ops;
+mod pods;
 mod workload;
 mod world;
 

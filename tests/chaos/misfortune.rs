@@ -6,7 +6,8 @@ use sriov_dra::prepare::ledger::Ledger;
 
 use crate::node::pci;
 use crate::ops::{Bound, Op};
-use crate::world::{World, vfs_of};
+use crate::pods::vfs_of;
+use crate::world::World;
 
 pub fn befall(world: &mut World, op: Op) {
     match op {
@@ -117,9 +118,9 @@ fn rebind(world: &mut World, vf: u8, driver: Bound) {
     let before = state(world);
     // By hand: without force, as `echo … > bind` does it.
     match driver {
-        Bound::ToNone => functions.unbind(pci(vf)).unwrap(),
-        Bound::ToNetwork => functions.bind(pci(vf), None).unwrap(),
-        Bound::ToVfio => functions.bind(pci(vf), Some("vfio-pci")).unwrap(),
+        Bound::Nothing => functions.unbind(pci(vf)).unwrap(),
+        Bound::Netdev => functions.bind(pci(vf), None).unwrap(),
+        Bound::Userspace => functions.bind(pci(vf), Some("vfio-pci")).unwrap(),
     }
     let life = functions.life(pci(vf)).unwrap();
     if state(world) != before {

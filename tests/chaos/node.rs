@@ -102,7 +102,7 @@ impl Node {
         for n in 1..=VFS {
             self.kernel.add_vf(pci(n), &format!("ens1v{n}"), 1500, &mac(n));
             self.kernel.meddle(pci(n), |link| link.alt_names = vec![format!("enp129s0v{n}")]);
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 self.kernel.add_rdma(pci(n), &format!("mlx5_{n}"));
             }
             self.truth.insert(n, born(n));
@@ -191,7 +191,7 @@ impl Node {
         let flags = (link.up, link.promisc, link.allmulti, link.noarp, link.xdp, link.group);
         expect("flags", format!("{flags:?}"), format!("{:?}", (false, false, false, false, false, 0)));
         expect("addresses", format!("{addresses:?}"), "[]".into());
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             let rdma = self.kernel.rdma_place(&format!("mlx5_{n}")).map(|(place, _)| place.to_string());
             expect(
                 "RDMA device",

@@ -73,9 +73,9 @@ pub enum End {
 /// A driver that somebody binds by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    ToNone,
-    ToNetwork,
-    ToVfio,
+    Nothing,
+    Netdev,
+    Userspace,
 }
 
 /// What goes wrong at an op.

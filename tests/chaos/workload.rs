@@ -51,7 +51,7 @@ fn op(chance: &mut Chance) -> Op {
         86..=87 => Op::Rename { vf },
         88..=89 => Op::Meddle { slot, what: u8::try_from(chance.below(6)).unwrap() },
         90..=91 => Op::Anew { vf },
-        92 => Op::Rebind { vf, driver: [Bound::ToNone, Bound::ToNetwork, Bound::ToVfio][chance.below(3)] },
+        92 => Op::Rebind { vf, driver: [Bound::Nothing, Bound::Netdev, Bound::Userspace][chance.below(3)] },
         93 => Op::ApiAway { away: chance.below(3) == 0 },
         94 => Op::DiskFull { full: true },
         95..=96 => Op::DiskFull { full: false },
