@@ -111,10 +111,12 @@ fn a_vf_made_anew_goes_into_no_pod_after_a_prepare_that_failed_or_was_killed() {
         vec![
             Place { slot: 0, shared: true, claims: &[&[(4, &[Mac, Vlan, Trust])]] }.into(),
             Rest.into(),
+            // Its sandbox comes while no agent is there.
+            Kill.into(),
             Anew { vf: 4 }.into(),
-            with(Prepare { slot: 0 }, fault),
             Run { slot: 0 }.into(),
             Start.into(),
+            with(Prepare { slot: 0 }, fault),
             Container { slot: 0 }.into(),
         ]
     };
