@@ -56,8 +56,8 @@ pub(super) enum Present {
 struct Moved {
     uid: String,
     vfs: Vec<PciAddress>,
-    /// The attach record was made by this call.
-    fresh: bool,
+    /// The record as it was: none was made before, or one that says how far an earlier call came.
+    before: Option<Attachment>,
 }
 
 /// One attach: where to, for whom.
@@ -122,11 +122,16 @@ impl Attacher {
     fn undo(&self, moved: &Moved, pod: &PodSandbox, deadline: Instant) -> Result<(), AttachError> {
         let _claim = self.site.locks.claim(&moved.uid, deadline)?;
         let Some((_, netns)) = &pod.netns else { return Ok(()) };
-        self.detach_vfs(&moved.uid, &moved.vfs, Some(netns), false, deadline)?;
-        if moved.fresh {
-            self.site.ledger.remove_attachment(&moved.uid)?;
+        let was_complete = moved.before.as_ref().is_some_and(|record| record.complete);
+        if let (false, Some(record)) = (was_complete, self.site.ledger.attachment(&moved.uid)?) {
+            // First: what is half out is not complete, should this process be killed.
+            self.site.ledger.put_attachment(&moved.uid, &Attachment { complete: false, ..record })?;
         }
-        Ok(())
+        self.detach_vfs(&moved.uid, &moved.vfs, Some(netns), false, deadline)?;
+        match &moved.before {
+            None => Ok(self.site.ledger.remove_attachment(&moved.uid)?),
+            Some(before) => Ok(self.site.ledger.put_attachment(&moved.uid, before)?),
+        }
     }
 
     /// Notes the sandbox as the pod's current one and returns its epoch. A second agent that is told of the same
@@ -200,7 +205,7 @@ impl Attacher {
             self.site.ledger.put_attachment(uid, &attachment)?;
         }
         let entry_before = entry.clone();
-        let mut moved = Moved { uid: uid.to_owned(), vfs: Vec::new(), fresh: before.is_none() };
+        let mut moved = Moved { uid: uid.to_owned(), vfs: Vec::new(), before };
         let target = Target { pod, epoch, netns, planned, resumed, present, deadline };
         match self.attach_vfs(&mut entry, &target, &mut moved.vfs) {
             Ok(devices) => {
@@ -221,7 +226,7 @@ impl Attacher {
             Err(first) => {
                 self.report(failure(&entry, &first));
                 let undone = self.detach_vfs(uid, &moved.vfs, Some(netns), false, deadline);
-                if undone.is_ok() && moved.fresh {
+                if undone.is_ok() && moved.before.is_none() {
                     self.site.ledger.remove_attachment(uid)?;
                 }
                 AttachError::all([Some(first), undone.err()].into_iter().flatten().collect())

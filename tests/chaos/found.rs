@@ -123,3 +123,17 @@ fn a_vf_made_anew_goes_into_no_pod_after_a_prepare_that_failed_or_was_killed() {
     holds_at_each(|k| acts(Fail { k, errno: ENOSPC }));
     holds_at_each(|k| acts(Die { k }));
 }
+
+/// An attach that a death had cut off was completed, then taken back because the pod's other claim could not be had: the
+/// record went on saying that it was complete.
+#[test]
+fn a_record_does_not_stay_complete_when_the_pods_other_claim_takes_the_attach_back() {
+    holds_at_each(|k| {
+        vec![
+            Place { slot: 0, shared: true, claims: &[&[(3, &[Mtu])], &[(4, &[Vlan])]] }.into(),
+            Rest.into(),
+            Anew { vf: 4 }.into(),
+            with(Run { slot: 0 }, Die { k }),
+        ]
+    });
+}
