@@ -81,7 +81,8 @@ impl Ask {
                 wanted.routing.sysctls = [("rp_filter".to_owned(), 2), ("arp_ignore".to_owned(), 1)].into();
             }
             Self::NoRdma => {
-                wanted.rdma = WantedRdma { mode: RdmaMode::None, umad: false, memlock: Memlock::None };
+                wanted.rdma =
+                    WantedRdma { mode: RdmaMode::None, umad: false, memlock: Memlock::None, nccl: None };
             }
         }
     }

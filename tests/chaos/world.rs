@@ -413,6 +413,8 @@ impl World {
             name: "main".into(),
             env: markers,
             live: false,
+            devices: Vec::new(),
+            memlock: None,
         };
         if self.agent.is_some() {
             let of = sandbox.clone();
