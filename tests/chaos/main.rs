@@ -44,10 +44,15 @@ fn another_long_life_of_fixed_chance_leaves_nothing_behind() {
     tell(2);
 }
 
+/// `CHAOS_SEED`: a number tells that life, `clock` one that nobody has told yet.
 #[test]
-fn a_long_life_that_nobody_has_lived_yet_leaves_nothing_behind() {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-    let seed = std::env::var("CHAOS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(now);
+fn a_long_life_of_a_chosen_seed_leaves_nothing_behind() {
+    let seed = match std::env::var("CHAOS_SEED").as_deref() {
+        Ok("clock") => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(),
+        Ok(number) => number.parse().unwrap(),
+        // The one that found the attach that was taken back and stayed recorded.
+        Err(_) => 101,
+    };
     println!("CHAOS_SEED={seed}");
     tell(seed);
 }
