@@ -31,8 +31,7 @@ impl Devlink {
         let mut payload = vec![CTRL_CMD_GETFAMILY, 1, 0, 0];
         attribute(&mut payload, CTRL_ATTR_FAMILY_NAME, b"devlink\0");
         let answer = ask(netns, NETLINK_GENERIC, GENL_ID_CTRL, &payload, "look up devlink").ok()??;
-        let id = find(answer.get(GENL_HEADER..)?, CTRL_ATTR_FAMILY_ID)?;
-        Some(Self { netns: netns.clone(), family: u16::from_ne_bytes(id.try_into().ok()?) })
+        Some(Self { netns: netns.clone(), family: family_of(&answer)? })
     }
 
     /// The mode, or `None` where the driver has no embedded switch to ask.
@@ -57,12 +56,19 @@ impl Devlink {
             }
             Err(error) => return Err(error),
         };
-        let mode =
-            answer.as_deref().and_then(|bytes| find(bytes.get(GENL_HEADER..)?, DEVLINK_ATTR_ESWITCH_MODE));
-        Ok(match mode {
-            Some([0, 0]) => Some(EswitchMode::Legacy),
-            Some(&[a, b]) if u16::from_ne_bytes([a, b]) == 1 => Some(EswitchMode::Switchdev),
-            _ => None,
-        })
+        Ok(answer.as_deref().and_then(mode_of))
+    }
+}
+
+pub(super) fn family_of(answer: &[u8]) -> Option<u16> {
+    let id = find(answer.get(GENL_HEADER..)?, CTRL_ATTR_FAMILY_ID)?;
+    Some(u16::from_ne_bytes(id.try_into().ok()?))
+}
+
+pub(super) fn mode_of(answer: &[u8]) -> Option<EswitchMode> {
+    match find(answer.get(GENL_HEADER..)?, DEVLINK_ATTR_ESWITCH_MODE)? {
+        [0, 0] => Some(EswitchMode::Legacy),
+        &[a, b] if u16::from_ne_bytes([a, b]) == 1 => Some(EswitchMode::Switchdev),
+        _ => None,
     }
 }

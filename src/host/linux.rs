@@ -148,6 +148,12 @@ fn inode_of(link: &Path) -> std::io::Result<Option<u64>> {
         .and_then(|inode| inode.parse().ok()))
 }
 
+/// A text in a field of fixed size, which it may fill.
+pub(super) fn until_zero(field: &[u8]) -> String {
+    let text = field.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
 /// `bus_info` of `ETHTOOL_GDRVINFO` (include/uapi/linux/ethtool.h): the PCI address on kernels that do not put it into
 /// netlink. `None` when the driver does not say.
 pub(super) fn ethtool_bus_info(netns: &Netns, name: &str) -> Option<String> {
@@ -191,8 +197,7 @@ pub(super) fn ethtool_bus_info(netns: &Netns, name: &str) -> Option<String> {
         if answer != 0 {
             return Err(fail(std::io::Error::last_os_error()));
         }
-        let end = info.bus_info.iter().position(|byte| *byte == 0).unwrap_or(info.bus_info.len());
-        Ok(String::from_utf8_lossy(&info.bus_info[..end]).into_owned())
+        Ok(until_zero(&info.bus_info))
     });
     text.ok().filter(|text| !text.is_empty())
 }

@@ -9,6 +9,8 @@ pub mod age;
 pub mod announce;
 pub mod boot;
 pub mod clock;
+#[cfg(any(test, feature = "testing"))]
+pub mod decoders;
 pub mod devlink;
 pub mod disk;
 mod error;

@@ -36,6 +36,63 @@ pub(super) struct Session {
     sequence: u32,
 }
 
+/// What the kernel has answered to one request so far.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) sequence: u32,
+    pub(super) messages: Vec<RouteNetlinkMessage>,
+    /// The dump is void: something changed meanwhile.
+    pub(super) interrupted: bool,
+}
+
+impl Answers {
+    /// Takes the messages of a datagram. `true`: the acknowledgement or the end of the dump was among them.
+    pub(super) fn take(&mut self, what: &str, datagram: &[u8]) -> Result<bool, HostError> {
+        let protocol = |reason: String| HostError::Protocol { what: what.to_owned(), reason };
+        let mut rest = datagram;
+        while rest.len() >= 16 {
+            let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+            let Some(one) = rest.get(..length).filter(|one| one.len() >= 16) else {
+                return Err(protocol(format!("a message of {length} bytes in {} bytes", rest.len())));
+            };
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
+                Ok(message) => message,
+                // A link with an attribute nobody here understands must not hide all the others; a control
+                // message that can't be read is the end of nothing.
+                Err(error) if u16::from_ne_bytes([one[4], one[5]]) >= NLMSG_MIN_TYPE => {
+                    tracing::debug!(what, %error, "skipped a netlink message");
+                    continue;
+                }
+                Err(error) => return Err(protocol(error.to_string())),
+            };
+            if message.header.sequence_number != self.sequence {
+                continue;
+            }
+            self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+            match message.payload {
+                NetlinkPayload::Error(error) => {
+                    return match error.code {
+                        None => {
+                            self.interrupted = false;
+                            Ok(true)
+                        }
+                        Some(_) => Err(HostError::Netlink { what: what.to_owned(), source: error.to_io() }),
+                    };
+                }
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    let source = io::Error::from_raw_os_error(-done.code);
+                    return Err(HostError::Netlink { what: what.to_owned(), source });
+                }
+                NetlinkPayload::Done(_) => return Ok(true),
+                NetlinkPayload::InnerMessage(inner) => self.messages.push(inner),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// The kernel always answers; should it not, a caller must not hang with its locks.
 pub(super) fn patience(socket: &Socket) -> io::Result<()> {
     let limit = nix::sys::time::TimeVal::new(10, 0);
@@ -80,52 +137,14 @@ impl Session {
         flags: u16,
     ) -> Result<Option<Vec<RouteNetlinkMessage>>, HostError> {
         self.send(what, message, flags)?;
-        let protocol = |reason: String| HostError::Protocol { what: what.to_owned(), reason };
-        let mut answers = Vec::new();
-        let mut interrupted = false;
+        let mut answers = Answers { sequence: self.sequence, ..Answers::default() };
         loop {
             let (datagram, _) = self
                 .socket
                 .recv_from_full()
                 .map_err(|source| HostError::Netlink { what: what.to_owned(), source })?;
-            let mut rest = &datagram[..];
-            while rest.len() >= 16 {
-                let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-                let Some(one) = rest.get(..length).filter(|one| one.len() >= 16) else {
-                    return Err(protocol(format!("a message of {length} bytes in {} bytes", rest.len())));
-                };
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
-                    Ok(message) => message,
-                    // A link with an attribute nobody here understands must not hide all the others; a control
-                    // message that can't be read is the end of nothing.
-                    Err(error) if u16::from_ne_bytes([one[4], one[5]]) >= NLMSG_MIN_TYPE => {
-                        tracing::debug!(what, %error, "skipped a netlink message");
-                        continue;
-                    }
-                    Err(error) => return Err(protocol(error.to_string())),
-                };
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
-                match message.payload {
-                    NetlinkPayload::Error(error) => {
-                        return match error.code {
-                            None => Ok(Some(answers)),
-                            Some(_) => {
-                                Err(HostError::Netlink { what: what.to_owned(), source: error.to_io() })
-                            }
-                        };
-                    }
-                    NetlinkPayload::Done(done) if done.code < 0 => {
-                        let source = io::Error::from_raw_os_error(-done.code);
-                        return Err(HostError::Netlink { what: what.to_owned(), source });
-                    }
-                    NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(answers)),
-                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
-                    _ => {}
-                }
+            if answers.take(what, &datagram)? {
+                return Ok((!answers.interrupted).then_some(answers.messages));
             }
         }
     }
@@ -216,7 +235,7 @@ impl Session {
     }
 }
 
-fn parse_link(message: LinkMessage) -> Link {
+pub(super) fn parse_link(message: LinkMessage) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,
@@ -273,6 +292,20 @@ fn parse_link(message: LinkMessage) -> Link {
         link.lower = None;
     }
     link
+}
+
+/// With the index of its link.
+pub(super) fn parse_address(message: &AddressMessage) -> Option<(u32, IpNet)> {
+    // On point-to-point links ADDRESS is the peer and LOCAL is ours; IPv6 has no LOCAL.
+    let mut local: Option<IpAddr> = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) if local.is_none() => local = Some(*address),
+            _ => {}
+        }
+    }
+    Some((message.header.index, IpNet::new(local?, message.header.prefix_len).ok()?))
 }
 
 fn link_messages(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
@@ -472,19 +505,9 @@ impl Links for Session {
             self.dump("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
         Ok(answers
             .into_iter()
-            .filter_map(|answer| {
-                let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
-                // On point-to-point links ADDRESS is the peer and LOCAL is ours; IPv6 has no LOCAL.
-                let mut local: Option<IpAddr> = None;
-                for attribute in &message.attributes {
-                    match attribute {
-                        AddressAttribute::Local(address) => local = Some(*address),
-                        AddressAttribute::Address(address) if local.is_none() => local = Some(*address),
-                        _ => {}
-                    }
-                }
-                let address = IpNet::new(local?, message.header.prefix_len).ok()?;
-                Some((message.header.index, address))
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewAddress(message) => parse_address(&message),
+                _ => None,
             })
             .collect())
     }

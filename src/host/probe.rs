@@ -135,7 +135,7 @@ fn solicitation(mac: [u8; 6], sender: Ipv6Addr, address: Ipv6Addr) -> Vec<u8> {
 }
 
 /// The link-layer address of who says that the address is its own.
-fn answer_in(question: &Question, frame: &[u8]) -> Option<HwAddr> {
+pub(super) fn answer_in(question: &Question, frame: &[u8]) -> Option<HwAddr> {
     let own = question.link.hw_addr.as_ref().and_then(ethernet)?;
     let part = |from: usize, length: usize| frame.get(from..from + length);
     let sender = match (question.address, part(12, 2)?) {

@@ -84,28 +84,39 @@ fn exchange(netns: &Netns, protocol: isize, message: &[u8], what: &str) -> Resul
         let mut answers = Vec::new();
         loop {
             let (datagram, _) = socket.recv_from_full().map_err(failed)?;
-            let mut rest = &datagram[..];
-            while let [l0, l1, l2, l3, k0, k1, ..] = *rest {
-                let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-                let Some(body) = rest.get(HEADER..length) else {
-                    return Err(HostError::Protocol {
-                        what: what.to_owned(),
-                        reason: format!("a message of {length} bytes"),
-                    });
-                };
-                // The end of a dump has an error's form.
-                if matches!(u16::from_ne_bytes([k0, k1]), NLMSG_ERROR | NLMSG_DONE) {
-                    let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                    return match code {
-                        0.. => Ok(answers),
-                        errno => Err(failed(std::io::Error::from_raw_os_error(-errno))),
-                    };
-                }
-                answers.push(body.to_vec());
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if take(&datagram, &mut answers, what)? {
+                return Ok(answers);
             }
         }
     })
+}
+
+/// Takes the messages of a datagram. `true`: the acknowledgement or the end of the dump was among them.
+pub(super) fn take(datagram: &[u8], answers: &mut Vec<Vec<u8>>, what: &str) -> Result<bool, HostError> {
+    let mut rest = datagram;
+    while let [l0, l1, l2, l3, k0, k1, ..] = *rest {
+        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+        let Some(body) = rest.get(HEADER..length) else {
+            return Err(HostError::Protocol {
+                what: what.to_owned(),
+                reason: format!("a message of {length} bytes"),
+            });
+        };
+        // The end of a dump has an error's form.
+        if matches!(u16::from_ne_bytes([k0, k1]), NLMSG_ERROR | NLMSG_DONE) {
+            let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
+            return match code {
+                0.. => Ok(true),
+                errno => Err(HostError::Netlink {
+                    what: what.to_owned(),
+                    source: std::io::Error::from_raw_os_error(-errno),
+                }),
+            };
+        }
+        answers.push(body.to_vec());
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

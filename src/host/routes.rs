@@ -36,7 +36,7 @@ fn plain(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn message(link: u32, route: &Route) -> RouteMessage {
+pub(super) fn message(link: u32, route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     let header = &mut message.header;
     header.address_family = family(route.to.addr());
@@ -65,7 +65,7 @@ fn message(link: u32, route: &Route) -> RouteMessage {
 }
 
 /// `None` for what is no unicast route through interfaces; one for each of several next hops.
-fn parse(message: &RouteMessage) -> Vec<InstalledRoute> {
+pub(super) fn parse(message: &RouteMessage) -> Vec<InstalledRoute> {
     let header = &message.header;
     if header.kind != RouteType::Unicast {
         return Vec::new();
@@ -110,7 +110,7 @@ fn parse(message: &RouteMessage) -> Vec<InstalledRoute> {
     links.into_iter().map(of_hop).collect()
 }
 
-fn rule_message(rule: &Rule) -> RuleMessage {
+pub(super) fn rule_message(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     let header = &mut message.header;
     header.family = family(rule.from);
@@ -124,6 +124,21 @@ fn rule_message(rule: &Rule) -> RuleMessage {
         RuleAttribute::Protocol(RouteProtocol::Static),
     ];
     message
+}
+
+/// `None` for what is no rule from one whole address to a table.
+pub(super) fn parse_rule(message: &RuleMessage) -> Option<Rule> {
+    let (mut from, mut table, mut priority) = (None, u32::from(message.header.table), 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Source(source) => from = Some(*source),
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::Priority(number) => priority = *number,
+            _ => {}
+        }
+    }
+    let whole = matches!(message.header.src_len, 32 | 128);
+    from.filter(|_| whole).map(|from| Rule { from, table, priority })
 }
 
 impl Session {
@@ -164,18 +179,9 @@ impl Session {
             let mut message = RuleMessage::default();
             message.header.family = family;
             for answer in self.dump("list rules", RouteNetlinkMessage::GetRule(message))? {
-                let RouteNetlinkMessage::NewRule(message) = answer else { continue };
-                let (mut from, mut table, mut priority) = (None, u32::from(message.header.table), 0);
-                for attribute in &message.attributes {
-                    match attribute {
-                        RuleAttribute::Source(source) => from = Some(*source),
-                        RuleAttribute::Table(number) => table = *number,
-                        RuleAttribute::Priority(number) => priority = *number,
-                        _ => {}
-                    }
+                if let RouteNetlinkMessage::NewRule(message) = answer {
+                    rules.extend(parse_rule(&message));
                 }
-                let whole = matches!(message.header.src_len, 32 | 128);
-                rules.extend(from.filter(|_| whole).map(|from| Rule { from, table, priority }));
             }
         }
         Ok(rules)

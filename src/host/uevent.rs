@@ -38,11 +38,15 @@ impl Uevents {
                     return Err(HostError::Netlink { what: "receive a kernel event".to_owned(), source });
                 }
             };
-            let ours =
-                |field: &[u8]| matches!(field, b"SUBSYSTEM=pci" | b"SUBSYSTEM=net" | b"SUBSYSTEM=infiniband");
-            if event.split(|byte| *byte == 0).any(ours) {
+            if concerns_us(&event) {
                 return Ok(());
             }
         }
     }
+}
+
+/// `action@devpath`, and fields with a zero behind each.
+pub(super) fn concerns_us(event: &[u8]) -> bool {
+    let ours = |field: &[u8]| matches!(field, b"SUBSYSTEM=pci" | b"SUBSYSTEM=net" | b"SUBSYSTEM=infiniband");
+    event.split(|byte| *byte == 0).any(ours)
 }

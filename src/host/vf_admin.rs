@@ -98,7 +98,7 @@ fn ifinfomsg(index: u32) -> Vec<u8> {
 }
 
 /// What `ip link set PF vf N …` sends for the same wish.
-fn message(index: u32, vf: u32, setting: &Setting) -> Vec<u8> {
+pub(super) fn message(index: u32, vf: u32, setting: &Setting) -> Vec<u8> {
     let words = |values: &[u32]| -> Vec<u8> { values.iter().flat_map(|value| value.to_ne_bytes()).collect() };
     let (kind, value) = match setting {
         // struct ifla_vf_mac: room for 32 bytes
@@ -150,7 +150,7 @@ fn word(value: &[u8], n: usize) -> Option<u32> {
     value.get(n * 4..n * 4 + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-fn parse(answer: &[u8], vf: u32) -> Option<VfSettings> {
+pub(super) fn parse(answer: &[u8], vf: u32) -> Option<VfSettings> {
     let list = find(answer.get(IFINFOMSG..)?, IFLA_VFINFO_LIST)?;
     // By the number in it, not by its place: a VF whose driver could not tell is left out.
     let info = each(list, IFLA_VF_INFO)

@@ -40,3 +40,5 @@ pub mod vfio;
 
 pub use error::PrepareError;
 pub use give_back::{HeldClaim, hold_claim};
+#[cfg(any(test, feature = "testing"))]
+pub use sealed::text_of;

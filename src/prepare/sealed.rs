@@ -95,6 +95,12 @@ fn sealed(body: Value) -> Envelope {
     envelope(VERSION, 1, body)
 }
 
+/// The text of a file with this body, its checksum right whatever the body says.
+#[cfg(any(test, feature = "testing"))]
+pub fn text_of(body: Value) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&sealed(body))
+}
+
 #[cfg(any(test, feature = "testing"))]
 fn sealed_by_next(body: Value) -> Envelope {
     let (min_reader, body) = super::next_version::as_written(body);

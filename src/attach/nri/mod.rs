@@ -6,6 +6,8 @@
 //! From the socket up: `mux` cuts the stream into two connections, `ttrpc` those into messages, `link` matches answers
 //! to questions in both directions, `session` is one registration with a runtime, `plugin` keeps one alive.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod decoders;
 mod error;
 pub mod fake;
 mod link;

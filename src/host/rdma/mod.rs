@@ -80,7 +80,11 @@ const fn kind(command: u16) -> u16 {
 pub fn netns_mode(netns: &Netns) -> Option<RdmaNetnsMode> {
     let answer = ask(netns, NETLINK_RDMA, kind(RDMA_NLDEV_CMD_SYS_GET), &[], "read the RDMA namespace mode")
         .ok()??;
-    match find(&answer, RDMA_NLDEV_SYS_ATTR_NETNS_MODE)? {
+    mode_of(&answer)
+}
+
+pub(super) fn mode_of(answer: &[u8]) -> Option<RdmaNetnsMode> {
+    match find(answer, RDMA_NLDEV_SYS_ATTR_NETNS_MODE)? {
         [0] => Some(RdmaNetnsMode::Exclusive),
         [_] => Some(RdmaNetnsMode::Shared),
         _ => None,
@@ -88,7 +92,7 @@ pub fn netns_mode(netns: &Netns) -> Option<RdmaNetnsMode> {
 }
 
 /// Of one part of a dump of devices.
-fn link_of(answer: &[u8]) -> Option<RdmaLink> {
+pub(super) fn link_of(answer: &[u8]) -> Option<RdmaLink> {
     let name = find(answer, RDMA_NLDEV_ATTR_DEV_NAME)?;
     Some(RdmaLink {
         index: number(answer, RDMA_NLDEV_ATTR_DEV_INDEX)?,
@@ -119,7 +123,7 @@ fn char_device_request(client: &str, device: Option<u32>, port: Option<u32>) -> 
 }
 
 /// Its answer. The number is `huge_encode_dev`'s, include/linux/kdev_t.h.
-fn char_device_of(answer: &[u8]) -> Option<CharDevice> {
+pub(super) fn char_device_of(answer: &[u8]) -> Option<CharDevice> {
     let name = text(find(answer, RDMA_NLDEV_ATTR_CHARDEV_NAME)?);
     // Only the low half is used.
     let device = find(answer, RDMA_NLDEV_ATTR_CHARDEV)?.get(..8)?.try_into().ok().map(u64::from_ne_bytes)?;
