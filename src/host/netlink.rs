@@ -45,6 +45,11 @@ pub(super) struct Answers {
     pub(super) interrupted: bool,
 }
 
+/// Of the negative number in an answer, whatever number that is.
+pub(super) fn refusal(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code.saturating_abs())
+}
+
 impl Answers {
     /// Takes the messages of a datagram. `true`: the acknowledgement or the end of the dump was among them.
     pub(super) fn take(&mut self, what: &str, datagram: &[u8]) -> Result<bool, HostError> {
@@ -77,12 +82,13 @@ impl Answers {
                             self.interrupted = false;
                             Ok(true)
                         }
-                        Some(_) => Err(HostError::Netlink { what: what.to_owned(), source: error.to_io() }),
+                        Some(code) => {
+                            Err(HostError::Netlink { what: what.to_owned(), source: refusal(code.get()) })
+                        }
                     };
                 }
                 NetlinkPayload::Done(done) if done.code < 0 => {
-                    let source = io::Error::from_raw_os_error(-done.code);
-                    return Err(HostError::Netlink { what: what.to_owned(), source });
+                    return Err(HostError::Netlink { what: what.to_owned(), source: refusal(done.code) });
                 }
                 NetlinkPayload::Done(_) => return Ok(true),
                 NetlinkPayload::InnerMessage(inner) => self.messages.push(inner),

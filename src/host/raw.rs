@@ -107,10 +107,9 @@ pub(super) fn take(datagram: &[u8], answers: &mut Vec<Vec<u8>>, what: &str) -> R
             let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
             return match code {
                 0.. => Ok(true),
-                errno => Err(HostError::Netlink {
-                    what: what.to_owned(),
-                    source: std::io::Error::from_raw_os_error(-errno),
-                }),
+                errno => {
+                    Err(HostError::Netlink { what: what.to_owned(), source: super::netlink::refusal(errno) })
+                }
             };
         }
         answers.push(body.to_vec());
