@@ -66,6 +66,25 @@ fn remove(path: &Path) -> Result<(), PrepareError> {
     }
 }
 
+/// An entry that says of whom it is: claim and pod become names of files.
+fn read_entry(path: &Path) -> io::Result<Read<Entry>> {
+    let of_path = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
+    Ok(match sealed::read::<Entry>(path)? {
+        Read::Found(entry) if of_path != Some(&entry.claim.uid) => {
+            Read::Damaged(format!("it is about a claim with UID {:?}", entry.claim.uid))
+        }
+        Read::Found(Entry { pod: Some(pod), .. }) if !is_file_name(&pod.uid) => {
+            Read::Damaged(format!("its pod has UID {:?}", pod.uid))
+        }
+        read => read,
+    })
+}
+
+/// Of one component, with room for what is put before and behind it.
+fn is_file_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 200 && !text.starts_with('.') && !text.contains(['/', '\0'])
+}
+
 impl Ledger {
     /// Opens or makes both stores.
     ///
@@ -138,7 +157,11 @@ impl Ledger {
 
     /// A damaged file is moved aside once, kept and reported; the rest is served.
     fn read<T: serde::de::DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, PrepareError> {
-        match sealed::read(path).map_err(failed("read", path))? {
+        self.found(path, sealed::read(path))
+    }
+
+    fn found<T>(&self, path: &Path, read: io::Result<Read<T>>) -> Result<Option<T>, PrepareError> {
+        match read.map_err(failed("read", path))? {
             Read::Missing => Ok(None),
             Read::Found(body) => Ok(Some(body)),
             Read::Newer { min_reader } => Err(PrepareError::Newer { path: path.to_owned(), min_reader }),
@@ -184,9 +207,7 @@ impl Ledger {
                     continue;
                 }
                 let read = match folder {
-                    "claims" => {
-                        sealed::read::<Entry>(&path).map(|read| read.map(|entry| entries.push(entry)))
-                    }
+                    "claims" => read_entry(&path).map(|read| read.map(|entry| entries.push(entry))),
                     "vf" => sealed::read::<Ownership>(&path).map(|read| read.map(drop)),
                     _ => sealed::read::<Unclean>(&path).map(|read| read.map(drop)),
                 };
@@ -202,6 +223,12 @@ impl Ledger {
             }
         }
         survey.entries = entries.len();
+        for name in names(&self.durable.join("pods"))? {
+            let path = self.durable.join("pods").join(&name);
+            if !path.is_dir() {
+                survey.quarantined.push(self.quarantine(&path, "it is where a pod's folder would be")?);
+            }
+        }
         self.rebuild_index(&entries)?;
         for entry in entries.iter().filter(|entry| entry.boot_id == boot_id) {
             for (vf, clean) in entry.vfs.iter().filter_map(|vf| Some((vf.pci, vf.clean.clone()?))) {
@@ -254,7 +281,8 @@ impl Ledger {
     /// # Errors
     /// When it can't be read, or a newer agent wrote it.
     pub fn entry(&self, claim_uid: &str) -> Result<Option<Entry>, PrepareError> {
-        self.read(&self.entry_path(claim_uid))
+        let path = self.entry_path(claim_uid);
+        self.found(&path, read_entry(&path))
     }
 
     /// UIDs of all claims with an entry, readable or not.
