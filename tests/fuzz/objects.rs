@@ -6,7 +6,8 @@ targets! {
     parameters, 1 << 17;
     claims, 1 << 17;
     address_pools, 1 << 17;
-    expressions, 1 << 20;
+    // Programs of patterns: the regex crate stops at 10 MiB.
+    expressions, 1 << 25;
 }
 
 mod hold {
