@@ -1,4 +1,4 @@
-//! Replays the corpus, then makes inputs of it for about a second; with libFuzzer for as long as wanted.
+//! Replays the corpus, then makes inputs of it for two seconds a target; with libFuzzer for as long as wanted.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +47,10 @@ pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 
 /// Ends the process if an input takes for ever: a thread can't be ended.
 #[derive(Clone)]
-struct Watch(Arc<Mutex<Option<(Instant, Vec<u8>)>>>);
+struct Watch(Arc<Mutex<Option<Running>>>);
+
+/// Since when, and the input.
+type Running = (Instant, Vec<u8>);
 
 impl Watch {
     fn of(target: &'static str) -> Self {
