@@ -1,7 +1,7 @@
 //! What becomes of the effects that a process has: tests let the k-th of them fail, or the process end at it.
 //!
 //! Every change of the kernel, of a PCI function and of the disk asks here first. On a node the answer is always yes, and
-//! costs nothing. In a test the answer is that of the [`Fate`] that the thread lives under: a process that was killed is
+//! costs nothing. In a test the answer is that of the `Fate` that the thread lives under: a process that was killed is
 //! one whose stack is unwound at an effect, so that nothing of it is done any more but what the kernel does too: its locks
 //! are let go.
 
