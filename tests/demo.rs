@@ -54,9 +54,11 @@ fn every_example_gets_its_vfs_on_the_simulated_node_and_gives_them_back() {
     assert_eq!(told["agent"]["devices"], 64);
     assert_eq!(told["end"]["left"].as_array().unwrap().len(), 0);
     let runs = told["runs"].as_array().unwrap();
+    // VFs of the simulated node have no RDMA devices; the guest's stories run that one.
+    let fits = |name: &str| name != "nccl.yaml";
     assert_eq!(
         runs.len(),
-        files("examples", |_| true) + files("examples/rails", |name| !name.starts_with("16")),
+        files("examples", fits) + files("examples/rails", |name| !name.starts_with("16")),
         "an example is missing in the demonstration"
     );
     for pod in runs.iter().flat_map(|run| run["pods"].as_array().unwrap()) {
