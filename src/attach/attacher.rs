@@ -8,7 +8,7 @@ use super::link_in::{bring_up, move_in};
 use super::nri::{Adjustment, Container, Sandbox};
 use super::outbox::Outbox;
 use super::rdma::wants_namespace;
-use super::report::{DeviceReport, Reason, Report};
+use super::report::{DeviceReport, Reason, Report, device, failure};
 use super::{AttachError, PodSandbox, variables};
 use crate::claim::{ClaimId, PodRef};
 use crate::device::{CleanFacts, IfName, PciAddress};
@@ -566,43 +566,4 @@ impl Attacher {
 
 pub(super) fn lost(vf: PciAddress, since: Instant) -> AttachError {
     AttachError::Lost { vf, waited_ms: since.elapsed().as_millis() }
-}
-
-fn device(vf: &VfEntry, link: Option<&Link>) -> DeviceReport {
-    DeviceReport {
-        pool: vf.pool.clone(),
-        device: vf.device.clone(),
-        share_id: vf.share_id.clone(),
-        reason: if vf.admin_access { Reason::AdminAccess } else { Reason::Attached },
-        message: match link {
-            _ if vf.admin_access => format!("VF {} is watched, not used", vf.pci),
-            _ if vf.vfio => match &vf.vfio_group {
-                Some(group) => format!("VF {} is on vfio-pci, in group {group}", vf.pci),
-                None => format!("VF {} is on vfio-pci", vf.pci),
-            },
-            Some(_) => format!("VF {} is in the pod as {}", vf.pci, vf.name),
-            None => format!("VF {} stays on the host", vf.pci),
-        },
-        interface: link.map(|_| vf.name.to_string()).filter(|_| !vf.admin_access),
-        addresses: if vf.admin_access { Vec::new() } else { vf.addresses.clone() },
-        hw_addr: match link {
-            _ if vf.admin_access => None,
-            Some(link) => vf.mac().cloned().or_else(|| link.hw_addr.clone()),
-            None => vf.mac().cloned(),
-        },
-        checks: Vec::new(),
-    }
-}
-
-fn failure(entry: &Entry, error: &AttachError) -> Report {
-    let message = error.sentence();
-    let devices = entry.vfs.iter().map(|vf| DeviceReport {
-        reason: Reason::AttachFailed,
-        message: message.clone(),
-        interface: None,
-        addresses: Vec::new(),
-        hw_addr: None,
-        ..device(vf, None)
-    });
-    Report { claim: entry.claim.clone(), devices: devices.collect() }
 }

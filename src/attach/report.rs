@@ -6,9 +6,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::AttachError;
 use crate::claim::ClaimId;
 use crate::device::HwAddr;
 use crate::host::Link;
+use crate::prepare::records::{Entry, VfEntry};
 
 /// One claim's devices after an attach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,4 +163,45 @@ impl Reason {
             Self::MemlockLimited => "MemlockLimited",
         }
     }
+}
+
+/// What becomes of a VF that is where it should be; `link` is its own in the pod.
+pub(super) fn device(vf: &VfEntry, link: Option<&Link>) -> DeviceReport {
+    DeviceReport {
+        pool: vf.pool.clone(),
+        device: vf.device.clone(),
+        share_id: vf.share_id.clone(),
+        reason: if vf.admin_access { Reason::AdminAccess } else { Reason::Attached },
+        message: match link {
+            _ if vf.admin_access => format!("VF {} is watched, not used", vf.pci),
+            _ if vf.vfio => match &vf.vfio_group {
+                Some(group) => format!("VF {} is on vfio-pci, in group {group}", vf.pci),
+                None => format!("VF {} is on vfio-pci", vf.pci),
+            },
+            Some(_) => format!("VF {} is in the pod as {}", vf.pci, vf.name),
+            None => format!("VF {} stays on the host", vf.pci),
+        },
+        interface: link.map(|_| vf.name.to_string()).filter(|_| !vf.admin_access),
+        addresses: if vf.admin_access { Vec::new() } else { vf.addresses.clone() },
+        hw_addr: match link {
+            _ if vf.admin_access => None,
+            Some(link) => vf.mac().cloned().or_else(|| link.hw_addr.clone()),
+            None => vf.mac().cloned(),
+        },
+        checks: Vec::new(),
+    }
+}
+
+/// The same sentence for every VF of a claim.
+pub(super) fn failure(entry: &Entry, error: &AttachError) -> Report {
+    let message = error.sentence();
+    let devices = entry.vfs.iter().map(|vf| DeviceReport {
+        reason: Reason::AttachFailed,
+        message: message.clone(),
+        interface: None,
+        addresses: Vec::new(),
+        hw_addr: None,
+        ..device(vf, None)
+    });
+    Report { claim: entry.claim.clone(), devices: devices.collect() }
 }
