@@ -1,3 +1,4 @@
+//! Pools, blocks and addresses: what is refused, and who gets which number.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod faults;

@@ -1,3 +1,4 @@
+//! The two kinds of addresses: what the embedded API server takes and refuses of them.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use serde_json::{Value, json};
