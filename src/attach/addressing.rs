@@ -116,17 +116,26 @@ fn probe(
         })
         .collect();
     let answers = match questions.is_empty() {
-        true => Vec::new(),
-        false => pod.ask(&questions, budget).map_err(|source| AttachError::Vf { vf: first, source })?,
+        true => Ok(Vec::new()),
+        false => pod.ask(&questions, budget),
+    };
+    let (answers, unasked) = match answers {
+        Ok(answers) => (answers, None),
+        // Somebody relies on the answer.
+        Err(source) if asked.iter().any(|(_, _, how, _)| *how == Probe::Fail) => {
+            return Err(AttachError::Vf { vf: first, source });
+        }
+        Err(error) => (Vec::new(), Some(error.sentence())),
     };
     let mut answers = answers.into_iter();
     for (vf, link, how, whom) in asked {
-        let check = match link.carrier {
-            true => {
+        let check = match &unasked {
+            _ if !link.carrier => Check::not_asked(kind, "the link has no carrier, nothing gets out"),
+            Some(why) => Check::not_asked(kind, why),
+            None => {
                 let answers = whom.into_iter().map(|(address, _)| address).zip(answers.by_ref());
                 Check::of(kind, link, &answers.collect::<Vec<_>>(), budget)
             }
-            false => Check::without_carrier(kind),
         };
         if how == Probe::Fail && (check.passed == Some(false) || !link.carrier) {
             return Err(AttachError::Probe { vf: vf.pci, name: vf.name.clone(), found: check.message });

@@ -1,13 +1,13 @@
 //! Attach as a function of ledger entries and sandboxes. The way back is in `detach`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::addressing::{Arrived, address};
 use super::link_in::{bring_up, move_in};
 use super::nri::{Adjustment, Container, Sandbox};
 use super::outbox::Outbox;
-use super::rdma::wants_namespace;
+use super::rdma::{RdmaIn, wants_namespace};
 use super::report::{DeviceReport, Reason, Report, device, failure};
 use super::{AttachError, PodSandbox, variables};
 use crate::claim::{ClaimId, PodRef};
@@ -19,7 +19,7 @@ use crate::prepare::site::Site;
 
 /// How long an attach waits for a VF that is on its way back from a namespace that ended: well within what a runtime
 /// waits for its plugins. The kubelet tries again.
-const VF_WAIT: Duration = Duration::from_millis(500);
+pub(super) const VF_WAIT: Duration = Duration::from_millis(500);
 /// How often it is looked for.
 const POLL: Duration = Duration::from_millis(20);
 /// What one pod may take in a Synchronize; others wait for it.
@@ -61,16 +61,16 @@ struct Moved {
 }
 
 /// One attach: where to, for whom.
-struct Target<'a> {
+pub(super) struct Target<'a> {
     pod: &'a PodSandbox,
     epoch: u64,
-    netns: &'a Netns,
+    pub(super) netns: &'a Netns,
     /// Names that other VFs of the pod will want.
     planned: &'a BTreeSet<String>,
     /// Everything was attached before: only what is missing is brought.
     resumed: bool,
-    present: Present,
-    deadline: Instant,
+    pub(super) present: Present,
+    pub(super) deadline: Instant,
 }
 
 impl Attacher {
@@ -243,7 +243,15 @@ impl Attacher {
     ) -> Result<Vec<DeviceReport>, AttachError> {
         let mut host = self.site.kernel.enter(self.site.kernel.host())?;
         let mut inside = self.site.kernel.enter(target.netns)?;
-        let rdma_until = |now: Instant| target.deadline.min(now + VF_WAIT);
+        let mut without_rdma = BTreeMap::new();
+        let mut note = |vf, rdma| {
+            match rdma {
+                RdmaIn::AsItWas => {}
+                RdmaIn::Moved => return true,
+                RdmaIn::LeftOut(device) => drop(without_rdma.insert(vf, device)),
+            }
+            false
+        };
         // By the order of the entry: the link, and whether there is something to do.
         let mut links: Vec<Option<(Link, bool)>> = Vec::new();
         for vf in &mut entry.vfs {
@@ -260,17 +268,8 @@ impl Attacher {
             self.check_rdma_way(vf)?;
             // The interface of InfiniBand is made anew where its RDMA device arrives.
             let rdma_first = clean.hw_addr.as_ref().is_some_and(|address| !address.is_ethernet());
-            if rdma_first {
-                moved.extend(
-                    self.rdma_in(
-                        vf,
-                        target.netns,
-                        target.present,
-                        rdma_until(clock::now()),
-                        target.deadline,
-                    )?
-                    .then_some(pci),
-                );
+            if rdma_first && note(pci, self.rdma_in(vf, target)?) {
+                moved.push(pci);
             }
             let handle = self.handle(pci, Some(&clean));
             let started = clock::now();
@@ -310,18 +309,18 @@ impl Attacher {
             };
             links.push(Some((link, to_do)));
         }
-        let with_links = || entry.vfs.iter().zip(&links);
-        let arrived: Vec<Arrived<'_>> = with_links()
+        let with_links = entry.vfs.iter().zip(&links);
+        let arrived: Vec<Arrived<'_>> = with_links
             .filter_map(|(vf, link)| Some((vf, link.clone().filter(|(_, to_do)| *to_do)?.0)))
             .collect();
         let mut checks = address(inside.as_mut(), &arrived, target.deadline)?;
-        for vf in entry.vfs.iter().filter(|vf| vf.has_interface()) {
-            self.rdma_in(vf, target.netns, target.present, rdma_until(clock::now()), target.deadline)?;
+        for vf in entry.vfs.iter_mut().filter(|vf| vf.has_interface()) {
+            note(vf.pci, self.rdma_in(vf, target)?);
         }
-        let devices = with_links().map(|(vf, link)| {
+        let devices = entry.vfs.iter().zip(&links).map(|(vf, link)| {
             let checks = checks.remove(&vf.pci).unwrap_or_default();
             let report = DeviceReport { checks, ..device(vf, link.as_ref().map(|(link, _)| link)) };
-            self.with_rdma(vf, report)
+            self.with_rdma(vf, without_rdma.get(&vf.pci), report)
         });
         Ok(devices.collect())
     }
@@ -440,7 +439,7 @@ impl Attacher {
                 Some((name, link)) => device(&VfEntry { name, ..vf.clone() }, Some(&link)),
                 None => device(vf, None),
             };
-            devices.push(DeviceReport { reason: Reason::HostNetwork, ..report });
+            devices.push(self.with_rdma(vf, None, DeviceReport { reason: Reason::HostNetwork, ..report }));
         }
         self.report(Report { claim: entry.claim.clone(), devices });
         Ok(())

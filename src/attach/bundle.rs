@@ -14,8 +14,8 @@ pub struct Bundle {
     pub env: Vec<String>,
     /// `linux.devices`, the character devices.
     pub devices: Vec<CharDevice>,
-    /// `process.rlimits` has RLIMIT_MEMLOCK.
-    pub limits_memlock: bool,
+    /// RLIMIT_MEMLOCK of `process.rlimits`, the hard one: bytes.
+    pub memlock: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -36,6 +36,8 @@ struct Process {
 struct Rlimit {
     #[serde(rename = "type")]
     kind: String,
+    #[serde(default)]
+    hard: u64,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +77,7 @@ impl Bundle {
                     minor: number(device.minor),
                 })
                 .collect(),
-            limits_memlock: rlimits.iter().any(|limit| limit.kind == "RLIMIT_MEMLOCK"),
+            memlock: rlimits.iter().find(|limit| limit.kind == "RLIMIT_MEMLOCK").map(|limit| limit.hard),
         })
     }
 
@@ -105,7 +107,7 @@ mod tests {
             "linux": {"devices": [{"path": "/dev/infiniband/uverbs1", "type": "c", "major": 231, "minor": 193},
             {"path": "/dev/loop0", "type": "b", "major": 7, "minor": 0}]}}"#;
         let bundle = Bundle::parse(text).unwrap();
-        assert_eq!((bundle.env.as_slice(), bundle.limits_memlock), (&["A=1".to_owned()][..], false));
+        assert_eq!((bundle.env.as_slice(), bundle.memlock), (&["A=1".to_owned()][..], None));
         let vf: PciAddress = "0000:81:00.2".parse().unwrap();
         let node =
             |n: u32, minor| CharDevice { path: format!("/dev/infiniband/uverbs{n}"), major: 231, minor };
@@ -117,11 +119,8 @@ mod tests {
         );
         let none = bundle.check(vf, &node(0, 192)).unwrap_err().to_string();
         assert!(none.contains("has no such device where"), "{none}");
-        assert!(
-            Bundle::parse(r#"{"process": {"rlimits": [{"type": "RLIMIT_MEMLOCK"}]}}"#)
-                .unwrap()
-                .limits_memlock
-        );
+        let limited = r#"{"process": {"rlimits": [{"type": "RLIMIT_MEMLOCK", "hard": 65536, "soft": 1}]}}"#;
+        assert_eq!(Bundle::parse(limited).unwrap().memlock, Some(65536));
         assert!(Bundle::parse("{").is_err());
     }
 }

@@ -99,6 +99,17 @@ pub enum AttachError {
         /// Name of the device.
         device: String,
     },
+    /// Without NRI, what the runtime sets comes last.
+    #[error(
+        "rdma.memlock demands {wanted} bytes, and the container runtime's own configuration lets this container lock {set} only; raise \
+         RLIMIT_MEMLOCK in its base runtime spec, attach over NRI, or set rdma.memlock to auto"
+    )]
+    MemlockSet {
+        /// Bytes; `u64::MAX` is no limit.
+        wanted: u64,
+        /// Bytes.
+        set: u64,
+    },
     /// Nowhere to be seen.
     #[error("VF {vf}: its RDMA device {device} is not {place} after {waited_ms} ms")]
     RdmaLost {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::attacher::Present;
+use super::attacher::{Present, Target, VF_WAIT};
 use super::bundle::Bundle;
 use super::variables;
 use super::{AttachError, Attacher, DeviceReport, Reason};
@@ -19,6 +19,22 @@ pub(super) fn wants_namespace(rdma: &RdmaEntry) -> bool {
     rdma.asked && rdma.way == RdmaWay::Namespace
 }
 
+/// `auto`, and nobody is told of it by name.
+fn may_be_left(rdma: &RdmaEntry) -> bool {
+    !rdma.asked && rdma.nccl.is_none()
+}
+
+/// What became of a VF's RDMA devices on the way in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum RdmaIn {
+    /// There is none, or it was there.
+    AsItWas,
+    /// At least one was moved.
+    Moved,
+    /// This one stays on the host.
+    LeftOut(String),
+}
+
 impl Attacher {
     /// In a pod with a network of its own nobody can open a device that is the host's alone.
     pub(super) fn check_rdma_way(&self, vf: &VfEntry) -> Result<(), AttachError> {
@@ -32,15 +48,22 @@ impl Attacher {
         }
     }
 
-    /// The VF's RDMA devices are in the namespace afterwards; `true` when one was moved.
-    pub(super) fn rdma_in(
-        &self,
-        vf: &VfEntry,
-        netns: &Netns,
-        present: Present,
-        until: Instant,
-        deadline: Instant,
-    ) -> Result<bool, AttachError> {
+    /// The VF's RDMA devices are in the namespace afterwards. Where nothing but `auto` says that
+    /// they are wanted and their driver can't move them, the VF goes without: nobody in the pod could open them.
+    pub(super) fn rdma_in(&self, vf: &mut VfEntry, target: &Target<'_>) -> Result<RdmaIn, AttachError> {
+        match self.move_rdma(vf, target) {
+            Err(AttachError::RdmaImmovable { device, .. }) if vf.rdma.as_ref().is_some_and(may_be_left) => {
+                tracing::warn!(vf = %vf.pci, %device, "the driver of an RDMA device can't move it: the pod goes without");
+                vf.rdma = None;
+                Ok(RdmaIn::LeftOut(device))
+            }
+            moved => moved.map(|moved| if moved { RdmaIn::Moved } else { RdmaIn::AsItWas }),
+        }
+    }
+
+    fn move_rdma(&self, vf: &VfEntry, target: &Target<'_>) -> Result<bool, AttachError> {
+        let &Target { netns, present, deadline, .. } = target;
+        let until = deadline.min(clock::now() + VF_WAIT);
         let Some(entry) = vf.rdma.as_ref().filter(|rdma| rdma.way == RdmaWay::Namespace) else {
             return Ok(false);
         };
@@ -234,8 +257,19 @@ impl Attacher {
         Ok(nodes)
     }
 
-    /// What the claim's status says of it.
-    pub(super) fn with_rdma(&self, vf: &VfEntry, mut report: DeviceReport) -> DeviceReport {
+    /// What the claim's status says of it, or of the one that was left out.
+    pub(super) fn with_rdma(
+        &self,
+        vf: &VfEntry,
+        left_out: Option<&String>,
+        mut report: DeviceReport,
+    ) -> DeviceReport {
+        if let Some(device) = left_out {
+            report.message = format!(
+                "{}, without RDMA device {device}: its driver can't move it to the pod's network namespace",
+                report.message
+            );
+        }
         let Some(rdma) = &vf.rdma else { return report };
         let names = rdma.devices.join(", ");
         report.message = match rdma.way {
@@ -260,7 +294,7 @@ impl Attacher {
     /// the container's configuration has. The limit of locked memory that is missing there.
     ///
     /// # Errors
-    /// When a node is missing, or has another device's number.
+    /// When a node is missing, or has another device's number, or when less memory may be locked than the claim demands.
     pub fn check_bundle(
         &self,
         claim_uid: &str,
@@ -283,7 +317,13 @@ impl Attacher {
             }
             limit = limit.max(limit_of(rdma.memlock, None));
         }
-        Ok(limit.filter(|_| !bundle.limits_memlock))
+        // A runtime that has a limit in the configuration sets it after its hooks, whatever they set.
+        match (limit, bundle.memlock) {
+            (Some(limit), Some(set)) if set < limit.bytes && !limit.auto => {
+                Err(AttachError::MemlockSet { wanted: limit.bytes, set })
+            }
+            (limit, set) => Ok(limit.filter(|_| set.is_none())),
+        }
     }
 
     /// Whether the hook has to look at a container's configuration for a claim at all.

@@ -87,8 +87,8 @@ impl Check {
     }
 
     /// Nothing could be asked.
-    pub(super) fn without_carrier(kind: CheckKind) -> Self {
-        Self { kind, passed: None, message: "the link has no carrier, nothing gets out".to_owned() }
+    pub(super) fn not_asked(kind: CheckKind, why: &str) -> Self {
+        Self { kind, passed: None, message: why.to_owned() }
     }
 
     /// Of answers to questions through a link.
@@ -98,15 +98,15 @@ impl Check {
         answers: &[(IpAddr, Option<HwAddr>)],
         within: Duration,
     ) -> Self {
-        let unknown = |why: &str| Self { kind, passed: None, message: why.to_owned() };
         if !link.hw_addr.as_ref().is_some_and(HwAddr::is_ethernet) {
-            return unknown("only Ethernet is asked");
+            return Self::not_asked(kind, "only Ethernet is asked");
         }
         if answers.is_empty() {
-            return unknown(match kind {
+            let why = match kind {
                 CheckKind::AddressUnique => "the addresses were there before",
                 CheckKind::GatewayReachable => "no route has a next hop",
-            });
+            };
+            return Self::not_asked(kind, why);
         }
         let within = within.as_millis();
         let told: Vec<String> = answers

@@ -531,6 +531,9 @@ impl Links for FakeLinks {
     }
 
     fn ask(&mut self, questions: &[Question], _budget: Duration) -> Result<Vec<Option<HwAddr>>, HostError> {
+        let what = "ask the neighbours".to_owned();
+        fate::effect(Kind::Kernel, format_args!("{what}"))
+            .map_err(|source| HostError::Netlink { what, source })?;
         let state = self.kernel.state();
         Ok(questions.iter().map(|question| state.neighbours.get(&question.address).cloned()).collect())
     }

@@ -146,10 +146,37 @@ fn a_container_gets_the_devices_of_the_requests_that_it_lists_and_no_limit_witho
 }
 
 #[test]
-fn a_device_whose_driver_can_not_move_it_is_refused_and_its_vf_is_back() {
+fn without_a_demand_a_device_whose_driver_can_not_move_it_stays_and_the_pod_starts_without() {
+    let lab = lab(RdmaNetnsMode::Exclusive, 2);
+    lab.kernel.pin_rdma("mlx5_1");
+    let (spec, ns, sandbox) = lab.start("c1", "p1", vec![wants(1), wants(2)]);
+    lab.attacher.run(&sandbox, soon()).unwrap();
+    let place = |device| lab.kernel.rdma_place(device).unwrap().0;
+    assert_eq!((place("mlx5_1"), place("mlx5_2")), (lab.host(), ns.id()));
+    let told = lab.attacher.outbox.waiting().remove(0).1.report.devices;
+    assert!(told.iter().all(|device| device.reason == Reason::Attached));
+    assert!(told[0].message.contains("without RDMA device mlx5_1"), "{}", told[0].message);
+    assert!(told[1].message.contains("with RDMA device mlx5_2"), "{}", told[1].message);
+    let container = lab.container_of("P1", "c1", &["vf1", "vf2"]);
+    let given = lab.attacher.create_container(&sandbox, &container, soon()).unwrap();
+    assert_eq!(given.devices, [rdma_cm(), uverbs(2)]);
+    // Told of the sandbox again, and asked by the hook.
+    lab.attacher.run(&sandbox, soon()).unwrap();
+    lab.attacher.guard(&sandbox, "c1", soon()).unwrap();
+    lab.attacher.stop(&sandbox, soon()).unwrap();
+    lab.unprepare(&spec).unwrap();
+    for n in [1, 2] {
+        lab.assert_rdma_home(n);
+        lab.assert_pristine(n);
+    }
+}
+
+#[test]
+fn a_device_that_is_demanded_and_whose_driver_can_not_move_it_is_refused_and_its_vf_is_back() {
     let lab = lab(RdmaNetnsMode::Exclusive, 1);
     lab.kernel.pin_rdma("mlx5_1");
-    let (_, _, sandbox) = lab.start("c1", "p1", vec![wants(1)]);
+    let demand = WantedRdma { mode: RdmaMode::Namespace, ..WantedRdma::default() };
+    let (_, _, sandbox) = lab.start("c1", "p1", vec![with(1, demand)]);
     let error = lab.attacher.run(&sandbox, soon()).unwrap_err().sentence();
     assert!(error.contains("the driver of its RDMA device mlx5_1 can't move it"), "{error}");
     lab.assert_pristine(1);
@@ -250,6 +277,36 @@ fn a_runtime_that_can_not_raise_the_limit_gives_what_it_has_and_the_status_says_
 }
 
 #[test]
+fn a_limit_that_the_runtime_sets_after_the_hook_has_to_be_what_the_claim_demands() {
+    let lab = lab(RdmaNetnsMode::Exclusive, 1);
+    let demand = WantedRdma { memlock: Memlock::Bytes(1 << 30), ..WantedRdma::default() };
+    let (_, ns, sandbox) = lab.start("c1", "p1", vec![with(1, demand)]);
+    lab.attacher.run(&sandbox, soon()).unwrap();
+    let env = lab.container_of("P1", "c1", &["vf1"]).env;
+    let check = |memlock| {
+        let bundle = Bundle { env: env.clone(), devices: vec![uverbs(1), rdma_cm()], memlock };
+        lab.attacher.check_bundle("c1", &bundle, Some(&ns)).map_err(|error| error.sentence())
+    };
+    let error = check(Some(65536)).unwrap_err();
+    assert!(error.contains("demands 1073741824 bytes") && error.contains("lock 65536 only"), "{error}");
+    assert_eq!(check(Some(1 << 30)), Ok(None));
+    assert_eq!(check(None).unwrap().unwrap().bytes, 1 << 30, "the hook sets it");
+}
+
+#[test]
+fn a_pod_on_the_hosts_network_is_told_of_its_device_and_its_limit_too() {
+    let lab = lab(RdmaNetnsMode::Exclusive, 1);
+    lab.engine.site.runtime.can_lock(Some(MemlockRoom::Bytes(8 << 20)));
+    let (_, _, sandbox) = lab.start("c1", "p1", vec![wants(1)]);
+    lab.attacher.run(&Sandbox { netns: None, ..sandbox }, soon()).unwrap();
+    let told = lab.attacher.outbox.waiting().remove(0).1.report.devices.remove(0);
+    assert_eq!(told.reason, Reason::MemlockLimited);
+    let says = |what: &str| assert!(told.message.contains(what), "{}", told.message);
+    says("with RDMA device mlx5_1");
+    says("may lock 8388608 bytes");
+}
+
+#[test]
 fn the_hook_lets_a_container_start_with_the_right_nodes_only_and_moves_no_device() {
     let lab = lab(RdmaNetnsMode::Exclusive, 1);
     let (_, ns, sandbox) = lab.start("c1", "p1", vec![wants(1)]);
@@ -262,15 +319,15 @@ fn the_hook_lets_a_container_start_with_the_right_nodes_only_and_moves_no_device
     lab.attacher.guard(&sandbox, "c1", soon()).unwrap();
     assert!(lab.attacher.has_rdma("c1").unwrap() && !lab.attacher.has_rdma("c9").unwrap());
     let env = lab.container_of("P1", "c1", &["vf1"]).env;
-    let check = |devices: Vec<CharDevice>, limits_memlock| {
-        let bundle = Bundle { env: env.clone(), devices, limits_memlock };
+    let check = |devices: Vec<CharDevice>, memlock| {
+        let bundle = Bundle { env: env.clone(), devices, memlock };
         lab.attacher.check_bundle("c1", &bundle, Some(&ns)).map_err(|error| error.sentence())
     };
-    let limit = check(vec![uverbs(1), rdma_cm()], false).unwrap().unwrap();
+    let limit = check(vec![uverbs(1), rdma_cm()], None).unwrap().unwrap();
     assert_eq!((limit.bytes, limit.auto), (UNLIMITED, true), "nobody has set one over NRI");
-    assert_eq!(check(vec![uverbs(1), rdma_cm()], true), Ok(None));
+    assert_eq!(check(vec![uverbs(1), rdma_cm()], Some(65536)), Ok(None));
     for devices in [vec![], vec![rdma_cm()], vec![rdma_cm(), CharDevice { minor: 200, ..uverbs(1) }]] {
-        let error = check(devices, true).unwrap_err();
+        let error = check(devices, None).unwrap_err();
         assert!(error.contains("/dev/infiniband/uverbs1 with number 231:193"), "{error}");
     }
     // A container of another request of the pod has no business with it.

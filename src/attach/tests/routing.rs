@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use super::*;
 use crate::claim::{Probe, WantedProbe, WantedRoute, WantedRouting};
 use crate::device::{InstalledRoute, MAIN_TABLE, Route};
+use crate::host::fate::{Fate, Turn};
 use crate::host::{Kernel, Netns};
 
 fn rail(n: u8, routing: WantedRouting) -> ResultSpec {
@@ -170,6 +171,31 @@ fn what_probes_find_is_in_the_status_and_the_pod_starts() {
         ]
     );
     assert_eq!(lab.kernel.routing_of(netns.id()).1.len(), 1, "the pod has its rule all the same");
+}
+
+#[test]
+fn a_question_that_the_kernel_refuses_is_told_where_answers_are_only_reported() {
+    for (how, starts) in [(Probe::Report, true), (Probe::Fail, false)] {
+        let attach = |fate: &Fate| {
+            let lab = Lab::new(1);
+            pod(&lab);
+            lab.engine.prepare(&claim("c1", "p1", vec![rail(1, probing(Some(how), None))]), soon()).unwrap();
+            let run = || lab.attacher.run(&sandbox("A", "p1", "/run/netns/a"), soon()).map(drop);
+            (fate.live(run).unwrap(), lab)
+        };
+        let well = Fate::default();
+        attach(&well).0.unwrap();
+        let asks = well.effects().iter().position(|effect| effect == "ask the neighbours").unwrap();
+        let (done, lab) = attach(&Fate::default().at(asks, Turn::Fails(Errno::EPERM)));
+        assert_eq!(done.is_ok(), starts, "{done:?}");
+        if starts {
+            let told = conditions(&lab).remove(0);
+            assert!(told.starts_with("AddressUnique None NotAsked: ask the neighbours"), "{told}");
+            assert!(told.contains("EPERM") || told.contains("Operation not permitted"), "{told}");
+        } else {
+            lab.assert_pristine(1);
+        }
+    }
 }
 
 #[test]
