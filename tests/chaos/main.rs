@@ -11,6 +11,7 @@ mod misfortune;
 mod node;
 mod ops;
 mod pods;
+mod states;
 mod workload;
 mod world;
 
