@@ -11,6 +11,7 @@ use super::cdi::HookCommand;
 use super::functions::{Facts, Functions, Life, VfioNodes};
 use super::ledger::Ledger;
 use super::locks::Locks;
+use super::netdevs::{Netdevs, OnFake};
 use super::site::Site;
 use super::vfio::VfioFacts;
 use crate::DEFAULT_DRIVER_NAME;
@@ -20,7 +21,7 @@ use crate::device::{Incarnation, LinkType, Netdev, PciAddress, Pf, PfLink, Place
 use crate::host::fake::FakeKernel;
 use crate::host::fate::{self, Kind};
 use crate::host::topology::{Function, Topology};
-use crate::host::{HostError, Kernel, Link};
+use crate::host::{HostError, Kernel};
 
 /// A node that keeps all of its state below one folder. Its hook is never run.
 ///
@@ -104,17 +105,6 @@ pub fn pf(pci: PciAddress) -> Pf {
     }
 }
 
-/// What a driver makes of a VF.
-#[derive(Debug, Clone)]
-struct Born {
-    driver: String,
-    link: Link,
-    rdma: Vec<String>,
-}
-
-/// The kernel that has them, and what is made there.
-type Netdevs = Option<(FakeKernel, BTreeMap<PciAddress, Born>)>;
-
 /// Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct FakeFunctions {
@@ -127,8 +117,8 @@ pub struct FakeFunctions {
     /// VFs that the next bind leaves without driver.
     refused_binds: Arc<Mutex<BTreeSet<PciAddress>>>,
     book: Arc<Mutex<Book>>,
-    /// The kernel that has the netdevs of the VFs, and what those are when a driver makes them.
-    netdevs: Arc<Mutex<Netdevs>>,
+    /// Who has the netdevs of the VFs, and makes them.
+    netdevs: Arc<Mutex<Option<Arc<dyn Netdevs>>>>,
     /// Knows the VFs that could not be cleaned.
     ledger: Arc<Mutex<Option<Ledger>>>,
     /// The k-th set from now (0 is the next) fails with this errno.
@@ -171,13 +161,14 @@ impl FakeFunctions {
     /// From now on VFs have the netdevs and RDMA devices that they have on this kernel now, as long as a network driver is
     /// bound, and are where those are.
     pub fn join(&self, kernel: &FakeKernel) {
-        let state = self.state();
-        let born = state.iter().filter_map(|(pci, facts)| {
-            let (_, link, _) = kernel.vf(*pci)?;
-            let driver = facts.vf.driver.clone()?;
-            Some((*pci, Born { driver, link, rdma: kernel.rdma().names_of(*pci) }))
-        });
-        *self.netdevs() = Some((kernel.clone(), born.collect()));
+        let of = |(pci, facts): (&PciAddress, &Facts)| Some((*pci, facts.vf.driver.clone()?));
+        let drivers = self.state().iter().filter_map(of).collect();
+        self.join_with(Arc::new(OnFake::of(kernel, drivers)));
+    }
+
+    /// The same, with whoever has them.
+    pub fn join_with(&self, netdevs: Arc<dyn Netdevs>) {
+        *self.netdevs.lock().unwrap_or_else(PoisonError::into_inner) = Some(netdevs);
     }
 
     /// From now on VFs are withheld that this ledger says could not be cleaned, as by the agent.
@@ -185,15 +176,13 @@ impl FakeFunctions {
         *self.ledger.lock().unwrap_or_else(PoisonError::into_inner) = Some(ledger);
     }
 
-    fn netdevs(&self) -> MutexGuard<'_, Netdevs> {
-        self.netdevs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn netdevs(&self) -> Option<Arc<dyn Netdevs>> {
+        self.netdevs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The driver that the kernel chooses.
     fn network_driver(&self, pci: PciAddress) -> String {
-        let netdevs = self.netdevs();
-        let born = netdevs.as_ref().and_then(|(_, born)| born.get(&pci));
-        born.map_or_else(|| "igbvf".to_owned(), |born| born.driver.clone())
+        self.netdevs().and_then(|netdevs| netdevs.driver(pci)).unwrap_or_else(|| "igbvf".to_owned())
     }
 
     /// The VF is removed and made again, as by `sriov_numvfs`: nothing of what it was is left.
@@ -208,20 +197,14 @@ impl FakeFunctions {
     /// What follows of a driver that is bound, or let go.
     fn put_driver(&self, pci: PciAddress, driver: Option<String>) {
         let network = driver.clone().filter(|driver| driver != "vfio-pci");
-        if let Some((kernel, born)) = self.netdevs().as_ref()
-            && let Some(born) = born.get(&pci)
-        {
-            if network.is_none() {
-                kernel.take_netdev(pci);
-                born.rdma.iter().for_each(|name| kernel.remove_rdma(name));
-            } else if kernel.vf(pci).is_none() {
+        match self.netdevs() {
+            Some(netdevs) if network.is_none() => netdevs.take(pci),
+            Some(netdevs) => {
                 // The PF tells the driver which address to have.
-                let mut link = born.link.clone();
-                let given = self.settings_of(pci).mac.filter(|mac| mac.bytes().iter().any(|byte| *byte != 0));
-                link.hw_addr = given.or(link.hw_addr);
-                kernel.put_netdev(&link);
-                born.rdma.iter().for_each(|name| kernel.add_rdma(pci, name));
+                let given = self.settings_of(pci).mac;
+                netdevs.make(pci, given.filter(|mac| mac.bytes().iter().any(|byte| *byte != 0)));
             }
+            None => {}
         }
         self.change(pci, |facts| {
             facts.vf.place = match (&driver, &network) {
@@ -296,10 +279,9 @@ impl Functions for FakeFunctions {
                 found.withheld = Some(unclean.reason);
             }
         }
-        if let Some((kernel, _)) = self.netdevs().as_ref() {
+        if let Some(netdevs) = self.netdevs() {
             for (vf, facts) in facts.iter_mut().filter(|(_, facts)| facts.vf.place == Place::Host) {
-                let on_host = kernel.vf(*vf).is_some_and(|(netns, ..)| netns == kernel.host().id());
-                facts.vf.place = if on_host { Place::Host } else { Place::Elsewhere };
+                facts.vf.place = if netdevs.is_on_host(*vf) { Place::Host } else { Place::Elsewhere };
             }
         }
         Ok(facts)

@@ -22,6 +22,8 @@ mod give_back;
 pub mod ledger;
 pub mod locks;
 #[cfg(any(test, feature = "testing"))]
+pub mod netdevs;
+#[cfg(any(test, feature = "testing"))]
 pub mod next_version;
 pub mod plan;
 pub mod rdma;

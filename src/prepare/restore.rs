@@ -49,7 +49,9 @@ pub fn restore(kernel: &dyn Kernel, handle: &VfHandle<'_>, clean: &CleanFacts) -
     let Some((mut host, link)) = find_vf_on_host(kernel, handle).map_err(failed)? else {
         return Err(RestoreError::Missing { vf });
     };
-    let refused = repair(host.as_mut(), &link, clean);
+    // By that a stand-in is known, and a VF that was without driver has no other.
+    let known_by_alias = handle.stand_in && link.alias == vf.to_string();
+    let refused = repair(host.as_mut(), &link, clean, known_by_alias);
     match find_vf_on_host(kernel, handle).map_err(failed)? {
         Some((_, link)) => verify(vf, &link, clean)?,
         None => return Err(RestoreError::Missing { vf }),
@@ -67,7 +69,7 @@ fn settable(address: &HwAddr) -> bool {
 }
 
 /// Does all it can; what the kernel refused is returned.
-fn repair(host: &mut dyn Links, link: &Link, clean: &CleanFacts) -> Vec<HostError> {
+fn repair(host: &mut dyn Links, link: &Link, clean: &CleanFacts, keep_alias: bool) -> Vec<HostError> {
     let mut refused = Vec::new();
     let mut note = |done: Result<(), HostError>| refused.extend(done.err());
     let rename = clean.name.as_ref().filter(|name| name.as_str() != link.name);
@@ -101,7 +103,7 @@ fn repair(host: &mut dyn Links, link: &Link, clean: &CleanFacts) -> Vec<HostErro
     }
     note(host.scrub(link));
     let alias = clean.alias.as_deref().unwrap_or_default();
-    if link.alias != alias {
+    if link.alias != alias && !keep_alias {
         note(host.set_alias(link, alias));
     }
     for alt in clean.alt_names.iter().filter(|alt| !link.alt_names.contains(alt)) {

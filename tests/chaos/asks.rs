@@ -6,7 +6,7 @@ use sriov_dra::claim::{
 use sriov_dra::device::{HwAddr, IfName, LinkState, Vlan, WantedSettings};
 use sriov_dra::prepare::fake::plain_result;
 
-use crate::node::pci;
+use super::node::pci;
 
 /// One thing that a claim may ask for a VF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sriov_dra::device::InstalledRoute;
 use sriov_dra::prepare::records::{Entry, Progress};
 
-use crate::node::{VFS, default_route, pci};
-use crate::pods::{Pod, vfs_of};
-use crate::world::World;
+use super::ground::Routing;
+use super::misfortune::disturb;
+use super::node::{VFS, number, pci};
+use super::pods::{Pod, vfs_of};
+use super::world::World;
 
 /// Nothing is taken from a pod that runs, whatever goes wrong elsewhere.
 pub fn after_each(world: &World) -> Vec<String> {
@@ -32,15 +33,14 @@ fn inside(world: &World, entry: &Entry, netns: sriov_dra::host::NetnsId, pod: &s
     let mut faults = Vec::new();
     for vf in &entry.vfs {
         if vf.vfio {
-            use sriov_dra::prepare::functions::Functions;
-            let driver = world.node.functions.life(vf.pci).and_then(|life| life.driver);
+            let driver = world.node.life(number(vf.pci)).and_then(|life| life.driver);
             if driver.as_deref() != Some("vfio-pci") {
-                faults.push(format!("pod {pod} runs, and its VF {} is on {driver:?}", vf.pci.function));
+                faults.push(format!("pod {pod} runs, and its VF {} is on {driver:?}", number(vf.pci)));
             }
             continue;
         }
-        let n = vf.pci.function;
-        match world.node.kernel.vf(vf.pci) {
+        let n = number(vf.pci);
+        match world.node.ground.vf(n) {
             Some((place, link, addresses)) if place == netns => {
                 if link.name != vf.name.as_str() || !link.up {
                     faults.push(format!(
@@ -57,7 +57,7 @@ fn inside(world: &World, entry: &Entry, netns: sriov_dra::host::NetnsId, pod: &s
                 for address in vf.addresses.iter().filter(|address| !addresses.contains(address)) {
                     faults.push(format!("pod {pod}: VF {n} has no {address}"));
                 }
-                let (routes, rules, _) = world.node.kernel.routing_of(netns);
+                let (routes, rules) = world.node.ground.routing_of(netns);
                 let own = routes.iter().filter(|route| route.link == link.index).count();
                 if own < vf.routes.len() && !vf.routes.is_empty() && vf.source_routing {
                     faults.push(format!("pod {pod}: VF {n} has {own} routes: {routes:?}"));
@@ -72,13 +72,13 @@ fn inside(world: &World, entry: &Entry, netns: sriov_dra::host::NetnsId, pod: &s
                 faults.push(format!("pod {pod} runs, and its VF {n} is at {:?}", other.map(|(p, ..)| p)))
             }
         }
-        let settings = world.node.functions.settings_of(vf.pci);
+        let settings = world.node.ground.settings_of(number(vf.pci));
         for setting in vf.settings.iter().filter(|setting| settings.like(setting).as_ref() != Some(setting)) {
             faults.push(format!("pod {pod}: VF {n}: {} is not {setting}", setting.field()));
         }
         if let Some(rdma) = &vf.rdma {
             for device in &rdma.devices {
-                if world.node.kernel.rdma_place(device).map(|(place, _)| place) != Some(netns) {
+                if world.node.ground.rdma_place(device) != Some(netns) {
                     faults.push(format!("pod {pod}: RDMA device {device} of VF {n} is not there"));
                 }
             }
@@ -103,20 +103,20 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
     }
     for entry in &entries {
         for vf in &entry.vfs {
-            if let Some(other) = owners.insert(vf.pci.function, entry.claim.uid.clone()) {
-                faults.push(format!("VF {} is in claims {other} and {}", vf.pci.function, entry.claim.uid));
+            if let Some(other) = owners.insert(number(vf.pci), entry.claim.uid.clone()) {
+                faults.push(format!("VF {} is in claims {other} and {}", number(vf.pci), entry.claim.uid));
             }
         }
     }
     let owned: BTreeMap<u8, String> =
-        ledger.owned().unwrap().into_iter().map(|(vf, owner)| (vf.function, owner.claim.uid)).collect();
+        ledger.owned().unwrap().into_iter().map(|(vf, owner)| (number(vf), owner.claim.uid)).collect();
     expect(&mut faults, "ownership", &owned, &owners);
 
     let wanted: BTreeMap<u8, String> = pods
         .iter()
         .flat_map(|pod| pod.claims.iter())
         .filter(|claim| claim.prepared)
-        .flat_map(|claim| claim.spec.results.iter().map(|r| (r.pci.function, claim.spec.id.uid.clone())))
+        .flat_map(|claim| claim.spec.results.iter().map(|r| (number(r.pci), claim.spec.id.uid.clone())))
         .collect();
     expect(&mut faults, "VFs of prepared claims", &owners, &wanted);
     for entry in &entries {
@@ -139,7 +139,7 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
     faults.extend(places(world, &pods, &entries));
 
     // Free VFs. One may be withheld only where the kernel or the disk refused something.
-    let unclean: BTreeSet<u8> = ledger.unclean().unwrap().into_iter().map(|(vf, _)| vf.function).collect();
+    let unclean: BTreeSet<u8> = ledger.unclean().unwrap().into_iter().map(|(vf, _)| number(vf)).collect();
     if !unclean.is_empty() && !world.refused {
         faults.push(format!("VFs {unclean:?} are withheld, and nothing was refused: {:?}", ledger.unclean()));
     }
@@ -148,13 +148,13 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
         let is_name =
             |fault: &String| fault.contains(": name is") || fault.contains(": alternative names is");
         if world.names_refused && !wrong.is_empty() && wrong.iter().all(is_name) {
-            world.node.make_anew(n);
+            make_anew(world, n);
             continue;
         }
         faults.extend(wrong);
     }
     for n in unclean.into_iter().filter(|n| !owners.contains_key(n)) {
-        world.node.make_anew(n);
+        make_anew(world, n);
         ledger.mark_clean(pci(n)).unwrap();
     }
     (world.refused, world.names_refused) = (false, false);
@@ -194,7 +194,7 @@ fn files(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
             pods.iter()
                 .flat_map(|pod| [format!("pod-{}", pod.uid), format!("sandbox-{}", pod.uid)])
                 .chain(entries.iter().map(|e| format!("claim-{}", e.claim.uid)))
-                .chain((0..=VFS).map(|n| format!("pf-{}", pci(n))))
+                .chain(node.ground.pfs().into_iter().chain((1..=VFS).map(pci)).map(|pf| format!("pf-{pf}")))
                 .chain(["rdma".to_owned()])
                 .collect(),
         ),
@@ -207,6 +207,18 @@ fn files(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
     faults
 }
 
+fn in_order((routes, rules): &Routing) -> Vec<String> {
+    let lines = routes.iter().map(|r| format!("{r:?}")).chain(rules.iter().map(|r| format!("{r:?}")));
+    sorted(lines.collect())
+}
+
+/// Nobody has it; whoever has another one that goes with it finds a new one.
+fn make_anew(world: &mut World, vf: u8) {
+    for other in world.node.make_anew(vf).into_iter().filter(|other| *other != vf) {
+        disturb(world, other);
+    }
+}
+
 fn sorted(names: Vec<String>) -> Vec<String> {
     names.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
@@ -217,32 +229,28 @@ fn places(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
     let Ok(process) = world.node.process() else { return faults };
     for pod in pods {
         let Some(sb) = &pod.sandbox else { continue };
-        let links = world.node.kernel.links_of(sb.netns);
+        let links = world.node.ground.links_of(sb.netns);
         let theirs: BTreeSet<u8> = vfs_of(pod).collect();
         let strange: Vec<&String> = links
             .iter()
-            .filter(|(_, (link, _))| link.pci.is_some_and(|vf| !theirs.contains(&vf.function)))
+            .filter(|(_, (link, _))| link.pci.is_some_and(|vf| !theirs.contains(&number(vf))))
             .map(|(name, _)| name)
             .collect();
         if !strange.is_empty() {
             faults.push(format!("pod {} has {strange:?}", pod.uid));
         }
-        let (routes, rules, _) = world.node.kernel.routing_of(sb.netns);
+        let now = world.node.ground.routing_of(sb.netns);
         let has_vf = links.values().any(|(link, _)| link.pci.is_some());
-        let bare: Vec<&InstalledRoute> = routes.iter().collect();
-        if !has_vf
-            && !pod.disturbed
-            && (!rules.is_empty() || bare.len() != 1 || bare[0].route != default_route())
-        {
-            faults.push(format!("pod {} has no VF, and {routes:?} {rules:?}", pod.uid));
+        let bare = world.node.bare.get(&sb.netns).cloned().unwrap_or_default();
+        if !has_vf && !pod.disturbed && in_order(&now) != in_order(&bare) {
+            faults.push(format!("pod {} has no VF, and {now:?} instead of {bare:?}", pod.uid));
         }
         for entry in entries.iter().filter(|e| e.pod.as_ref().is_some_and(|p| p.uid == pod.uid)) {
             let record = process.engine.site.ledger.attachment(&entry.claim.uid).unwrap();
-            let there = entry
-                .vfs
-                .iter()
-                .filter(|vf| !vf.vfio)
-                .any(|vf| world.node.kernel.vf(vf.pci).is_some_and(|(place, ..)| place == sb.netns));
+            let there =
+                entry.vfs.iter().filter(|vf| !vf.vfio).any(|vf| {
+                    world.node.ground.vf(number(vf.pci)).is_some_and(|(place, ..)| place == sb.netns)
+                });
             if there && record.as_ref().is_none_or(|record| record.netns != sb.netns) {
                 faults.push(format!(
                     "claim {} is in pod {}, and its record is {record:?}",

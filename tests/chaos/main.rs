@@ -2,18 +2,13 @@
 //! happens, once everybody has done what they have to, nothing is lost and nothing is left.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
-mod asks;
-mod chance;
 mod found;
-mod invariants;
+#[path = "mod.rs"]
+mod life;
 mod matrix;
-mod misfortune;
-mod node;
-mod ops;
-mod pods;
 mod states;
-mod workload;
-mod world;
+
+use life::{asks, invariants, node, ops, workload, world};
 
 use std::time::{Instant, SystemTime};
 
@@ -24,7 +19,7 @@ fn count() -> usize {
 
 fn tell(seed: u64) {
     let started = Instant::now();
-    let told = workload::run(seed, count());
+    let told = workload::run(&workload::DOUBLE, seed, count());
     let took = started.elapsed().as_secs_f32();
     println!(
         "seed {seed}: {} acts, {} calls that changed something, {} recoveries, {took:.1} s",

@@ -1,25 +1,26 @@
 //! What people, pods and machines do to a node behind the driver's back.
 
 use sriov_dra::host::clock;
-use sriov_dra::prepare::functions::Functions;
 use sriov_dra::prepare::ledger::Ledger;
 
-use crate::node::pci;
-use crate::ops::{Bound, Op};
-use crate::pods::vfs_of;
-use crate::world::World;
+use super::ground::Meddling;
+use super::node::pci;
+use super::ops::{Bound, Op};
+use super::pods::vfs_of;
+use super::world::World;
 
 pub fn befall(world: &mut World, op: Op) {
     match op {
         Op::Reboot { lossy } => reboot(world, lossy),
         Op::WipeCdi => {
-            let _ = std::fs::remove_dir_all(world.node.dir.path().join("cdi"));
+            let _ = std::fs::remove_dir_all(world.node.path("cdi"));
         }
         Op::Rename { vf } => rename(world, vf),
         Op::Meddle { slot, what } => meddle(world, slot, what),
         Op::Anew { vf } => {
-            world.node.make_anew(vf);
-            disturb(world, vf);
+            for vf in world.node.make_anew(vf) {
+                disturb(world, vf);
+            }
         }
         Op::Rebind { vf, driver } => rebind(world, vf, driver),
         Op::DiskFull { full } => world.disk_full = full,
@@ -31,7 +32,7 @@ pub fn befall(world: &mut World, op: Op) {
 }
 
 /// Whoever has it finds another VF than the driver left.
-fn disturb(world: &mut World, vf: u8) {
+pub fn disturb(world: &mut World, vf: u8) {
     for pod in world.slots.iter_mut().flatten().chain(&mut world.zombies) {
         if vfs_of(pod).any(|n| n == vf) {
             pod.disturbed = true;
@@ -41,9 +42,9 @@ fn disturb(world: &mut World, vf: u8) {
 
 /// Some claim of this boot has it, or still has to give it back.
 fn is_owned(world: &World, vf: u8) -> bool {
-    let Ok(Some(ledger)) = Ledger::existing(world.node.dir.path().join("durable")) else { return false };
+    let Ok(Some(ledger)) = Ledger::existing(world.node.path("durable")) else { return false };
     let boot = world.node.boot_id();
-    let life = world.node.functions.life(pci(vf)).map(|life| life.incarnation);
+    let life = world.node.life(vf).map(|life| life.incarnation);
     let claims = ledger.claims().unwrap_or_default();
     let entries =
         claims.iter().filter_map(|uid| ledger.entry(uid).ok()?).filter(|entry| entry.boot_id == boot);
@@ -65,14 +66,14 @@ fn reboot(world: &mut World, lossy: bool) {
     if lossy {
         // None of these is synced: the name may be there without content, or not at all.
         for (at, name) in world.node.files("durable/vf").into_iter().enumerate() {
-            let path = world.node.dir.path().join("durable/vf").join(name);
+            let path = world.node.path("durable/vf").join(name);
             match at % 3 {
                 0 => std::fs::write(&path, b"").unwrap(),
                 1 => std::fs::remove_file(&path).unwrap(),
                 _ => {}
             }
         }
-        let _ = std::fs::remove_dir_all(world.node.dir.path().join("durable/pods"));
+        let _ = std::fs::remove_dir_all(world.node.path("durable/pods"));
     }
 }
 
@@ -80,11 +81,11 @@ fn rename(world: &mut World, vf: u8) {
     if is_owned(world, vf) {
         return;
     }
-    if let Some((netns, link, _)) = world.node.kernel.vf(pci(vf))
-        && netns.ino == 1
+    if let Some((netns, link, _)) = world.node.ground.vf(vf)
+        && netns == world.node.ground.host()
     {
         let name = if link.name.starts_with("ens") { format!("rail{vf}") } else { format!("ens1v{vf}") };
-        world.node.kernel.meddle(pci(vf), |link| link.name.clone_from(&name));
+        world.node.ground.rename(vf, &name);
         world.node.truth.get_mut(&vf).unwrap().name = name;
     }
 }
@@ -94,42 +95,39 @@ fn meddle(world: &mut World, slot: u8, what: u8) {
     let Some(sb) = &pod.sandbox else { return };
     let vfs: Vec<u8> = vfs_of(pod).collect();
     for vf in vfs {
-        if world.node.kernel.vf(pci(vf)).is_some_and(|(netns, ..)| netns == sb.netns) {
+        if world.node.ground.vf(vf).is_some_and(|(netns, ..)| netns == sb.netns) {
             pod.disturbed = true;
-            world.node.kernel.meddle(pci(vf), |link| match what % 6 {
-                0 => link.promisc = true,
-                1 => link.mtu = 1280,
-                2 => link.up = false,
-                3 => link.name = format!("mine{vf}"),
-                4 => link.alt_names = vec![format!("nick{vf}")],
-                _ => link.alias = "ours".into(),
-            });
+            let what = match what % 6 {
+                0 => Meddling::Promisc,
+                1 => Meddling::Mtu(1280),
+                2 => Meddling::Down,
+                3 => Meddling::Name(format!("mine{vf}")),
+                4 => Meddling::AltName(format!("nick{vf}")),
+                _ => Meddling::Alias("ours".into()),
+            };
+            world.node.ground.meddle(vf, &what);
         }
     }
 }
 
 fn rebind(world: &mut World, vf: u8, driver: Bound) {
     let owned = is_owned(world, vf);
-    let functions = world.node.functions.clone();
     let state = |world: &World| {
-        let interface = world.node.kernel.vf(pci(vf)).map(|(_, link, _)| link.index);
-        (world.node.functions.life(pci(vf)).and_then(|life| life.driver), interface)
+        let interface = world.node.ground.vf(vf).map(|(_, link, _)| link.index);
+        (world.node.life(vf).and_then(|life| life.driver), interface)
     };
     let before = state(world);
-    // By hand: without force, as `echo … > bind` does it.
-    match driver {
-        Bound::Nothing => functions.unbind(pci(vf)).unwrap(),
-        Bound::Netdev => functions.bind(pci(vf), None).unwrap(),
-        Bound::Userspace => functions.bind(pci(vf), Some("vfio-pci")).unwrap(),
-    }
-    let life = functions.life(pci(vf)).unwrap();
+    world.node.ground.rebind(vf, driver);
+    let life = world.node.life(vf).unwrap();
     if state(world) != before {
         disturb(world, vf);
     }
     if !owned {
-        let name = world.node.kernel.vf(pci(vf)).map(|(_, link, _)| link.name);
+        let link = world.node.ground.vf(vf).map(|(_, link, _)| link);
+        let born = world.node.ground.born(vf);
         let truth = world.node.truth.get_mut(&vf).unwrap();
         (truth.driver, truth.forced) = (life.driver, life.forced);
-        truth.name = name.unwrap_or_else(|| format!("ens1v{vf}"));
+        truth.hw_addr = born.hw_addr.or_else(|| link.as_ref()?.hw_addr.clone());
+        truth.name = link.map_or(born.name, |link| link.name);
     }
 }

@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use crate::asks::Ask;
+use super::asks::Ask;
 
 /// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use sriov_dra::claim::{ClaimId, ClaimSpec};
 use sriov_dra::host::NetnsId;
 use sriov_dra::prepare::PrepareError;
 
-use crate::node::{Agent, Node, soon};
+use super::node::{Agent, Node, number, soon};
 
 /// A claim as the API server and the kubelet know it.
 #[derive(Debug, Clone)]
@@ -65,8 +65,8 @@ pub fn marker(spec: &ClaimSpec) -> String {
 
 pub fn end_sandbox(node: &Node, pod: &mut Pod) {
     if let Some(sb) = pod.sandbox.take() {
-        node.kernel.kill_users(sb.netns);
-        node.kernel.destroy(sb.netns);
+        node.ground.kill_users(sb.netns);
+        node.ground.destroy(sb.netns);
     }
     pod.runs = false;
 }
@@ -102,5 +102,5 @@ pub fn unprepare(agent: &Agent, claim: &ClaimId) -> Result<(), String> {
 }
 
 pub fn vfs_of(pod: &Pod) -> impl Iterator<Item = u8> + '_ {
-    pod.claims.iter().flat_map(|claim| claim.spec.results.iter().map(|result| result.pci.function))
+    pod.claims.iter().flat_map(|claim| claim.spec.results.iter().map(|result| number(result.pci)))
 }

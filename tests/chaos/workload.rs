@@ -1,14 +1,18 @@
 //! A long life of a node from one number, and the shortest list of what it takes when something is wrong.
 
 use std::fmt::Write;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::chance::Chance;
-use crate::invariants::{after_each, at_rest};
-use crate::node::VFS;
-use crate::ops::{Act, Bound, End, Fault, Op, Who, with};
-use crate::world::{SLOTS, World};
+use super::chance::Chance;
+use super::ground::double::Double;
+use super::ground::{Ground, Lack};
+use super::invariants::{after_each, at_rest};
+use super::node::VFS;
+use super::ops::{Act, Bound, End, Fault, Op, Who, with};
+use super::world::{SLOTS, World};
 
 /// Acts from one recovery to the next.
 const STRETCH: usize = 24;
@@ -76,24 +80,46 @@ fn fault(chance: &mut Chance) -> Fault {
     }
 }
 
-/// The first `count` acts of a seed.
-pub fn acts(seed: u64, count: usize) -> Vec<Act> {
+/// Where a life is told, and how long one may try to tell a shorter one.
+pub struct Stage {
+    pub ground: fn() -> Rc<dyn Ground>,
+    pub shrinking: Duration,
+}
+
+/// What holds state: fast.
+pub const DOUBLE: Stage =
+    Stage { ground: || Rc::new(Double::new()), shrinking: Duration::from_secs(24 * 3600) };
+
+/// The first `count` acts of a seed; what can't happen is drawn again.
+pub fn acts(seed: u64, count: usize, lacks: &[Lack]) -> Vec<Act> {
     let mut chance = Chance::new(seed);
+    let mut possible = || loop {
+        let op = op(&mut chance);
+        let fault = fault(&mut chance);
+        if !lacks.iter().any(|lack| (lack.op)(&op)) {
+            return with(op, fault);
+        }
+    };
     let act = |at: usize| match at % STRETCH {
         0 => Op::Rest.into(),
-        _ => with(op(&mut chance), fault(&mut chance)),
+        _ => possible(),
     };
     (1..=count).map(act).collect()
 }
 
-/// Lives through it. Everybody does what they have to after each stretch, and in the end.
+/// Lives through it, on what holds state.
 pub fn live(acts: &[Act]) -> Told {
-    let mut world = World::new();
+    live_on(&DOUBLE, acts)
+}
+
+/// Lives through it. Everybody does what they have to after each stretch, and in the end.
+pub fn live_on(stage: &Stage, acts: &[Act]) -> Told {
+    let mut world = World::on((stage.ground)());
     let mut told = Told { wrong: None, well: 0, rests: 0, placed: Vec::new() };
     for (at, act) in acts.iter().enumerate() {
         let ended = world.act(*act);
         told.placed.extend(world.placed.take().map(|op| (at, op)));
-        told.well += usize::from(matches!(ended, crate::world::Ended::Well) && !world.effects.is_empty());
+        told.well += usize::from(matches!(ended, super::world::Ended::Well) && !world.effects.is_empty());
         let mut faults = after_each(&world);
         if faults.is_empty() && (act.op == Op::Rest || at + 1 == acts.len()) {
             told.rests += 1;
@@ -110,8 +136,9 @@ pub fn live(acts: &[Act]) -> Told {
 
 /// The acts without those that it does not take to go wrong (delta debugging: halves, quarters, … single ones), and with
 /// as few faults and as early ones as it takes.
-pub fn shrink(mut acts: Vec<Act>) -> Vec<Act> {
-    let wrong = |acts: &[Act]| live(acts).wrong.is_some();
+pub fn shrink(stage: &Stage, mut acts: Vec<Act>) -> Vec<Act> {
+    let until = Instant::now() + stage.shrinking;
+    let wrong = |acts: &[Act]| Instant::now() < until && live_on(stage, acts).wrong.is_some();
     let mut size = acts.len().div_ceil(2).max(1);
     loop {
         let mut at = 0;
@@ -142,8 +169,8 @@ pub fn shrink(mut acts: Vec<Act>) -> Vec<Act> {
 }
 
 /// A regression test, as it can be pasted into `tests/chaos/found.rs`.
-pub fn as_test(seed: u64, acts: &[Act]) -> String {
-    let told = live(acts);
+pub fn as_test(stage: &Stage, seed: u64, acts: &[Act]) -> String {
+    let told = live_on(stage, acts);
     let faults = told.wrong.map(|(_, faults)| faults).unwrap_or_default();
     let mut text = format!("#[test]\nfn found_by_seed_{seed}() {{\n");
     for fault in faults {
@@ -164,14 +191,17 @@ pub fn as_test(seed: u64, acts: &[Act]) -> String {
 }
 
 /// Lives through a seed; what is wrong is shrunk and told as a test.
-pub fn run(seed: u64, count: usize) -> Told {
-    let acts = acts(seed, count);
-    let told = live(&acts);
-    if let Some((at, _)) = &told.wrong {
-        let fewer = shrink(acts[..=*at].to_vec());
+pub fn run(stage: &Stage, seed: u64, count: usize) -> Told {
+    let lacks = (stage.ground)().lacks();
+    lacks.iter().for_each(|lack| println!("left out here: {}", lack.what));
+    let acts = acts(seed, count, &lacks);
+    let told = live_on(stage, &acts);
+    if let Some((at, faults)) = &told.wrong {
+        println!("seed {seed} goes wrong at act {at}: {faults:#?}");
+        let fewer = shrink(stage, acts[..=*at].to_vec());
         panic!(
             "seed {seed} goes wrong at act {at}; CHAOS_SEED={seed} tells it again. What it takes:\n\n{}",
-            as_test(seed, &fewer)
+            as_test(stage, seed, &fewer)
         );
     }
     told

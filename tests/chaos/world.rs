@@ -1,17 +1,20 @@
 //! Kubelet, scheduler and runtime around a node: what they believe, and what they do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use sriov_dra::attach::nri::{Container, Sandbox};
 use sriov_dra::claim::{ClaimId, ClaimSpec, PodRef};
+use sriov_dra::host::clock;
 use sriov_dra::host::fate::{Fate, Kind, Turn};
-use sriov_dra::host::{Kernel, clock};
 
-use crate::asks::{Ask, wants};
-use crate::chance::Chance;
-use crate::node::{Agent, Node, VFS, soon};
-use crate::ops::{Act, End, Fault, Op, Who};
-use crate::pods::{Claim, Pod, Sb, end_sandbox, marker, prepare, sandbox_of, unprepare};
+use super::asks::{Ask, wants};
+use super::chance::Chance;
+use super::ground::Ground;
+use super::ground::double::Double;
+use super::node::{Agent, Node, VFS, number, soon};
+use super::ops::{Act, End, Fault, Op, Who};
+use super::pods::{Claim, Pod, Sb, end_sandbox, marker, prepare, sandbox_of, unprepare};
 
 pub const SLOTS: u8 = 4;
 
@@ -49,9 +52,14 @@ pub struct World {
 }
 
 impl World {
+    /// On what holds state.
     pub fn new() -> Self {
+        Self::on(Rc::new(Double::new()))
+    }
+
+    pub fn on(ground: Rc<dyn Ground>) -> Self {
         let mut world = Self {
-            node: Node::new(),
+            node: Node::on(ground),
             slots: vec![None; usize::from(SLOTS)],
             zombies: Vec::new(),
             agent: None,
@@ -75,12 +83,12 @@ impl World {
         let claims = self.slots.iter().flatten().chain(&self.zombies).flat_map(|pod| &pod.claims);
         let taken: BTreeSet<u8> = claims
             .filter(|claim| claim.exists)
-            .flat_map(|claim| claim.spec.results.iter().map(|result| result.pci.function))
+            .flat_map(|claim| claim.spec.results.iter().map(|result| number(result.pci)))
             .collect();
         let agent = self.node.process();
         let unclean =
             agent.ok().and_then(|agent| agent.engine.site.ledger.unclean().ok()).unwrap_or_default();
-        let withheld: BTreeSet<u8> = unclean.into_iter().map(|(vf, _)| vf.function).collect();
+        let withheld: BTreeSet<u8> = unclean.into_iter().map(|(vf, _)| number(vf)).collect();
         (1..=VFS).filter(|n| !taken.contains(n) && !withheld.contains(n)).collect()
     }
 
@@ -95,7 +103,7 @@ impl World {
         let again = self.node.process().ok();
         let sandboxes = self.listed();
         let ends = sandbox.as_ref().map(|sandbox| sandbox.netns);
-        let node = self.node.kernel.clone();
+        let ground = Rc::clone(&self.node.ground);
         let fate = match fault {
             Fault::No => Fate::default(),
             Fault::Fail { k, errno } => Fate::default().at(k, Turn::Fails(errno)),
@@ -105,7 +113,7 @@ impl World {
                 let deed = deed.clone();
                 let other: Box<dyn FnOnce()> = Box::new(move || match (who, again) {
                     (Who::NamespaceEnds, _) => {
-                        sandbox.iter().for_each(|sandbox| node.let_go(sandbox.netns));
+                        sandbox.iter().for_each(|sandbox| ground.let_go(sandbox.netns));
                     }
                     (Who::SecondAgent, Some(second)) => drop(deed(&second)),
                     (Who::SecondStarts, Some(second)) => {
@@ -123,6 +131,7 @@ impl World {
             fate.refuse(Kind::Room, nix::errno::Errno::ENOSPC);
         }
         let done = fate.live(|| deed(&process));
+        self.node.ground.look_anew();
         self.effects = fate.effects();
         let happened = !fate.is_open();
         self.ever_refused |= self.refused;
@@ -130,7 +139,7 @@ impl World {
             happened && matches!(fault, Fault::Fail { errno: nix::errno::Errno::EEXIST, .. });
         // Whoever had it open has closed it.
         if let (Fault::Beside { who: Who::NamespaceEnds, .. }, Some(netns), true) = (fault, ends, happened) {
-            self.node.kernel.destroy(netns);
+            self.node.ground.destroy(netns);
             self.notice_ends();
         }
         self.refused |=
@@ -243,7 +252,7 @@ impl World {
             Op::Sweep => {
                 return self.as_agent(fault, None, |a| a.engine.sweep().map(drop).map_err(|e| e.sentence()));
             }
-            _ => crate::misfortune::befall(self, act.op),
+            _ => super::misfortune::befall(self, act.op),
         }
         Ended::Well
     }
@@ -261,6 +270,7 @@ impl World {
             return;
         }
         let mut chance = Chance::new(seed);
+        let lacks = self.node.ground.lacks();
         let shared = chance.below(2) == 0;
         let mut claims = Vec::new();
         let mut has_default = false;
@@ -273,6 +283,7 @@ impl World {
                 let n = free.remove(chance.below(free.len()));
                 let dense = 1 + chance.below(4);
                 let mut asks: Vec<Ask> = Ask::ALL.into_iter().filter(|_| chance.below(4) < dense).collect();
+                asks.retain(|ask| !lacks.iter().any(|lack| (lack.ask)(n, *ask)));
                 if chance.below(3) != 0 {
                     asks.retain(|ask| *ask != Ask::Vfio);
                 }
@@ -457,24 +468,24 @@ impl World {
             })
         };
         let stop_processes = |world: &mut Self| {
-            world.node.kernel.kill_users(sb.netns);
+            world.node.ground.kill_users(sb.netns);
             world.slots[at].iter_mut().for_each(|pod| pod.runs = false);
         };
         let ended = match end {
             End::Told => {
                 stop_processes(self);
                 let ended = tell(self);
-                self.node.kernel.destroy(sb.netns);
+                self.node.ground.destroy(sb.netns);
                 ended
             }
             End::Early => {
                 stop_processes(self);
-                self.node.kernel.destroy(sb.netns);
+                self.node.ground.destroy(sb.netns);
                 tell(self)
             }
             End::Silent => {
                 stop_processes(self);
-                self.node.kernel.destroy(sb.netns);
+                self.node.ground.destroy(sb.netns);
                 Ended::Well
             }
         };
@@ -534,7 +545,7 @@ impl World {
     /// What became of sandboxes while the agent was at work.
     pub fn notice_ends(&mut self) {
         for pod in self.slots.iter_mut().flatten().chain(&mut self.zombies) {
-            if pod.sandbox.as_ref().is_some_and(|sb| self.node.kernel.find(sb.netns).is_none()) {
+            if pod.sandbox.as_ref().is_some_and(|sb| !self.node.ground.exists(sb.netns)) {
                 (pod.sandbox, pod.runs) = (None, false);
             }
         }
