@@ -24,6 +24,8 @@ mod strays;
 pub use claims::{Claims, PREPARES};
 pub use doctor::{examine, roots as doctor_roots};
 pub use explain::{Supply, read_cluster, read_machine};
+#[cfg(any(test, feature = "testing"))]
+pub use functions::NodeFunctions;
 pub use hook::{Places, run_hook};
 pub use inventory::{Looked, take_inventory};
 pub use node::{NodeConfig, run_node};

@@ -12,6 +12,8 @@ mod played {
     thread_local! {
         /// How far ahead of the machine's clock; none where nobody plays.
         pub(super) static AHEAD: Cell<Option<Duration>> = const { Cell::new(None) };
+        /// Waiting that is shorter is real.
+        pub(super) static REAL: Cell<Duration> = const { Cell::new(Duration::ZERO) };
         /// What was done to the wall clock alone, seconds.
         pub(super) static WALL: Cell<i64> = const { Cell::new(0) };
     }
@@ -40,7 +42,7 @@ pub fn wall() -> SystemTime {
 /// Waits.
 pub fn sleep(time: Duration) {
     #[cfg(any(test, feature = "testing"))]
-    if let Some(ahead) = played::AHEAD.get() {
+    if let Some(ahead) = played::AHEAD.get().filter(|_| time >= played::REAL.get()) {
         return played::AHEAD.set(Some(ahead + time));
     }
     std::thread::sleep(time);
@@ -49,7 +51,14 @@ pub fn sleep(time: Duration) {
 /// From now on waiting takes no time in this thread: the time just passes. Both clocks are right.
 #[cfg(any(test, feature = "testing"))]
 pub fn play() {
+    play_from(Duration::ZERO);
+}
+
+/// The same for waiting that is not shorter than this: a kernel that runs has to be waited for.
+#[cfg(any(test, feature = "testing"))]
+pub fn play_from(real: Duration) {
     played::AHEAD.set(Some(Duration::ZERO));
+    played::REAL.set(real);
     played::WALL.set(0);
 }
 

@@ -482,20 +482,18 @@ impl Links for Session {
     }
 
     fn sysctl(&mut self, key: &str, value: &str) -> Result<bool, HostError> {
+        match self.read_sysctl(key) {
+            Ok(Some(now)) if now == value => return Ok(true),
+            Ok(None) => return Ok(false),
+            _ => {}
+        }
+        let path = std::path::Path::new("/proc/sys/net").join(key);
+        let failed = |source| HostError::File { what: "write", path: path.clone(), source };
+        // Before the namespace is entered: that is another thread, which has no fate.
+        fate::effect(Kind::Kernel, format_args!("write {value} to {key}")).map_err(failed)?;
         // /proc/sys/net is resolved by the namespace of the thread that opens it.
-        self.netns.run(|| {
-            let path = std::path::Path::new("/proc/sys/net").join(key);
-            match std::fs::read_to_string(&path) {
-                Ok(now) if now.trim() == value => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-                _ => {}
-            }
-            let allowed = fate::effect(Kind::Kernel, format_args!("write {value} to {key}"));
-            allowed
-                .and_then(|()| std::fs::write(&path, value))
-                .map(|()| true)
-                .map_err(|source| HostError::File { what: "write", path, source })
-        })
+        self.netns.run(|| std::fs::write(&path, value).map_err(failed))?;
+        Ok(true)
     }
 
     fn default_route_links(&mut self) -> Result<Vec<u32>, HostError> {

@@ -5,6 +5,7 @@
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
+use super::fate::{self, Kind};
 use super::raw::{ask, attribute, each, find};
 use super::{HostError, Netns};
 use crate::device::{HwAddr, LinkState, PfLink, Rate, Setting, VfSettings, Vlan, VlanProtocol};
@@ -56,6 +57,8 @@ pub fn read(host: &Netns, pf: &PfLink, vf: u32) -> Result<VfSettings, HostError>
 /// The kernel's or the driver's.
 pub fn set(host: &Netns, pf: &PfLink, vf: u32, setting: &Setting) -> Result<(), HostError> {
     let what = format!("set {} {setting} on VF {vf} of PF {}", setting.field(), pf.name);
+    fate::effect(Kind::Function, format_args!("{what}"))
+        .map_err(|source| HostError::Netlink { what: what.clone(), source })?;
     ask(host, NETLINK_ROUTE, RTM_NEWLINK, &message(pf.index, vf, setting), &what).map(drop)
 }
 

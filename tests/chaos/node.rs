@@ -73,7 +73,7 @@ pub fn driver(n: u8) -> &'static str {
 
 impl Node {
     pub fn on(ground: Rc<dyn Ground>) -> Self {
-        clock::play();
+        clock::play_from(ground.real_waits());
         PLACES.set((ground.places(), ground.patience()));
         let mut node = Self { ground, truth: BTreeMap::new(), bare: BTreeMap::new(), boot: 1, namespaces: 0 };
         node.note_born(1..=VFS);

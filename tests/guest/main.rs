@@ -15,9 +15,13 @@ mod api;
 mod busybox;
 mod containerd;
 mod host;
+mod igb;
 mod inside;
 mod kubelet;
 mod lab;
+#[allow(dead_code, reason = "tests/chaos uses the rest")]
+#[path = "../chaos/mod.rs"]
+mod life;
 mod node;
 mod release;
 mod stories;

@@ -8,6 +8,7 @@ use super::{
     char_device_of, char_device_request, kind, link_of, move_request, netns_mode,
 };
 use crate::device::{CharDevice, PciAddress, RdmaNetnsMode};
+use crate::host::fate::{self, Kind};
 use crate::host::raw::{ask, dump};
 use crate::host::{HostError, Kernel, Linux, Netns};
 
@@ -42,6 +43,8 @@ impl Rdma for Linux {
     fn move_to(&self, from: &Netns, device: &RdmaLink, to: &Netns) -> Result<(), HostError> {
         let what = format!("move RDMA device {} to network namespace {}", device.name, to.id());
         let request = move_request(device.index, to.fd()?.as_raw_fd());
+        fate::effect(Kind::Kernel, format_args!("{what}"))
+            .map_err(|source| HostError::Netlink { what: what.clone(), source })?;
         ask(from, NETLINK_RDMA, kind(RDMA_NLDEV_CMD_SET), &request, &what).map(drop)
     }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use super::{Sysfs, SysfsError};
 use crate::device::{Incarnation, PciAddress};
+use crate::host::fate::{self, Kind};
 
 impl Sysfs {
     /// The bound driver, read now.
@@ -120,7 +121,8 @@ impl Sysfs {
     }
 
     fn write(&self, pci: PciAddress, path: PathBuf, value: &str, action: String) -> Result<(), SysfsError> {
-        let written = OpenOptions::new().write(true).truncate(true).open(&path);
+        let allowed = fate::effect(Kind::Function, format_args!("VF {pci}: {action}"));
+        let written = allowed.and_then(|()| OpenOptions::new().write(true).truncate(true).open(&path));
         written.and_then(|mut file| file.write_all(value.as_bytes())).map_err(|source| SysfsError::Write {
             pci,
             action,

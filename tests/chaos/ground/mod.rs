@@ -89,6 +89,10 @@ pub trait Ground {
     fn site(&self, boot: u32) -> Result<Site, String>;
     /// As processes know that boot.
     fn boot_id(&self, boot: u32) -> String;
+    /// Waiting that is shorter is real; longer waiting takes no time.
+    fn real_waits(&self) -> Duration {
+        Duration::ZERO
+    }
     /// What calls of kubelet and runtime are given.
     fn patience(&self) -> Duration;
     fn host(&self) -> NetnsId;

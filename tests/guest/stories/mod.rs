@@ -6,6 +6,7 @@ mod crash;
 mod cycles;
 mod doctor;
 mod ground;
+mod life;
 mod lifecycle;
 mod nccl;
 mod rdma;
@@ -85,6 +86,7 @@ stories! {
     PAIR runtime::on_containerd_1_7_two_pods_ping_each_other_and_give_their_vfs_back_as_they_were;
     PAIR vfio::a_container_reads_its_vfs_configuration_through_vfio_and_the_vf_returns_as_it_was;
     PAIR vfio::a_vf_whose_iommu_group_others_use_is_refused_with_their_names;
+    PAIR life::a_random_life_on_real_vfs_leaves_nothing_behind;
     PAIR reboot::after_a_loss_of_power_pods_start_with_their_vfs_once_these_are_prepared_again;
     FULL ground::four_pfs_with_seven_vfs_each_lie_on_two_numa_nodes;
     FULL scale::all_28_vfs_of_4_pfs_are_in_pods_at_once_and_all_come_back;
