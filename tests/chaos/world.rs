@@ -131,8 +131,10 @@ impl World {
             fate.refuse(Kind::Room, nix::errno::Errno::ENOSPC);
         }
         let done = fate.live(|| deed(&process));
-        self.node.ground.look_anew();
         self.effects = fate.effects();
+        if !self.effects.is_empty() || matches!(fault, Fault::Beside { .. }) {
+            self.node.ground.look_anew();
+        }
         let happened = !fate.is_open();
         self.ever_refused |= self.refused;
         self.names_refused |=

@@ -25,6 +25,7 @@ use sriov_dra::prepare::site::Site;
 
 use crate::host::{Vf, driver, make_vfs, netdev, pfs, run, settings_of, vfs_of};
 use crate::life::asks::Ask;
+use crate::life::ground::double::folder;
 use crate::life::ground::running::{Namespaces, wait_for};
 use crate::life::ground::{Born, Ground, Lack, Meddling, Routing};
 use crate::life::node::{VFS, book};
@@ -36,7 +37,9 @@ const OF_EACH: u32 = 3;
 const IN_GROUPS_OF_THEIR_OWN: u8 = 3;
 /// So begin addresses that claims ask for (`Ask::Mac`), and none that igbvf chooses.
 const ASKED: [u8; 5] = [2, 0xaa, 0, 0, 0];
-/// A bind that takes no driver away.
+/// As claims ask for (`Ask::Mtu`).
+const LARGE: &str = "9000";
+/// A file of a VF: what binds no driver, and what the next bind obeys.
 const FORCE: &str = "driver_override";
 
 /// The guest's VFs by number.
@@ -47,6 +50,13 @@ pub struct Igb {
     functions: Arc<dyn Functions>,
     born: RefCell<BTreeMap<u8, Born>>,
     dir: tempfile::TempDir,
+}
+
+/// No VF's may be larger.
+pub fn set_mtu(pfs: &[PciAddress], mtu: &str) {
+    for pf in pfs {
+        run("ip", &["link", "set", &netdev(*pf).unwrap().unwrap(), "mtu", mtu]).unwrap();
+    }
 }
 
 fn device(vf: PciAddress) -> PathBuf {
@@ -74,9 +84,10 @@ impl Igb {
     pub fn new() -> Self {
         run("modprobe", &["vfio-pci"]).unwrap();
         let pfs = pfs().unwrap();
+        set_mtu(&pfs, LARGE);
         let vfs = make_vfs(&pfs, OF_EACH).unwrap();
         assert_eq!(vfs.len(), usize::from(VFS), "two PFs with three VFs each");
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let kernel = Arc::new(Linux::new("/sys").unwrap());
         let ledger = Ledger::open(dir.path().join("durable"), dir.path().join("run")).unwrap();
         let rules = Rules {

@@ -15,8 +15,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use life::asks::Ask;
+use life::ground::Meddling;
+use life::invariants::{after_each, at_rest};
 use life::ops::{Act, Bound, End, Fault, Op, with};
 use life::workload::{self, Stage};
+use life::world::World;
 
 const VETHS: Stage = Stage { ground: || Rc::new(veth::Veths::new()), shrinking: Duration::from_secs(300) };
 
@@ -47,6 +50,40 @@ fn a_long_life_on_the_running_kernel_leaves_nothing_behind() {
 fn holds(acts: &[Act]) {
     if let Some((at, faults)) = workload::live_on(&VETHS, acts).wrong {
         panic!("at {:?}: {faults:#?}", acts[at]);
+    }
+}
+
+/// What the invariants are told by `ip` is what is so: each of these is seen, in a pod and on the host.
+#[test]
+fn whatever_somebody_does_behind_the_drivers_back_is_seen() {
+    let asks = vec![Ask::Mtu, Ask::Addresses, Ask::Routes, Ask::SourceRouting];
+    let changes = [
+        ("mtu 1300", "MTU 1300"),
+        ("down", "up: false"),
+        ("name thief", "is thief"),
+        ("address 02:00:00:00:99:99", "address"),
+    ];
+    for (what, seen) in changes {
+        let mut world = World::on((VETHS.ground)());
+        world.place(0, true, vec![vec![(6, [asks.clone(), vec![Ask::Mac]].concat())]]);
+        for op in [Op::Prepare { slot: 0 }, Op::Run { slot: 0 }, Op::Container { slot: 0 }] {
+            world.act(op.into());
+        }
+        assert_eq!(after_each(&world), Vec::<String>::new());
+        let ground = Rc::clone(&world.node.ground);
+        let change = |n: u8| ground.meddle(n, &Meddling::Other(format!("link set dev {{}} {what}")));
+        change(6);
+        let faults = after_each(&world);
+        assert!(faults.iter().any(|fault| fault.contains(seen)), "{what}: {faults:?}");
+        world.act(Op::Finish { slot: 0, end: End::Told }.into());
+        world.recover();
+        assert_eq!(at_rest(&mut world), Vec::<String>::new(), "{what}");
+        // Down is what a VF on the host is anyway.
+        if what != "down" {
+            change(3);
+            let faults = at_rest(&mut world);
+            assert!(faults.iter().any(|fault| fault.starts_with("VF 3: ")), "{what}: {faults:?}");
+        }
     }
 }
 

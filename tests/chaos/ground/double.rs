@@ -181,6 +181,7 @@ impl Ground for Double {
             Meddling::Name(name) => link.name.clone_from(name),
             Meddling::AltName(name) => link.alt_names = vec![name.clone()],
             Meddling::Alias(alias) => link.alias.clone_from(alias),
+            Meddling::Other(command) => panic!("the double has no ip for {command}"),
         });
     }
 

@@ -40,6 +40,8 @@ pub enum Meddling {
     Name(String),
     AltName(String),
     Alias(String),
+    /// Of `ip`, with `{}` for the interface; the double knows no such thing.
+    Other(String),
 }
 
 impl Meddling {
@@ -51,6 +53,7 @@ impl Meddling {
             Self::Down => format!("link set dev {dev} down"),
             Self::Name(name) => format!("link set dev {dev} down\nlink set dev {dev} name {name}"),
             Self::AltName(name) => format!("link property add dev {dev} altname {name}"),
+            Self::Other(command) => command.replace("{}", dev),
             Self::Alias(alias) => format!("link set dev {dev} alias {alias}"),
         }
     }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use sriov_dra::device::{InstalledRoute, PciAddress, Route, Rule};
 use sriov_dra::host::{Link, Netns, NetnsId};
@@ -93,18 +95,30 @@ impl Namespaces {
         path_of(&self.host.1)
     }
 
-    fn path(&self, id: NetnsId) -> Option<String> {
-        match id == self.host.0 {
-            true => Some(self.host_path()),
-            false => lock(&self.spaces).get(&id).map(|space| path_of(&space.held)),
-        }
+    fn knows(&self, id: NetnsId) -> bool {
+        id == self.host.0 || self.exists(id)
     }
 
-    /// What a program prints that runs in a namespace, or what it complains of.
-    pub fn run(&self, id: NetnsId, program: &[&str]) -> Result<String, String> {
-        let path = self.path(id).ok_or("there is no such namespace")?;
-        let done = Command::new("nsenter").arg(format!("--net={path}")).args(program).output();
-        let done = done.map_err(|error| format!("can't run nsenter: {error}"))?;
+    /// What `ip` prints that runs in a namespace, or what it complains of.
+    fn run(&self, id: NetnsId, arguments: &[&str], commands: &str) -> Result<String, String> {
+        let target = match id == self.host.0 {
+            true => self.host.1.try_clone(),
+            false => lock(&self.spaces).get(&id).ok_or("there is no such namespace")?.held.try_clone(),
+        };
+        let target = target.map_err(|error| error.to_string())?;
+        let ip = || -> std::io::Result<Output> {
+            // A child is where the thread is that makes it; this one ends with it.
+            setns(target.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            let mut ip = Command::new("ip");
+            let ip = ip.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut ip = ip.spawn()?;
+            if let Some(mut stdin) = ip.stdin.take() {
+                stdin.write_all(commands.as_bytes())?;
+            }
+            ip.wait_with_output()
+        };
+        let done = std::thread::scope(|scope| scope.spawn(ip).join().unwrap());
+        let done = done.map_err(|error| format!("can't run ip: {error}"))?;
         match done.status.success() {
             true => Ok(String::from_utf8_lossy(&done.stdout).into_owned()),
             false => Err(String::from_utf8_lossy(&done.stderr).into_owned()),
@@ -113,8 +127,7 @@ impl Namespaces {
 
     /// Changes something by `ip`, one command a line.
     pub fn ip(&self, id: NetnsId, commands: &str) -> Result<(), String> {
-        let script = format!("ip -batch - <<'END'\n{commands}\nEND\n");
-        self.run(id, &["sh", "-c", &script]).map(drop)
+        self.run(id, &["-batch", "-"], &format!("{commands}\n")).map(drop)
     }
 
     /// A namespace with one process in it, and the network that a cluster gives it.
@@ -184,9 +197,9 @@ impl Namespaces {
         if let Some(seen) = lock(&self.seen).get(&id) {
             return Arc::clone(seen);
         }
-        let script = "printf 'address show\\nroute show table all\\nrule show\\n' | ip -json -details -batch - && \
-                      ip -json -6 rule show";
-        let told = self.run(id, &["sh", "-c", script]).unwrap();
+        let commands = "address show\nroute show table all\nrule show\n";
+        let mut told = self.run(id, &["-json", "-details", "-batch", "-"], commands).unwrap();
+        told += &self.run(id, &["-json", "-6", "rule", "show"], "").unwrap();
         let lists: Vec<Value> =
             serde_json::Deserializer::from_str(&told).into_iter::<Value>().collect::<Result<_, _>>().unwrap();
         let [links, routes, rules, rules6] = lists.as_slice() else { panic!("ip printed {told}") };
@@ -205,7 +218,7 @@ impl Namespaces {
 
     /// Where a VF's interface is, and what it is there.
     pub fn vf(&self, vf: PciAddress) -> Option<(NetnsId, Link, Vec<IpNet>)> {
-        let last = lock(&self.last).get(&vf).copied().filter(|id| self.path(*id).is_some());
+        let last = lock(&self.last).get(&vf).copied().filter(|id| self.knows(*id));
         let order = last.into_iter().chain([self.host.0]).chain(self.all());
         for id in order {
             let picture = self.look(id);
@@ -219,7 +232,7 @@ impl Namespaces {
 
     /// The links of a namespace with their addresses, by name.
     pub fn links_of(&self, id: NetnsId) -> BTreeMap<String, (Link, Vec<IpNet>)> {
-        if self.path(id).is_none() {
+        if !self.knows(id) {
             return BTreeMap::new();
         }
         let links = self.look(id).links.clone();
@@ -227,7 +240,7 @@ impl Namespaces {
     }
 
     pub fn routing_of(&self, id: NetnsId) -> Routing {
-        if self.path(id).is_none() { Routing::default() } else { self.look(id).routing.clone() }
+        if !self.knows(id) { Routing::default() } else { self.look(id).routing.clone() }
     }
 }
 

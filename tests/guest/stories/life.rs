@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::host::{make_vfs, pfs};
-use crate::igb::Igb;
+use crate::igb::{Igb, set_mtu};
 use crate::inside::Ground;
 use crate::life::workload::{Stage, run};
 
@@ -23,7 +23,12 @@ pub async fn a_random_life_on_real_vfs_leaves_nothing_behind(ground: Ground) -> 
     let told = tokio::task::spawn_blocking(move || run(&VFS, seed, count)).await;
     // With the names that the stories after this one know.
     let of_each = u32::try_from(ground.of_one_pf().len())?;
-    let anew = tokio::task::spawn_blocking(move || make_vfs(&pfs()?, of_each)).await?;
+    let anew = tokio::task::spawn_blocking(move || {
+        let pfs = pfs()?;
+        set_mtu(&pfs, "1500");
+        make_vfs(&pfs, of_each)
+    });
+    let anew = anew.await?;
     let told = told.context("it went wrong: see above")?;
     anew?;
     println!(
