@@ -125,14 +125,14 @@ fn try_in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Result<Record
     };
     prepare().map_err(none)?;
     let names: Vec<&str> = stories.iter().map(|s| s.name).collect();
-    // From the share every page would be fetched one by one.
-    // Numbers, of a life that is told again.
+    // Of a life that is told again.
     let handed_in = |name: &&str| std::env::var(name).is_ok_and(|text| text.parse::<u64>().is_ok());
     let numbers: String = ["CHAOS_SEED", "CHAOS_ACTS"]
         .into_iter()
         .filter(handed_in)
         .map(|name| format!("{name}={} ", std::env::var(name).unwrap_or_default()))
         .collect();
+    // From the share every page would be fetched one by one.
     let command = format!(
         "mkdir -p /rw/bin && cp /share/guest-stories /share/sriov-dra /rw/bin/ && \
          {numbers}{GUEST_ENV}={} exec /rw/bin/guest-stories\n",

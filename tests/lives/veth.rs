@@ -31,6 +31,7 @@ const QUEUES: u64 = 20;
 static LIVES: AtomicU16 = AtomicU16::new(0);
 
 thread_local! {
+    /// Of the life that this thread tells.
     static PF: std::cell::Cell<PciAddress> = const { std::cell::Cell::new(PciAddress { domain: 0, bus: 0x81, device: 0, function: 0 }) };
 }
 
