@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use nix::errno::Errno;
-use sriov_dra::prepare::functions::Functions;
 use sriov_dra::prepare::records::Progress;
 
 use crate::asks::Ask;
@@ -30,7 +29,7 @@ fn state(world: &World) -> &'static str {
     let agent = world.node.process().unwrap();
     let (ledger, boot) = (&agent.engine.site.ledger, &agent.engine.site.boot_id);
     let Some(owner) = ledger.ownership(pci(VF)).unwrap() else {
-        let life = world.node.functions.life(pci(VF)).unwrap();
+        let life = world.node.life(VF).unwrap();
         let unclean = ledger.unclean().unwrap().into_iter();
         let mut unclean = unclean.filter(|(vf, _)| *vf == pci(VF));
         let is_this = |noted: &str, incarnation| noted == boot && incarnation == life.incarnation;
