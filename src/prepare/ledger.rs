@@ -232,6 +232,10 @@ impl Ledger {
         self.rebuild_index(&entries)?;
         for entry in entries.iter().filter(|entry| entry.boot_id == boot_id) {
             for (vf, clean) in entry.vfs.iter().filter_map(|vf| Some((vf.pci, vf.clean.clone()?))) {
+                // Most are there. Should one come or go just now, taking it decides.
+                if self.ownership_path(vf).exists() {
+                    continue;
+                }
                 let ownership =
                     Ownership { claim: entry.claim.clone(), boot_id: entry.boot_id.clone(), clean };
                 self.take(vf, &ownership)?;
@@ -403,7 +407,9 @@ impl Ledger {
         // It was damaged, and is in quarantine now: the claim's entry says the same.
         for uid in self.claims()? {
             let Ok(Some(entry)) = self.entry(&uid) else { continue };
-            let clean = entry.vfs.iter().find(|entry| entry.pci == vf).and_then(|entry| entry.clean.clone());
+            // The claim may watch it as well, by another request.
+            let clean =
+                entry.vfs.iter().filter(|entry| entry.pci == vf).find_map(|entry| entry.clean.clone());
             if let Some(clean) = clean {
                 let ownership = Ownership { claim: entry.claim, boot_id: entry.boot_id, clean };
                 self.take(vf, &ownership)?;

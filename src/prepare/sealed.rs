@@ -76,14 +76,19 @@ pub(super) enum Durability {
     Power,
 }
 
-fn checksum(body: &Value) -> String {
-    // serde_json keeps object keys sorted, so the text of a value is the same on every read.
-    let digest = Sha256::digest(body.to_string().as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Of the body as `Value` prints it: its keys are sorted, so the text is the same on every read.
+fn checksum(body: &str) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| DIGITS.get(usize::from(half)).copied().unwrap_or_default();
+    let mut text = Vec::with_capacity(64);
+    for byte in Sha256::digest(body.as_bytes()) {
+        text.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+    }
+    String::from_utf8(text).unwrap_or_default()
 }
 
 fn envelope(version: u32, min_reader: u32, body: Value) -> Envelope {
-    Envelope { version, min_reader, checksum: checksum(&body), body }
+    Envelope { version, min_reader, checksum: checksum(&body.to_string()), body }
 }
 
 /// A body as this agent writes it.
@@ -107,6 +112,21 @@ fn sealed_by_next(body: Value) -> Envelope {
     envelope(super::next_version::VERSION, min_reader, body)
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    min_reader: u32,
+    checksum: String,
+}
+
+/// Head and text of the body, if the file is as this version writes it and its checksum is right: its body is not taken
+/// apart and put together again for that.
+fn as_written(text: &str) -> Option<(Head, &str)> {
+    let (head, body) = text.strip_suffix('}')?.split_once(r#","body":"#)?;
+    let head: Head = serde_json::from_str(&format!("{head}}}")).ok()?;
+    (checksum(body) == head.checksum).then_some((head, body))
+}
+
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Read<T>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -116,22 +136,29 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Read<T>> {
         }
         Err(error) => return Err(error),
     };
+    if let Some((head, body)) = as_written(&text) {
+        return Ok(opened(head.min_reader, || serde_json::from_str(body)));
+    }
     let envelope: Envelope = match serde_json::from_str(&text) {
         Ok(envelope) => envelope,
         Err(error) => {
             return Ok(Read::Damaged(format!("{} bytes that are no whole entry: {error}", text.len())));
         }
     };
-    if checksum(&envelope.body) != envelope.checksum {
+    if checksum(&envelope.body.to_string()) != envelope.checksum {
         return Ok(Read::Damaged("its checksum is wrong".to_owned()));
     }
-    if envelope.min_reader > reader() {
-        return Ok(Read::Newer { min_reader: envelope.min_reader });
+    Ok(opened(envelope.min_reader, || serde_json::from_value(envelope.body)))
+}
+
+fn opened<T>(min_reader: u32, body: impl FnOnce() -> serde_json::Result<T>) -> Read<T> {
+    if min_reader > reader() {
+        return Read::Newer { min_reader };
     }
-    Ok(match serde_json::from_value(envelope.body) {
+    match body() {
         Ok(body) => Read::Found(body),
         Err(error) => Read::Damaged(error.to_string()),
-    })
+    }
 }
 
 pub(super) fn write<T: Serialize>(
@@ -210,6 +237,17 @@ mod tests {
             if let Read::Found(found) = read::<Value>(&path).unwrap() {
                 assert_eq!(found, body, "flip at {at}");
             }
+        }
+    }
+
+    #[test]
+    fn an_entry_of_another_layout_is_read_too() {
+        let body = serde_json::json!({"claim": "a", "body": {"b": 1}});
+        let (_dir, path) = written(&body);
+        let value: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for text in [serde_json::to_string(&value).unwrap(), serde_json::to_string_pretty(&value).unwrap()] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(read::<Value>(&path).unwrap(), Read::Found(body.clone()));
         }
     }
 
