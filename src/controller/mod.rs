@@ -9,6 +9,7 @@
 pub mod blocks;
 mod dropped;
 mod error;
+mod listing;
 mod pace;
 mod run;
 pub mod slices;

@@ -9,13 +9,13 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::dropped::{Adopted, fields, not_kept, with_adopted};
+use super::listing::watched;
 use super::pace::Pace;
 use super::slices::{Obsolete, PoolIdentity, devices, plan};
 use super::view::View;
@@ -103,13 +103,13 @@ impl Controller {
         let mut new_offer = true;
         let selector = format!("spec.driver={},spec.nodeName={}", self.pool.driver, self.pool.node);
         let config = watcher::Config::default().fields(&selector);
-        let mut events = watcher(self.slices.clone(), config).default_backoff().boxed();
+        let mut events = watched(self.slices.clone(), config, self.settings.call_timeout);
         loop {
             let due = pace.due().filter(|_| self.view.is_complete());
             tokio::select! {
                 () = stop.cancelled() => break,
-                event = events.next() => match event {
-                    Some(Ok(event)) => {
+                Some(event) = events.next() => match event {
+                    Ok(event) => {
                         if self.watch_error.is_some() {
                             self.watch_is_well();
                             pace.server_is_back();
@@ -117,12 +117,7 @@ impl Controller {
                         self.take(event);
                         pace.changed(Instant::now());
                     }
-                    Some(Err(source)) => self.watch_fails(source),
-                    // A watcher has no end; should it have one, stopping would leave the slices unguarded.
-                    None => {
-                        let config = watcher::Config::default().fields(&selector);
-                        events = watcher(self.slices.clone(), config).default_backoff().boxed();
-                    }
+                    Err(source) => self.watch_fails(source),
                 },
                 changed = offered.changed(), if !offers_end => match changed {
                     Ok(()) => {

@@ -1,15 +1,13 @@
 //! The loop: events of pools, blocks and PFs in, rounds of claims out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -19,6 +17,7 @@ use super::plan::{Here, Pfs, Plan, plan, without};
 use super::told::{Events, differs, full, tell, valid};
 use crate::address::{AddressBlock, AddressPool, Book};
 use crate::controller::Error;
+use crate::controller::listing::{Changes, watched};
 use crate::controller::pace::{self, Pace};
 
 /// Times of the blocks' controller.
@@ -68,8 +67,6 @@ struct Mirror<K> {
     listing: Option<BTreeMap<String, K>>,
     complete: bool,
 }
-
-type Changes<K> = Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
 
 impl<K: kube::ResourceExt> Mirror<K> {
     fn new() -> Self {
@@ -149,9 +146,9 @@ impl Blocks {
         let pools: Api<AddressPool> = Api::all(self.client.clone());
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.server.node));
         let mut pool_events: Changes<AddressPool> =
-            watcher(pools.clone(), watcher::Config::default()).default_backoff().boxed();
+            watched(pools.clone(), watcher::Config::default(), self.server.call_timeout);
         let mut block_events: Changes<AddressBlock> =
-            watcher(self.server.blocks.clone(), mine).default_backoff().boxed();
+            watched(self.server.blocks.clone(), mine, self.server.call_timeout);
         let mut tell_at: Option<Instant> = None;
         let mut again = Instant::now() + self.settings.again;
         loop {
