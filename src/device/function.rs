@@ -147,6 +147,15 @@ pub enum Place {
     Userspace,
 }
 
+/// Drivers that hand a function to user space or keep it from the host, and give it no netdev.
+const USERSPACE_DRIVERS: [&str; 5] = ["uio_pci_generic", "igb_uio", "pci-stub", "pciback", "xen-pciback"];
+
+/// Whether a driver makes no netdev of a function.
+pub fn is_userspace(driver: &str) -> bool {
+    // vfio-pci and its variants: mlx5_vfio_pci, nvgrace_gpu_vfio_pci, hisi-acc-vfio-pci, …
+    driver.contains("vfio") || USERSPACE_DRIVERS.contains(&driver)
+}
+
 /// A virtual function, or a VF that was passed into this VM and so has no PF here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -17,7 +17,7 @@ pub use address::{parse_ip, parse_subnet};
 pub use char_device::CharDevice;
 pub use function::{
     CleanFacts, EswitchMode, Incarnation, LinkType, Netdev, Pf, Place, RdmaDevice, RdmaNetnsMode, Snapshot,
-    Vf,
+    Vf, is_userspace,
 };
 pub use label::{LABEL_PATTERN, LONGEST_LABEL, LONGEST_SUBDOMAIN, is_label, is_subdomain};
 pub use limit::MemlockRoom;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::links::HostLinks;
 use super::netdevs;
-use crate::device::{EswitchMode, LinkType, Netdev, PciAddress, Pf, Place, Vf};
+use crate::device::{EswitchMode, LinkType, Netdev, PciAddress, Pf, Place, Vf, is_userspace};
 use crate::host::sysfs::{Function, Kind, Sriov};
 
 /// ARPHRD types (include/uapi/linux/if_arp.h).
@@ -14,9 +14,6 @@ const ARPHRD_INFINIBAND: u16 = 32;
 /// 24-bit PCI classes (PCI Code and ID Assignment Specification); 0x0280 is any other network controller.
 const CLASS_ETHERNET: u32 = 0x0200;
 const CLASS_INFINIBAND: u32 = 0x0207;
-
-/// Drivers that hand a function to user space or keep it from the host, and give it no netdev.
-const USERSPACE_DRIVERS: [&str; 5] = ["uio_pci_generic", "igb_uio", "pci-stub", "pciback", "xen-pciback"];
 
 /// What holds for a whole scan.
 pub(super) struct Assembly<'a> {
@@ -139,11 +136,6 @@ impl Assembly<'_> {
 /// Whether some process could hold the function through vfio.
 pub(super) fn is_on_vfio(function: &Function) -> bool {
     function.driver.as_deref().is_some_and(|driver| driver.contains("vfio"))
-}
-
-fn is_userspace(driver: &str) -> bool {
-    // vfio-pci and its variants: mlx5_vfio_pci, nvgrace_gpu_vfio_pci, hisi-acc-vfio-pci, …
-    driver.contains("vfio") || USERSPACE_DRIVERS.contains(&driver)
 }
 
 fn link_type(function: &Function) -> Option<LinkType> {

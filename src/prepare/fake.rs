@@ -17,7 +17,9 @@ use super::vfio::VfioFacts;
 use crate::DEFAULT_DRIVER_NAME;
 use crate::address::{Assigned, Book, NoAddress, Parent};
 use crate::claim::{NameSpec, ResultSpec};
-use crate::device::{Incarnation, LinkType, Netdev, PciAddress, Pf, PfLink, Place, Setting, Vf, VfSettings};
+use crate::device::{
+    Incarnation, LinkType, Netdev, PciAddress, Pf, PfLink, Place, Setting, Vf, VfSettings, is_userspace,
+};
 use crate::host::fake::FakeKernel;
 use crate::host::fate::{self, Kind};
 use crate::host::topology::{Function, Topology};
@@ -313,7 +315,7 @@ impl Functions for FakeFunctions {
         let forced = life.and_then(|life| life.forced);
         let right = match driver {
             Some(driver) => bound.as_deref() == Some(driver),
-            None => bound.is_some() && bound != forced,
+            None => bound.as_deref().is_some_and(|bound| !is_userspace(bound)) && bound != forced,
         };
         if forced.as_deref() != driver {
             self.force(vf, driver)?;

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::{Sysfs, SysfsError};
-use crate::device::{Incarnation, PciAddress};
+use crate::device::{Incarnation, PciAddress, is_userspace};
 use crate::host::fate::{self, Kind};
 
 impl Sysfs {
@@ -97,8 +97,9 @@ impl Sysfs {
         let bound = self.driver(pci);
         let right = match driver {
             Some(driver) => bound.as_deref() == Some(driver),
-            // A forced driver is bound because it is forced.
-            None => bound.is_some() && bound != forced,
+            // A forced driver is bound because it is forced. One that makes no netdev is not what the kernel chooses: it was
+            // bound by hand, or whoever lifted its force was killed before it was unbound.
+            None => bound.as_deref().is_some_and(|bound| !is_userspace(bound)) && bound != forced,
         };
         if forced.as_deref() != driver {
             self.set_driver_override(pci, driver)?;
@@ -158,6 +159,22 @@ mod tests {
         }
         host.set_driver_override(vf, None).unwrap();
         assert_eq!(host.driver_override(vf), None);
+    }
+
+    #[test]
+    fn a_vf_on_a_driver_without_netdev_is_not_on_its_network_driver_though_nothing_is_forced() {
+        let pf = Card::ethernet("0000:81:00.0", "ens1f0", "mlx5_core");
+        let tree = Tree::new().card(pf.vfs(2, |n, vf| match n {
+            0 => VfPlan { driver: Some("vfio-pci".into()), ..vf },
+            _ => vf,
+        }));
+        let tree = tree.build().unwrap();
+        // Nobody answers the writes here: what was written is what counts.
+        let _ = tree.sysfs().rebind("0000:81:00.1".parse().unwrap(), None);
+        assert_eq!(tree.read("bus/pci/drivers/vfio-pci/unbind"), "0000:81:00.1");
+        assert_eq!(tree.read("bus/pci/drivers_probe"), "0000:81:00.1");
+        tree.sysfs().rebind("0000:81:00.2".parse().unwrap(), None).unwrap();
+        assert_eq!(tree.read("bus/pci/drivers_probe"), "0000:81:00.1", "that one has its network driver");
     }
 
     #[test]
