@@ -8,6 +8,9 @@ mod advertise;
 #[cfg(test)]
 #[path = "tests/agent.rs"]
 mod agent;
+#[cfg(test)]
+#[path = "tests/calls.rs"]
+mod calls;
 mod checks;
 mod claims;
 mod client;
@@ -16,6 +19,9 @@ mod explain;
 mod functions;
 mod hook;
 mod inventory;
+#[cfg(test)]
+#[path = "tests/lab.rs"]
+mod lab;
 mod node;
 mod pods;
 mod strays;

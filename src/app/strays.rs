@@ -69,7 +69,7 @@ impl Strays {
         }
     }
 
-    async fn look(&mut self, grace: Duration) {
+    pub(super) async fn look(&mut self, grace: Duration) {
         let (engine, kubelet_dir) = (self.claims.engine.clone(), self.kubelet_dir.clone());
         let swept = spawn_blocking(move || {
             for socket in kubelet::remove_dead_sockets(&kubelet_dir, &engine.site.driver) {

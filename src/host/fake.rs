@@ -91,8 +91,11 @@ impl FakeKernel {
         Netns::fake(id)
     }
 
-    /// The processes of a namespace end; the namespace stays.
+    /// The processes of a namespace end; the namespace stays. Some process always lives in the host's.
     pub fn kill_users(&self, id: NetnsId) {
+        if id == HOST {
+            return;
+        }
         if let Some(namespace) = self.state().namespaces.get_mut(&id) {
             namespace.users.clear();
         }
@@ -100,14 +103,20 @@ impl FakeKernel {
 
     /// Its processes end, and no path leads to it any more. It is there as long as somebody has it open.
     pub fn let_go(&self, id: NetnsId) {
+        if id == HOST {
+            return;
+        }
         if let Some(namespace) = self.state().namespaces.get_mut(&id) {
             namespace.users.clear();
             namespace.path = None;
         }
     }
 
-    /// The namespace ends: hardware comes back to the host as the kernel brings it back.
+    /// The namespace ends: hardware comes back to the host as the kernel brings it back. The host's does not end.
     pub fn destroy(&self, id: NetnsId) {
+        if id == HOST {
+            return;
+        }
         let mut state = self.state();
         let Some(gone) = state.namespaces.remove(&id) else { return };
         state.rdma.bring_home(id);

@@ -8,7 +8,6 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use serde_json::{Value, json};
@@ -22,12 +21,12 @@ use super::{Shared, discovery, watch};
 /// What the real server takes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Closes a connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("connection dropped")]
-struct Dropped;
+pub struct Dropped;
 
 /// Serves one connection to its end.
 pub async fn connection(io: impl Read + Write + Unpin, shared: Arc<Shared>) {
@@ -36,7 +35,12 @@ pub async fn connection(io: impl Read + Write + Unpin, shared: Arc<Shared>) {
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
 }
 
-async fn serve(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Dropped> {
+/// Answers one request.
+pub async fn serve<B>(request: Request<B>, shared: Arc<Shared>) -> Result<Response<Body>, Dropped>
+where
+    B: hyper::body::Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let (parts, body) = request.into_parts();
     let header = |name| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let logged = Logged {

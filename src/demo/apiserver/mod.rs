@@ -159,6 +159,13 @@ impl ApiServer {
         client.map_err(|source| Error::Client { url, source: Box::new(source) })
     }
 
+    /// A client without a connection between it and the server: what it asks is answered where it asks.
+    pub fn client_inside(&self) -> kube::Client {
+        let shared = self.shared.clone();
+        let answer = move |request: ::http::Request<kube::client::Body>| http::serve(request, shared.clone());
+        kube::Client::new(tower::service_fn(answer), "default")
+    }
+
     /// A kubeconfig for other processes, as YAML.
     pub fn kubeconfig(&self) -> Result<String, Error> {
         Ok(format!(
