@@ -28,10 +28,17 @@ pub enum Ask {
     DefaultRoute,
     Sysctls,
     NoRdma,
+    /// `rdma.mode chardev`, of VFs that have an RDMA device.
+    CharDevice,
+    Umad,
+    /// `adminAccess`: the VF is looked at, whoever has it.
+    Watch,
+    /// The same, by a claim that is reserved for many pods and is no pod's.
+    WatchWithOthers,
 }
 
 impl Ask {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Mac,
         Self::Vlan,
         Self::SpoofCheck,
@@ -49,7 +56,14 @@ impl Ask {
         Self::DefaultRoute,
         Self::Sysctls,
         Self::NoRdma,
+        Self::CharDevice,
+        Self::Umad,
     ];
+
+    /// It can't be had on the host's network.
+    pub fn is_of_the_pods_network(self) -> bool {
+        self >= Self::Name && self < Self::NoRdma
+    }
 
     fn put(self, n: u8, wanted: &mut ResultSpec) {
         let route = |to: &str, via: &str| WantedRoute { to: to.parse().unwrap(), via: via.parse().ok() };
@@ -84,14 +98,29 @@ impl Ask {
                 wanted.rdma =
                     WantedRdma { mode: RdmaMode::None, umad: false, memlock: Memlock::None, nccl: None };
             }
+            Self::CharDevice => wanted.rdma.mode = RdmaMode::CharDevice,
+            Self::Umad => wanted.rdma.umad = true,
+            Self::Watch | Self::WatchWithOthers => wanted.admin_access = true,
         }
     }
+}
+
+/// Nothing is taken of a VF of which this is asked.
+pub fn is_watched(asks: &[Ask]) -> bool {
+    asks.iter().any(|ask| matches!(ask, Ask::Watch | Ask::WatchWithOthers))
 }
 
 /// What a claim wants of VF `n`; what does not go together, and what needs the other, as the claim's decoder has it.
 pub fn wants(n: u8, asks: &[Ask]) -> ResultSpec {
     let has = |ask: Ask| asks.contains(&ask);
+    if is_watched(asks) {
+        // It is given nothing else, and may be another request's.
+        return ResultSpec { request: format!("watch{n}"), admin_access: true, ..plain_result(pci(n)) };
+    }
     let mut asks: Vec<Ask> = asks.to_vec();
+    if has(Ask::NoRdma) || !n.is_multiple_of(2) {
+        asks.retain(|ask| !matches!(ask, Ask::CharDevice | Ask::Umad));
+    }
     if has(Ask::Vfio) {
         asks.retain(|ask| *ask <= Ask::Vhost);
     } else if asks.iter().any(|ask| matches!(ask, Ask::Routes | Ask::SourceRouting | Ask::DefaultRoute)) {
@@ -104,7 +133,7 @@ pub fn wants(n: u8, asks: &[Ask]) -> ResultSpec {
         }
     }
     let mut wanted = ResultSpec {
-        interface_asked: asks.iter().any(|ask| *ask >= Ask::Name && *ask < Ask::NoRdma),
+        interface_asked: asks.iter().any(|ask| ask.is_of_the_pods_network()),
         settings: WantedSettings::default(),
         bind: WantedBinding::default(),
         routing: WantedRouting::default(),

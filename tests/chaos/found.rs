@@ -137,3 +137,29 @@ fn a_record_does_not_stay_complete_when_the_pods_other_claim_takes_the_attach_ba
         ]
     });
 }
+
+/// Nothing forced vfio-pci any more, and it was still bound: the next Prepare took it for the driver of the kernel's choice.
+#[test]
+fn a_vf_that_was_bound_by_hand_gets_its_network_driver_back_though_a_prepare_was_killed_half_way() {
+    holds_at_each(|k| {
+        vec![
+            Place { slot: 0, shared: true, claims: &[&[(1, &[Mac]), (2, &[Vlan])]] }.into(),
+            Rest.into(),
+            Rebind { vf: 2, driver: Userspace }.into(),
+            with(Prepare { slot: 0 }, Die { k }),
+        ]
+    });
+}
+
+/// No fault of the driver: a name that an administrator gave comes back with the VF, not when its driver is bound anew.
+#[test]
+fn a_pod_on_the_hosts_network_uses_a_vf_that_was_renamed_before() {
+    holds(&[
+        PlaceOnHost { slot: 0, shared: false, claims: &[&[(1, &[Mac, LinkState]), (5, &[Vfio])]] }.into(),
+        Rename { vf: 1 }.into(),
+        Rest.into(),
+        Run { slot: 0 }.into(),
+        Container { slot: 0 }.into(),
+        Finish { slot: 0, end: Told }.into(),
+    ]);
+}

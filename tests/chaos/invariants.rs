@@ -5,33 +5,42 @@ use std::collections::{BTreeMap, BTreeSet};
 use sriov_dra::prepare::records::{Entry, Progress};
 
 use super::ground::Routing;
+use super::hosted::{on_host, rdma};
 use super::misfortune::disturb;
 use super::node::{VFS, number, pci};
-use super::pods::{Pod, vfs_of};
+use super::pods::{Pod, vfs_of, vfs_of_claim};
 use super::world::World;
 
 /// Nothing is taken from a pod that runs, whatever goes wrong elsewhere.
 pub fn after_each(world: &World) -> Vec<String> {
-    let mut faults = Vec::new();
-    let Ok(process) = world.node.process() else { return vec!["the ledger can't be opened".into()] };
-    let ledger = &process.engine.site.ledger;
-    for pod in world.slots.iter().flatten().chain(&world.zombies).filter(|pod| pod.runs && !pod.disturbed) {
+    let mut faults = world.seen.clone();
+    let ledger = &world.node.ledger;
+    for pod in world.slots.iter().flatten().chain(&world.zombies).filter(|pod| is_promised(pod)) {
         let Some(sb) = &pod.sandbox else { continue };
         for claim in &pod.claims {
             let Ok(Some(entry)) = ledger.entry(&claim.spec.id.uid) else {
                 faults.push(format!("pod {} runs, and claim {} is not known", pod.uid, claim.spec.id.uid));
                 continue;
             };
-            faults.extend(inside(world, &entry, sb.netns, &pod.uid));
+            if !pod.on_host {
+                faults.extend(inside(world, &entry, sb.netns, &pod.uid));
+            } else if entry.pod.is_some() {
+                faults.extend(on_host(world, &entry, &pod.uid));
+            }
         }
     }
     faults
 }
 
+/// On the host's network nobody can tell who uses a VF: one whose pod is deleted by force goes to the next.
+fn is_promised(pod: &Pod) -> bool {
+    pod.runs && !pod.disturbed && !(pod.over && pod.on_host)
+}
+
 /// What is missing of an entry's VFs in a pod.
 fn inside(world: &World, entry: &Entry, netns: sriov_dra::host::NetnsId, pod: &str) -> Vec<String> {
     let mut faults = Vec::new();
-    for vf in &entry.vfs {
+    for vf in entry.vfs.iter().filter(|vf| !vf.admin_access) {
         if vf.vfio {
             let driver = world.node.life(number(vf.pci)).and_then(|life| life.driver);
             if driver.as_deref() != Some("vfio-pci") {
@@ -76,13 +85,7 @@ fn inside(world: &World, entry: &Entry, netns: sriov_dra::host::NetnsId, pod: &s
         for setting in vf.settings.iter().filter(|setting| settings.like(setting).as_ref() != Some(setting)) {
             faults.push(format!("pod {pod}: VF {n}: {} is not {setting}", setting.field()));
         }
-        if let Some(rdma) = &vf.rdma {
-            for device in &rdma.devices {
-                if world.node.ground.rdma_place(device) != Some(netns) {
-                    faults.push(format!("pod {pod}: RDMA device {device} of VF {n} is not there"));
-                }
-            }
-        }
+        faults.extend(rdma(world, vf, netns, pod));
     }
     faults
 }
@@ -102,7 +105,7 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
         }
     }
     for entry in &entries {
-        for vf in &entry.vfs {
+        for vf in entry.vfs.iter().filter(|vf| !vf.admin_access) {
             if let Some(other) = owners.insert(number(vf.pci), entry.claim.uid.clone()) {
                 faults.push(format!("VF {} is in claims {other} and {}", number(vf.pci), entry.claim.uid));
             }
@@ -116,7 +119,7 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
         .iter()
         .flat_map(|pod| pod.claims.iter())
         .filter(|claim| claim.prepared)
-        .flat_map(|claim| claim.spec.results.iter().map(|r| (number(r.pci), claim.spec.id.uid.clone())))
+        .flat_map(|claim| vfs_of_claim(&claim.spec).map(|n| (n, claim.spec.id.uid.clone())))
         .collect();
     expect(&mut faults, "VFs of prepared claims", &owners, &wanted);
     for entry in &entries {
@@ -125,7 +128,9 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
         }
     }
     for pod in pods.iter().filter(|pod| pod.runs && !pod.disturbed && !world.ever_refused) {
-        for uid in pod.claims.iter().map(|claim| &claim.spec.id.uid) {
+        // A claim that is no pod's has nothing to be told of.
+        let theirs = pod.claims.iter().filter(|claim| claim.spec.pod.is_some());
+        for uid in theirs.map(|claim| &claim.spec.id.uid) {
             if world.status.get(uid) != Some(&true) {
                 faults.push(format!(
                     "pod {} runs, and the status of {uid} is {:?}",
@@ -229,6 +234,16 @@ fn places(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
     let Ok(process) = world.node.process() else { return faults };
     for pod in pods {
         let Some(sb) = &pod.sandbox else { continue };
+        if pod.on_host {
+            for uid in pod.claims.iter().map(|claim| &claim.spec.id.uid) {
+                if let Some(record) = process.engine.site.ledger.attachment(uid).unwrap() {
+                    faults.push(format!(
+                        "claim {uid} of a pod on the host's network is recorded in {record:?}"
+                    ));
+                }
+            }
+            continue;
+        }
         let links = world.node.ground.links_of(sb.netns);
         let theirs: BTreeSet<u8> = vfs_of(pod).collect();
         let strange: Vec<&String> = links
@@ -247,10 +262,8 @@ fn places(world: &World, pods: &[&Pod], entries: &[Entry]) -> Vec<String> {
         }
         for entry in entries.iter().filter(|e| e.pod.as_ref().is_some_and(|p| p.uid == pod.uid)) {
             let record = process.engine.site.ledger.attachment(&entry.claim.uid).unwrap();
-            let there =
-                entry.vfs.iter().filter(|vf| !vf.vfio).any(|vf| {
-                    world.node.ground.vf(number(vf.pci)).is_some_and(|(place, ..)| place == sb.netns)
-                });
+            let is_there = |n| world.node.ground.vf(n).is_some_and(|(place, ..)| place == sb.netns);
+            let there = entry.vfs.iter().filter(|vf| vf.has_interface()).any(|vf| is_there(number(vf.pci)));
             if there && record.as_ref().is_none_or(|record| record.netns != sb.netns) {
                 faults.push(format!(
                     "claim {} is in pod {}, and its record is {record:?}",

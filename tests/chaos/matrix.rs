@@ -12,7 +12,18 @@ use crate::world::{Ended, World};
 
 /// A pod's claim: VFs, and what is asked for each.
 #[derive(Debug, Clone)]
-struct Scenario(Vec<(u8, Vec<Ask>)>);
+struct Scenario(Vec<(u8, Vec<Ask>)>, Ground);
+
+/// Where a scenario's pod is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ground {
+    /// In a network namespace of its own.
+    Own,
+    /// On the host's network.
+    Host,
+    /// In one of its own, on a node where RDMA devices are in all of them.
+    SharedRdma,
+}
 
 /// The VF that shows a step, what has to be asked for it, and the effect by which it is seen. Exhaustive: a step that has no
 /// scenario does not compile.
@@ -53,17 +64,32 @@ fn steps() -> Vec<Step> {
 impl Scenario {
     fn of(step: &Step) -> Self {
         let (vf, ask, _) = shows(step);
-        Self(vec![(vf, vec![ask])])
+        Self(vec![(vf, vec![ask])], Ground::Own)
     }
 
     /// What is asked inside the pod: addresses, pools, routes, rules, sysctls, the default route, names, RDMA.
     fn inside() -> Vec<Self> {
         use Ask::*;
+        let pods = [
+            vec![(4, vec![Addresses, Mtu, Name])],
+            vec![(3, vec![Pool, SourceRouting, Sysctls])],
+            vec![(6, vec![Routes, SourceRouting, DefaultRoute])],
+            vec![(3, vec![NoRdma, Addresses]), (6, vec![Umad])],
+        ];
+        pods.into_iter().map(|vfs| Self(vfs, Ground::Own)).collect()
+    }
+
+    /// Pods on the host's network, RDMA devices that are given out by their nodes, VFs that are only watched.
+    fn elsewhere() -> Vec<Self> {
+        use Ask::*;
         vec![
-            Self(vec![(4, vec![Addresses, Mtu, Name])]),
-            Self(vec![(3, vec![Pool, SourceRouting, Sysctls])]),
-            Self(vec![(6, vec![Routes, SourceRouting, DefaultRoute])]),
-            Self(vec![(3, vec![NoRdma, Addresses]), (6, vec![])]),
+            Self(vec![(2, vec![Mac, Vlan, Trust]), (5, vec![]), (4, vec![Vfio])], Ground::Host),
+            Self(vec![(6, vec![CharDevice, Umad]), (4, vec![])], Ground::Host),
+            Self(vec![(6, vec![CharDevice, Umad, Addresses]), (4, vec![])], Ground::SharedRdma),
+            Self(vec![(3, vec![Watch]), (3, vec![Vlan]), (4, vec![Watch])], Ground::Own),
+            Self(vec![(3, vec![Watch]), (4, vec![Watch])], Ground::Own),
+            Self(vec![(4, vec![WatchWithOthers])], Ground::Own),
+            Self(vec![(1, vec![Watch]), (2, vec![Rate])], Ground::Host),
         ]
     }
 
@@ -72,14 +98,23 @@ impl Scenario {
         let but =
             |without: &[Ask]| Ask::ALL.into_iter().filter(|ask| !without.contains(ask)).collect::<Vec<_>>();
         use Ask::*;
-        let on_net = but(&[Vfio, Vhost, NoRdma]);
-        let other = but(&[Vfio, Vhost, NoRdma, Pool, DefaultRoute]);
-        Self(vec![(2, other), (4, vec![Vfio, Vhost, Trust, Vlan, Mac]), (5, vec![Mtu]), (6, on_net)])
+        let on_net = but(&[Vfio, Vhost, NoRdma, CharDevice]);
+        let other = but(&[Vfio, Vhost, NoRdma, CharDevice, Pool, DefaultRoute]);
+        let of_all = vec![(2, other), (4, vec![Vfio, Vhost, Trust, Vlan, Mac]), (5, vec![Mtu]), (6, on_net)];
+        Self(of_all, Ground::Own)
     }
 
     fn world(&self, upto: &[Op]) -> World {
         let mut world = World::new();
+        if self.1 == Ground::SharedRdma {
+            for op in [Op::RdmaShared { shared: true }, Op::Reboot { lossy: false }, Op::Start] {
+                assert!(matches!(world.act(op.into()), Ended::Well), "{op:?}");
+            }
+        }
         world.place(0, true, vec![self.0.clone()]);
+        if self.1 == Ground::Host {
+            world.move_to_host(0);
+        }
         for op in upto {
             let ended = world.act((*op).into());
             assert!(matches!(ended, Ended::Well), "{self:?}: {op:?}: {ended:?}");
@@ -191,6 +226,13 @@ fn any_effect_of_any_step_may_be_refused() {
 fn what_is_made_inside_a_pod_survives_deaths_and_refusals() {
     let tried: usize =
         Scenario::inside().iter().map(|one| survives(one, &[KILLED, REFUSED, BUSY, FULL])).sum();
+    println!("{tried} faults");
+}
+
+#[test]
+fn on_the_hosts_network_with_device_nodes_alone_and_watching_only_deaths_and_refusals_are_survived() {
+    let tried: usize =
+        Scenario::elsewhere().iter().map(|one| survives(one, &[KILLED, TORN, REFUSED, BUSY])).sum();
     println!("{tried} faults");
 }
 

@@ -12,6 +12,7 @@ use super::world::World;
 pub fn befall(world: &mut World, op: Op) {
     match op {
         Op::Reboot { lossy } => reboot(world, lossy),
+        Op::RdmaShared { shared } => world.node.rdma_is_shared = shared,
         Op::WipeCdi => {
             let _ = std::fs::remove_dir_all(world.node.path("cdi"));
         }
@@ -91,9 +92,11 @@ fn rename(world: &mut World, vf: u8) {
 }
 
 fn meddle(world: &mut World, slot: u8, what: u8) {
+    let Some(pod) = &world.slots[usize::from(slot)] else { return };
+    // On the host a pod may do anything to any interface. One that was made anew is no claim's any more.
+    let vfs: Vec<u8> = vfs_of(pod).filter(|vf| !pod.on_host || is_owned(world, *vf)).collect();
     let Some(pod) = &mut world.slots[usize::from(slot)] else { return };
     let Some(sb) = &pod.sandbox else { return };
-    let vfs: Vec<u8> = vfs_of(pod).collect();
     for vf in vfs {
         if world.node.ground.vf(vf).is_some_and(|(netns, ..)| netns == sb.netns) {
             pod.disturbed = true;

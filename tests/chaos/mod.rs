@@ -3,8 +3,11 @@
 
 pub mod asks;
 pub mod chance;
+pub mod container;
+pub mod create;
 #[allow(dead_code, reason = "each suite has grounds of its own, and the double lacks nothing")]
 pub mod ground;
+pub mod hosted;
 pub mod invariants;
 pub mod misfortune;
 pub mod node;

@@ -13,6 +13,7 @@ use sriov_dra::device::{HwAddr, MAIN_TABLE, PciAddress, Route};
 use sriov_dra::host::{NetnsId, clock};
 use sriov_dra::prepare::engine::Engine;
 use sriov_dra::prepare::functions::Life;
+use sriov_dra::prepare::ledger::Ledger;
 
 use super::ground::{Ground, Routing};
 
@@ -62,6 +63,10 @@ pub struct Node {
     pub truth: BTreeMap<u8, Truth>,
     /// Namespaces as they were before any VF came.
     pub bare: BTreeMap<NetnsId, Routing>,
+    /// For looks at files. Whoever works on claims opens its own.
+    pub ledger: Ledger,
+    /// How RDMA devices relate to network namespaces, from the next boot on.
+    pub rdma_is_shared: bool,
     boot: u32,
     namespaces: u32,
 }
@@ -75,10 +80,12 @@ impl Node {
     pub fn on(ground: Rc<dyn Ground>) -> Self {
         clock::play_from(ground.real_waits());
         PLACES.set((ground.places(), ground.patience()));
-        let mut node = Self { ground, truth: BTreeMap::new(), bare: BTreeMap::new(), boot: 1, namespaces: 0 };
-        node.note_born(1..=VFS);
         // Whoever looks at VFs knows those that are withheld.
-        node.ground.site(node.boot).unwrap();
+        ground.site(1).unwrap();
+        let ledger = Ledger::open(ground.dir().join("durable"), ground.dir().join("run")).unwrap();
+        let (truth, bare) = Default::default();
+        let mut node = Self { ground, truth, bare, ledger, rdma_is_shared: false, boot: 1, namespaces: 0 };
+        node.note_born(1..=VFS);
         node
     }
 
@@ -93,9 +100,10 @@ impl Node {
     /// Power is lost, and comes again: `/run` is empty, the VFs are new.
     pub fn reboot(&mut self) {
         self.boot += 1;
-        self.ground.lose_power();
+        self.ground.lose_power(self.rdma_is_shared);
         self.bare.clear();
-        std::fs::remove_dir_all(self.path("run")).unwrap();
+        // Not there when no process came since the last time.
+        let _ = std::fs::remove_dir_all(self.path("run"));
         self.note_born(1..=VFS);
     }
 
@@ -134,6 +142,11 @@ impl Node {
         (path, id, pid)
     }
 
+    /// What a pod on the host's network has for a namespace: path, identity, and a process there.
+    pub fn own_namespace(&self) -> (PathBuf, NetnsId, i32) {
+        ("/proc/1/ns/net".into(), self.ground.host(), 1)
+    }
+
     /// What is not as it should be of a VF that nobody has.
     pub fn faults_of(&self, n: u8) -> Vec<String> {
         let (truth, born) = (&self.truth[&n], self.ground.born(n));
@@ -166,7 +179,7 @@ impl Node {
         expect("flags", format!("{flags:?}"), format!("{:?}", (false, false, false, false, false, 0)));
         expect("addresses", format!("{addresses:?}"), "[]".into());
         if let Some(name) = self.ground.rdma_of(n) {
-            let rdma = self.ground.rdma_place(&name).map(|place| place.to_string());
+            let rdma = self.ground.rdma_place(&name).map(|(place, _)| place.to_string());
             expect("RDMA device", format!("{rdma:?}"), format!("{:?}", Some(host.to_string())));
         }
         faults

@@ -11,6 +11,8 @@ pub enum Op {
     Create { slot: u8, seed: u64 },
     /// The same, with claims as they are written here: VFs, and what is asked for each. With `shared`, people made them.
     Place { slot: u8, shared: bool, claims: &'static [&'static [(u8, &'static [Ask])]] },
+    /// The same, with a pod on the host's network.
+    PlaceOnHost { slot: u8, shared: bool, claims: &'static [&'static [(u8, &'static [Ask])]] },
     /// The kubelet calls Prepare for each claim of the pod.
     Prepare { slot: u8 },
     /// The runtime makes a sandbox and tells the agent, or tells it again.
@@ -37,6 +39,8 @@ pub enum Op {
     Sweep,
     /// The power is lost, and comes again. With `lossy`, what was not synced is gone or empty.
     Reboot { lossy: bool },
+    /// From the next boot on RDMA devices are in all network namespaces at once, or each in one.
+    RdmaShared { shared: bool },
     /// The CDI folder is emptied.
     WipeCdi,
     /// An administrator or udev renames a VF that is free.

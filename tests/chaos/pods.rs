@@ -38,6 +38,8 @@ pub struct Pod {
     pub uid: String,
     pub claims: Vec<Claim>,
     pub sandbox: Option<Sb>,
+    /// It is on the host's network.
+    pub on_host: bool,
     /// A container was let start: it has its VFs until its sandbox ends.
     pub runs: bool,
     /// Somebody took or changed a VF of it by hand: what it finds is not the driver's doing.
@@ -52,15 +54,10 @@ pub fn sandbox_of(pod: &Pod, sb: &Sb) -> Sandbox {
         pod_uid: pod.uid.clone(),
         pod_name: format!("pod-{}", pod.uid),
         pod_namespace: "ns".into(),
-        netns: Some(sb.path.clone()),
+        netns: Some(sb.path.clone()).filter(|_| !pod.on_host),
         lists_namespaces: true,
         pid: if sb.lives { u32::try_from(sb.pid).unwrap() } else { 0 },
     }
-}
-
-pub fn marker(spec: &ClaimSpec) -> String {
-    let uid = spec.id.uid.to_uppercase().replace('-', "_");
-    format!("SRIOV_DRA_CLAIM_{uid}={}/{}", spec.id.namespace, spec.id.name)
 }
 
 pub fn end_sandbox(node: &Node, pod: &mut Pod) {
@@ -101,6 +98,11 @@ pub fn unprepare(agent: &Agent, claim: &ClaimId) -> Result<(), String> {
     agent.engine.unprepare(claim, soon()).map_err(|error| error.sentence())
 }
 
+/// Those that are its own, not those that it watches.
 pub fn vfs_of(pod: &Pod) -> impl Iterator<Item = u8> + '_ {
-    pod.claims.iter().flat_map(|claim| claim.spec.results.iter().map(|result| number(result.pci)))
+    pod.claims.iter().flat_map(|claim| vfs_of_claim(&claim.spec))
+}
+
+pub fn vfs_of_claim(spec: &ClaimSpec) -> impl Iterator<Item = u8> + '_ {
+    spec.results.iter().filter(|result| !result.admin_access).map(|result| number(result.pci))
 }

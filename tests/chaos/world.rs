@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use sriov_dra::attach::nri::{Container, Sandbox};
-use sriov_dra::claim::{ClaimId, ClaimSpec, PodRef};
+use sriov_dra::attach::nri::Sandbox;
+use sriov_dra::claim::PodRef;
 use sriov_dra::host::clock;
 use sriov_dra::host::fate::{Fate, Kind, Turn};
 
-use super::asks::{Ask, wants};
-use super::chance::Chance;
+use super::asks::Ask;
+use super::container::of_cdi;
 use super::ground::Ground;
 use super::ground::double::Double;
-use super::node::{Agent, Node, VFS, number, soon};
+use super::node::{Agent, Node, soon};
 use super::ops::{Act, End, Fault, Op, Who};
-use super::pods::{Claim, Pod, Sb, end_sandbox, marker, prepare, sandbox_of, unprepare};
+use super::pods::{Pod, Sb, end_sandbox, prepare, sandbox_of, unprepare};
 
 pub const SLOTS: u8 = 4;
 
@@ -46,9 +46,11 @@ pub struct World {
     pub effects: Vec<String>,
     /// Why calls were refused, for whoever wonders.
     pub told: Vec<String>,
+    /// What was wrong when a container started.
+    pub seen: Vec<String>,
     /// The last pod that was placed, as an op.
     pub placed: Option<String>,
-    made: u32,
+    pub made: u32,
 }
 
 impl World {
@@ -71,25 +73,12 @@ impl World {
             names_refused: false,
             effects: Vec::new(),
             told: Vec::new(),
+            seen: Vec::new(),
             placed: None,
             made: 0,
         };
         world.start(Fault::No);
         world
-    }
-
-    /// VFs that no claim at the API server has, and that are not withheld.
-    fn free_vfs(&self) -> Vec<u8> {
-        let claims = self.slots.iter().flatten().chain(&self.zombies).flat_map(|pod| &pod.claims);
-        let taken: BTreeSet<u8> = claims
-            .filter(|claim| claim.exists)
-            .flat_map(|claim| claim.spec.results.iter().map(|result| number(result.pci)))
-            .collect();
-        let agent = self.node.process();
-        let unclean =
-            agent.ok().and_then(|agent| agent.engine.site.ledger.unclean().ok()).unwrap_or_default();
-        let withheld: BTreeSet<u8> = unclean.into_iter().map(|(vf, _)| number(vf)).collect();
-        (1..=VFS).filter(|n| !taken.contains(n) && !withheld.contains(n)).collect()
     }
 
     /// Does something as a process with this fate. A process that ends at it was the agent, unless it is the hook's.
@@ -100,8 +89,6 @@ impl World {
         deed: impl Fn(&Agent) -> Result<(), String> + Clone + 'static,
     ) -> Ended {
         let Ok(process) = self.node.process() else { return Ended::Refused("no process".into()) };
-        let again = self.node.process().ok();
-        let sandboxes = self.listed();
         let ends = sandbox.as_ref().map(|sandbox| sandbox.netns);
         let ground = Rc::clone(&self.node.ground);
         let fate = match fault {
@@ -111,6 +98,7 @@ impl World {
             Fault::Tear { k } => Fate::default().at(k, Turn::Tears),
             Fault::Beside { k, who } => {
                 let deed = deed.clone();
+                let (again, sandboxes) = (self.node.process().ok(), self.listed());
                 let other: Box<dyn FnOnce()> = Box::new(move || match (who, again) {
                     (Who::NamespaceEnds, _) => {
                         sandbox.iter().for_each(|sandbox| ground.let_go(sandbox.netns));
@@ -211,6 +199,10 @@ impl World {
                 let claims = claims.iter().map(|vfs| vfs.iter().map(of).collect()).collect();
                 self.place(slot, shared, claims);
             }
+            Op::PlaceOnHost { slot, shared, claims } => {
+                self.act(Op::Place { slot, shared, claims }.into());
+                self.move_to_host(slot);
+            }
             Op::Prepare { slot } => return self.prepare(slot, fault),
             Op::Run { slot } => return self.run(slot, fault),
             Op::Container { slot } => return self.container(slot, fault),
@@ -266,89 +258,6 @@ impl World {
         }
     }
 
-    fn create(&mut self, slot: u8, seed: u64) {
-        let mut free = self.free_vfs();
-        if self.slots[usize::from(slot)].is_some() || free.is_empty() {
-            return;
-        }
-        let mut chance = Chance::new(seed);
-        let lacks = self.node.ground.lacks();
-        let shared = chance.below(2) == 0;
-        let mut claims = Vec::new();
-        let mut has_default = false;
-        for _ in 0..=chance.below(2) {
-            let mut vfs = Vec::new();
-            for _ in 0..=chance.below(2) {
-                if free.is_empty() {
-                    break;
-                }
-                let n = free.remove(chance.below(free.len()));
-                let dense = 1 + chance.below(4);
-                let mut asks: Vec<Ask> = Ask::ALL.into_iter().filter(|_| chance.below(4) < dense).collect();
-                asks.retain(|ask| !lacks.iter().any(|lack| (lack.ask)(n, *ask)));
-                if chance.below(3) != 0 {
-                    asks.retain(|ask| *ask != Ask::Vfio);
-                }
-                // A pod has one default route.
-                if has_default {
-                    asks.retain(|ask| *ask != Ask::DefaultRoute);
-                }
-                has_default |= asks.contains(&Ask::DefaultRoute);
-                vfs.push((n, asks));
-            }
-            if !vfs.is_empty() {
-                claims.push(vfs);
-            }
-        }
-        self.place(slot, shared, claims);
-    }
-
-    /// A pod with these claims.
-    pub fn place(&mut self, slot: u8, shared: bool, claims: Vec<Vec<(u8, Vec<Ask>)>>) {
-        let shown: Vec<String> = claims
-            .iter()
-            .map(|vfs| {
-                let vfs: Vec<String> = vfs.iter().map(|(n, asks)| format!("({n}, &{asks:?})")).collect();
-                format!("&[{}]", vfs.join(", "))
-            })
-            .collect();
-        self.placed =
-            Some(format!("Place {{ slot: {slot}, shared: {shared}, claims: &[{}] }}", shown.join(", ")));
-        let pod = self.new_uid();
-        let claims = claims.into_iter().enumerate().map(|(which, vfs)| {
-            let results = vfs.iter().map(|(n, asks)| wants(*n, asks)).collect();
-            self.claim(&pod, which, results, shared)
-        });
-        let claims = claims.collect();
-        self.slots[usize::from(slot)] =
-            Some(Pod { uid: pod, claims, sandbox: None, runs: false, disturbed: false, over: false });
-    }
-
-    fn claim(
-        &mut self,
-        pod: &str,
-        which: usize,
-        results: Vec<sriov_dra::claim::ResultSpec>,
-        shared: bool,
-    ) -> Claim {
-        self.made += 1;
-        let uid = format!("c{}", self.made);
-        let name = if shared { format!("vf{which}") } else { format!("{pod}-vf{which}-x") };
-        let spec = ClaimSpec {
-            id: ClaimId { uid, namespace: "ns".into(), name },
-            pod_claim_name: format!("vf{which}"),
-            pod: Some(PodRef { uid: pod.to_owned(), name: format!("pod-{pod}") }),
-            results,
-        };
-        Claim { spec, exists: true, shared, prepared: false }
-    }
-
-    /// Of a pod.
-    fn new_uid(&mut self) -> String {
-        self.made += 1;
-        format!("p{}", self.made)
-    }
-
     /// As `app::claims`: a claim of another pod is handed over, and one that is no more makes room.
     pub fn prepare(&mut self, slot: u8, fault: Fault) -> Ended {
         let Some(pod) = self.slots[usize::from(slot)].clone() else { return Ended::Well };
@@ -389,10 +298,13 @@ impl World {
         let made = self.made;
         if self.slots[at].as_ref().is_some_and(|pod| pod.sandbox.is_none()) {
             self.made += 1;
-            let (path, netns, pid) = self.node.add_namespace();
+            let on_host = self.slots[at].as_ref().is_some_and(|pod| pod.on_host);
+            let (path, netns, pid) =
+                if on_host { self.node.own_namespace() } else { self.node.add_namespace() };
             let sandbox = Sb { id: format!("s{made}"), path, netns, pid, lives: true };
             let pod = self.slots[at].as_mut().unwrap();
-            (pod.sandbox, pod.disturbed) = (Some(sandbox), false);
+            // What a pod did to a VF on the host stays until the claim is over.
+            (pod.sandbox, pod.disturbed) = (Some(sandbox), pod.disturbed && on_host);
         }
         let pod = self.slots[at].clone().unwrap();
         let sb = pod.sandbox.clone().unwrap();
@@ -419,21 +331,15 @@ impl World {
         let Some(pod) = self.slots[at].clone() else { return Ended::Well };
         let Some(sb) = pod.sandbox.clone().filter(|sb| sb.lives) else { return Ended::Well };
         let sandbox = sandbox_of(&pod, &sb);
-        let markers: Vec<String> = pod.claims.iter().map(|claim| marker(&claim.spec)).collect();
-        let container = Container {
-            id: "c".into(),
-            sandbox_id: sb.id.clone(),
-            name: "main".into(),
-            env: markers,
-            live: false,
-            devices: Vec::new(),
-            memlock: None,
+        let Some(made) = of_cdi(&self.node, &pod) else {
+            return Ended::Refused("the runtime finds no CDI device".into());
         };
+        let container = made.container(&sb);
         if self.agent.is_some() {
-            let of = sandbox.clone();
+            let (of, made) = (sandbox.clone(), made.clone());
             let ended = self.as_agent(fault, Some(sb.clone()), move |agent| {
                 let done = agent.attacher.create_container(&of, &container, soon());
-                done.map(drop).map_err(|error| error.sentence())
+                done.map(|adjustment| made.adjust(adjustment)).map_err(|error| error.sentence())
             });
             self.notice_ends();
             match ended {
@@ -443,13 +349,18 @@ impl World {
             }
         }
         let uids: Vec<String> = pod.claims.iter().map(|claim| claim.spec.id.uid.clone()).collect();
-        let hooked = self.live(if self.agent.is_some() { Fault::No } else { fault }, Some(sb), move |hook| {
-            for uid in &uids {
-                hook.attacher.guard(&sandbox, uid, soon()).map_err(|error| error.sentence())?;
-            }
-            Ok(())
+        // A container's process says where it is, on the host's network too.
+        let sandbox = Sandbox { netns: Some(sb.path.clone()), ..sandbox };
+        let hooked = self.live(if self.agent.is_some() { Fault::No } else { fault }, Some(sb), {
+            let made = made.clone();
+            move |hook| uids.iter().try_for_each(|uid| made.pass_the_hook(hook, &sandbox, uid))
         });
         self.notice_ends();
+        if let (Ended::Well, false) = (&hooked, pod.disturbed) {
+            let claims = pod.claims.iter().map(|claim| self.node.ledger.entry(&claim.spec.id.uid));
+            let entries: Vec<_> = claims.filter_map(|entry| entry.ok().flatten()).collect();
+            self.seen = made.faults(&self.node, &entries, &pod.uid);
+        }
         if let (Ended::Well, Some(pod)) = (&hooked, &mut self.slots[at])
             && pod.sandbox.as_ref().is_some_and(|sb| sb.lives)
         {
@@ -536,10 +447,12 @@ impl World {
         let Some(mut pod) = self.slots[from].take() else { return ended };
         pod.uid = self.new_uid();
         for claim in &mut pod.claims {
-            claim.spec.pod = Some(PodRef { uid: pod.uid.clone(), name: format!("pod-{}", pod.uid) });
+            if claim.spec.pod.is_some() {
+                claim.spec.pod = Some(PodRef { uid: pod.uid.clone(), name: format!("pod-{}", pod.uid) });
+            }
             claim.prepared = false;
         }
-        pod.disturbed = false;
+        pod.disturbed &= pod.on_host;
         self.slots[to] = Some(pod);
         ended
     }

@@ -156,6 +156,12 @@ impl Igb {
 impl Ground for Igb {
     fn lacks(&self) -> Vec<Lack> {
         vec![
+            Lack::op("pods on the host's network: here a life's host is not the machine's", |op| {
+                matches!(op, Op::PlaceOnHost { .. })
+            }),
+            Lack::ask("modes of RDMA devices: there are none", |_, ask| {
+                matches!(ask, Ask::CharDevice | Ask::Umad)
+            }),
             Lack::op(
                 "losses of power: the guest would end with its life (stories/reboot.rs has one)",
                 |op| matches!(op, Op::Reboot { .. }),
@@ -254,7 +260,7 @@ impl Ground for Igb {
         None
     }
 
-    fn rdma_place(&self, _name: &str) -> Option<NetnsId> {
+    fn rdma_place(&self, _name: &str) -> Option<(NetnsId, u32)> {
         None
     }
 
@@ -308,7 +314,7 @@ impl Ground for Igb {
         new
     }
 
-    fn lose_power(&self) {
+    fn lose_power(&self, _rdma_is_shared: bool) {
         panic!("a life here has none of it");
     }
 

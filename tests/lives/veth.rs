@@ -17,6 +17,7 @@ use sriov_dra::prepare::functions::{Functions, Life};
 use sriov_dra::prepare::netdevs::Netdevs;
 use sriov_dra::prepare::site::Site;
 
+use crate::life::asks::Ask;
 use crate::life::ground::double::{folder, functions, rebind_by_hand, site_of};
 use crate::life::ground::running::Namespaces;
 use crate::life::ground::{Born, Ground, Lack, Meddling, Routing};
@@ -202,11 +203,16 @@ impl Veths {
 impl Ground for Veths {
     fn lacks(&self) -> Vec<Lack> {
         vec![
+            Lack::op("pods on the host's network: here a life's host is not the machine's", |op| {
+                matches!(op, Op::PlaceOnHost { .. })
+            }),
+            Lack::ask("modes of RDMA devices: there are none", |_, ask| {
+                matches!(ask, Ask::CharDevice | Ask::Umad)
+            }),
             Lack::op(
                 "aliases that pods give to VFs: a stand-in is told by its alias",
                 |op| matches!(op, Op::Meddle { what, .. } if what % 6 == 5),
             ),
-            Lack::shown("RDMA devices: a veth pair has none"),
             Lack::shown(
                 "settings, drivers and vfio of VFs: they hold state, and `make_anew`, bind and unbind delete and make pairs",
             ),
@@ -269,7 +275,7 @@ impl Ground for Veths {
         None
     }
 
-    fn rdma_place(&self, _name: &str) -> Option<NetnsId> {
+    fn rdma_place(&self, _name: &str) -> Option<(NetnsId, u32)> {
         None
     }
 
@@ -294,7 +300,7 @@ impl Ground for Veths {
         vec![n]
     }
 
-    fn lose_power(&self) {
+    fn lose_power(&self, _rdma_is_shared: bool) {
         // Before their namespaces: those end some time later.
         (1..=VFS).for_each(|n| self.wires.take(self.pci(n)));
         self.wires.spaces.all().into_iter().for_each(|id| self.wires.spaces.end(id));

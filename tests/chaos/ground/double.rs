@@ -81,7 +81,7 @@ impl Double {
     pub fn new() -> Self {
         let kernel = FakeKernel::default();
         let double = Self { kernel, functions: functions(PF, &pci), dir: folder() };
-        double.power_on();
+        double.power_on(false);
         double.functions.join(&double.kernel);
         double.functions.unbind(pci(5)).unwrap();
         double.functions.know(book(&[PF]));
@@ -89,8 +89,9 @@ impl Double {
     }
 
     /// The VFs are made, and udev has named them.
-    fn power_on(&self) {
-        self.kernel.set_rdma_mode(RdmaNetnsMode::Exclusive);
+    fn power_on(&self, rdma_is_shared: bool) {
+        let mode = if rdma_is_shared { RdmaNetnsMode::Shared } else { RdmaNetnsMode::Exclusive };
+        self.kernel.set_rdma_mode(mode);
         // The lowest number of a character device is another's.
         self.kernel.add_rdma(PF, "pf");
         for n in 1..=VFS {
@@ -161,8 +162,12 @@ impl Ground for Double {
         n.is_multiple_of(2).then(|| format!("mlx5_{n}"))
     }
 
-    fn rdma_place(&self, name: &str) -> Option<NetnsId> {
-        self.kernel.rdma_place(name).map(|(place, _)| place)
+    fn rdma_place(&self, name: &str) -> Option<(NetnsId, u32)> {
+        self.kernel.rdma_place(name)
+    }
+
+    fn rdma_is_exclusive(&self) -> bool {
+        self.kernel.rdma().mode() == Some(RdmaNetnsMode::Exclusive)
     }
 
     fn vf(&self, n: u8) -> Option<(NetnsId, Link, Vec<IpNet>)> {
@@ -194,9 +199,9 @@ impl Ground for Double {
         vec![n]
     }
 
-    fn lose_power(&self) {
+    fn lose_power(&self, rdma_is_shared: bool) {
         self.kernel.lose_power();
-        self.power_on();
+        self.power_on(rdma_is_shared);
         (1..=VFS).for_each(|n| self.functions.make_anew(pci(n)));
         self.functions.unbind(pci(5)).unwrap();
     }

@@ -108,7 +108,12 @@ pub trait Ground {
     fn settings_of(&self, n: u8) -> VfSettings;
     /// The name of its RDMA device, where it is to have one.
     fn rdma_of(&self, n: u8) -> Option<String>;
-    fn rdma_place(&self, name: &str) -> Option<NetnsId>;
+    /// With the number of its device nodes there.
+    fn rdma_place(&self, name: &str) -> Option<(NetnsId, u32)>;
+    /// Each RDMA device is in one namespace.
+    fn rdma_is_exclusive(&self) -> bool {
+        true
+    }
     /// Where its interface is, and what it is there.
     fn vf(&self, n: u8) -> Option<(NetnsId, Link, Vec<IpNet>)>;
     /// By hand, on the host.
@@ -119,8 +124,9 @@ pub trait Ground {
     fn rebind(&self, n: u8, driver: Bound);
     /// It is removed and made again. These are new then.
     fn make_anew(&self, n: u8) -> Vec<u8>;
-    /// The power is lost, and comes again: no namespace is left, and the VFs are new.
-    fn lose_power(&self);
+    /// The power is lost, and comes again: no namespace is left, and the VFs are new. From now on RDMA devices may be shared
+    /// by all namespaces.
+    fn lose_power(&self, rdma_is_shared: bool);
 
     /// A namespace with one process in it, and the network that the cluster gives it.
     fn add_namespace(&self, number: u32) -> (PathBuf, NetnsId, i32);
