@@ -274,3 +274,18 @@ fn an_agent_that_is_killed_while_it_recovers_from_a_death_is_no_worse() {
     }
     println!("{tried} deaths on the way back");
 }
+
+/// An attach does not wait for the disk.
+#[test]
+fn an_entry_that_a_loss_of_power_emptied_is_made_again_or_given_up() {
+    for next in [Op::Start, Op::Force { slot: 0, lives: false }] {
+        let acts = [Op::Prepare { slot: 0 }, Op::Anew { vf: 3 }, Op::Run { slot: 0 }];
+        let claim = vec![(3, vec![Ask::Mtu]), (4, vec![Ask::Trust])];
+        let mut world = Scenario(claim, Ground::Own).world(&acts);
+        world.act(Op::Reboot { lossy: true }.into());
+        assert!(world.emptied, "the entry was not written without waiting");
+        if let Err(faults) = lives_on(world, next.into()) {
+            panic!("{next:?}:\n{faults:#?}");
+        }
+    }
+}

@@ -75,7 +75,12 @@ fn reboot(world: &mut World, lossy: bool) {
             }
         }
         let _ = std::fs::remove_dir_all(world.node.path("durable/pods"));
+        for path in world.unsynced.iter().filter(|path| std::path::Path::new(path).exists()) {
+            std::fs::write(path, b"").unwrap();
+            world.emptied = true;
+        }
     }
+    world.unsynced.clear();
 }
 
 fn rename(world: &mut World, vf: u8) {

@@ -48,6 +48,10 @@ pub struct World {
     pub told: Vec<String>,
     /// What was wrong when a container started.
     pub seen: Vec<String>,
+    /// Entries that the loss of power would empty, by path.
+    pub unsynced: BTreeSet<String>,
+    /// It did: such a file goes into quarantine, for people.
+    pub emptied: bool,
     /// The last pod that was placed, as an op.
     pub placed: Option<String>,
     pub made: u32,
@@ -74,6 +78,8 @@ impl World {
             effects: Vec::new(),
             told: Vec::new(),
             seen: Vec::new(),
+            unsynced: BTreeSet::new(),
+            emptied: false,
             placed: None,
             made: 0,
         };
@@ -124,6 +130,10 @@ impl World {
             self.node.ground.look_anew();
         }
         let happened = !fate.is_open();
+        self.note_unsynced(match fault {
+            Fault::Fail { k, .. } | Fault::Die { k } | Fault::Tear { k } if happened => Some(k),
+            _ => None,
+        });
         self.ever_refused |= self.refused;
         self.names_refused |=
             happened && matches!(fault, Fault::Fail { errno: nix::errno::Errno::EEXIST, .. });
@@ -141,6 +151,23 @@ impl World {
                 Ended::Refused(error)
             }
             None => Ended::Died,
+        }
+    }
+
+    /// Entries that were put in their place by all effects but this one, and whose content nobody waited for.
+    fn note_unsynced(&mut self, but: Option<usize>) {
+        let mut synced = false;
+        for (_, effect) in self.effects.iter().enumerate().filter(|(k, _)| Some(*k) != but) {
+            if let Some(path) = effect.strip_prefix("rename to ").filter(|path| path.contains("/claims/")) {
+                match synced {
+                    true => self.unsynced.remove(path),
+                    false => self.unsynced.insert(path.to_owned()),
+                };
+            } else if effect.starts_with("write ") {
+                synced = false;
+            } else if effect.starts_with("sync ") && effect.ends_with(".tmp") {
+                synced = true;
+            }
         }
     }
 
@@ -473,6 +500,9 @@ impl World {
         self.notice_ends();
         if let Ended::Refused(error) = self.start(Fault::No) {
             faults.push(format!("an agent does not start: {error}"));
+        }
+        if std::mem::take(&mut self.emptied) {
+            let _ = std::fs::remove_dir_all(self.node.path("durable/quarantine"));
         }
         self.act(Op::Reap.into());
         if let Some(pod) = self.zombies.first() {
