@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sriov_dra::demo::stage::Stage;
 
+use crate::held::mib;
 use crate::measure::{Samples, Table, ms};
 use crate::node;
 
@@ -38,8 +39,7 @@ pub fn measure(binary: &Path, table: &mut Table) -> anyhow::Result<()> {
         let published: usize = stage.slices().iter().map(|s| s.spec.devices.iter().flatten().count()).sum();
         anyhow::ensure!(published == node::PFS * node::VFS_PER_PF as usize, "{published} devices published");
         tokio::time::sleep(SETTLE).await;
-        let status = std::fs::read_to_string(format!("/proc/{}/status", stage.agent_pid()))?;
-        let resident = mib(&status, "VmRSS");
+        let resident = mib(stage.agent_pid(), "VmRSS")?;
         table.aim(
             "Resident memory, 1,016 VFs published",
             "< 16 MiB",
@@ -50,19 +50,12 @@ pub fn measure(binary: &Path, table: &mut Table) -> anyhow::Result<()> {
             "… of which",
             format!(
                 "{:.1} MiB own memory, {:.1} MiB pages of the binary; at most {:.1} MiB so far",
-                mib(&status, "RssAnon"),
-                mib(&status, "RssFile"),
-                mib(&status, "VmHWM")
+                mib(stage.agent_pid(), "RssAnon")?,
+                mib(stage.agent_pid(), "RssFile")?,
+                mib(stage.agent_pid(), "VmHWM")?
             ),
         );
         stage.end().await?;
         Ok(())
     })
-}
-
-/// A line of `/proc/<pid>/status` in MiB (proc(5); the file has KiB).
-pub fn mib(status: &str, key: &str) -> f64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    kib.map_or(f64::NAN, |kib| kib / 1024.0)
 }

@@ -2,14 +2,15 @@
 //! that starts on a node full of prepared claims serves.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::json;
 use sriov_dra::demo::stage::{NODE, Stage};
 
+use crate::held::Held;
 use crate::measure::{Samples, Table};
 use crate::node;
 
@@ -51,7 +52,7 @@ async fn cycles(stage: &Stage, folder: &Path, table: &mut Table) -> anyhow::Resu
     }
     let (before, after) = (before.context("some cycles")?, Left::of(stage, folder)?);
     let what = format!("{CYCLES} pods one after the other, each with its own claim: left over");
-    let files = after.files.difference(&before.files).count();
+    let files = after.held.files.difference(&before.held.files).count();
     table.aim(
         format!("{what}, links away from the host"),
         "0",
@@ -59,11 +60,16 @@ async fn cycles(stage: &Stage, folder: &Path, table: &mut Table) -> anyhow::Resu
         after.away(&before) == 0,
     );
     table.aim(format!("{what}, files"), "0", files.to_string(), files == 0);
-    let more = after.descriptors.saturating_sub(before.descriptors);
+    let more = after.held.descriptors.saturating_sub(before.held.descriptors);
     table.aim(format!("{what}, descriptors of the agent"), "0", more.to_string(), more == 0);
     table.figure(
         format!("{what}, own memory of the agent"),
-        format!("{:+.1} MiB ({:.1} to {:.1})", after.memory - before.memory, before.memory, after.memory),
+        format!(
+            "{:+.1} MiB ({:.1} to {:.1})",
+            after.held.own - before.held.own,
+            before.held.own,
+            after.held.own
+        ),
     );
     Ok(())
 }
@@ -112,39 +118,26 @@ pub async fn claim(stage: &Stage, name: &str, place: usize, pod: &Pod) -> anyhow
 }
 
 /// What there is at one moment.
-struct Left {
+pub struct Left {
     links: BTreeSet<String>,
-    files: BTreeSet<String>,
-    descriptors: usize,
-    /// MiB
-    memory: f64,
+    held: Held,
 }
 
 impl Left {
-    fn of(stage: &Stage, folder: &Path) -> anyhow::Result<Self> {
+    pub fn of(stage: &Stage, folder: &Path) -> anyhow::Result<Self> {
         let kernel = sriov_dra::host::Linux::new("/sys")?;
         let mut host = sriov_dra::host::Kernel::enter(&kernel, sriov_dra::host::Kernel::host(&kernel))?;
         let links = host.all()?.into_iter().map(|link| link.name).collect();
-        let mut files = BTreeSet::new();
-        let mut folders = ["kubelet", "run", "cdi"].map(|name| folder.join(name)).to_vec();
-        while let Some(next) = folders.pop() {
-            for entry in std::fs::read_dir(next)?.flatten() {
-                match entry.file_type()?.is_dir() {
-                    true => folders.push(entry.path()),
-                    false => drop(files.insert(entry.path().display().to_string())),
-                }
-            }
-        }
-        let process = Path::new("/proc").join(stage.agent_pid().to_string());
-        let status = std::fs::read_to_string(process.join("status"))?;
-        let descriptors = std::fs::read_dir(process.join("fd"))?.count();
-        let memory = crate::agent::mib(&status, "RssAnon");
-        ensure!(memory.is_finite(), "no RssAnon in {status}");
-        Ok(Self { links, files, descriptors, memory })
+        Ok(Self { links, held: Held::of(stage.agent_pid(), &folders(folder))? })
     }
 
     /// Links that were on the host before.
-    fn away(&self, before: &Self) -> usize {
+    pub fn away(&self, before: &Self) -> usize {
         before.links.difference(&self.links).count()
     }
+}
+
+/// Where the agent of a stage has its files.
+pub fn folders(stage: &Path) -> Vec<PathBuf> {
+    ["kubelet", "run", "cdi"].map(|name| stage.join(name)).to_vec()
 }

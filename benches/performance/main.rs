@@ -9,14 +9,20 @@ mod allocator;
 mod attach;
 mod bare;
 mod cni;
+#[path = "../../tests/lab/curves.rs"]
+mod curves;
 mod cycles;
 mod discovery;
 mod fleet;
+#[path = "../../tests/lab/held.rs"]
+mod held;
 mod measure;
 mod node;
 mod prepare;
 mod rails;
 mod soak;
+#[path = "../../tests/lab/watch.rs"]
+mod watch;
 
 use std::path::{Path, PathBuf};
 

@@ -56,6 +56,14 @@ impl Api {
         self.send("GET", path, &Value::Null).await
     }
 
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        self.send("DELETE", path, &Value::Null).await.map(drop)
+    }
+
     /// Writes an object past the rules of the API, UID and all: this server is new, and the one before had it.
     ///
     /// # Errors

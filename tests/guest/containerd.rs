@@ -70,10 +70,17 @@ pub struct Sandbox {
     pub id: String,
     /// File of its network namespace.
     pub netns: PathBuf,
+    /// What RunPodSandbox took, networks and plugins and all.
+    pub took: Duration,
     config: cri::PodSandboxConfig,
 }
 
 impl Sandbox {
+    /// Where its containers' output is.
+    pub fn logs(&self) -> &Path {
+        Path::new(&self.config.log_directory)
+    }
+
     /// The namespace's name for `ip -netns`.
     pub fn netns_name(&self) -> String {
         self.netns.file_name().unwrap_or_default().to_string_lossy().into_owned()
@@ -202,7 +209,9 @@ impl Containerd {
         fs::create_dir_all(&config.log_directory)?;
         let request =
             cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
+        let began = Instant::now();
         let reply = self.runtime().run_pod_sandbox(request).await.map_err(sentence)?;
+        let took = began.elapsed();
         let id = reply.into_inner().pod_sandbox_id;
         let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: true };
         let status = self.runtime().pod_sandbox_status(request).await.map_err(sentence)?.into_inner();
@@ -212,7 +221,7 @@ impl Containerd {
             info["runtimeSpec"]["linux"]["namespaces"].as_array().context("namespaces in `info`")?;
         let netns = namespaces.iter().find(|n| n["type"] == "network").and_then(|n| n["path"].as_str());
         let netns = PathBuf::from(netns.context("a network namespace in `info`")?);
-        Ok(Sandbox { id, netns, config })
+        Ok(Sandbox { id, netns, took, config })
     }
 
     /// StopPodSandbox until it is taken, as the kubelet repeats it: while a sandbox's process is on its way out by
@@ -350,8 +359,7 @@ impl Containerd {
             let reply = self.runtime().container_status(request).await.map_err(sentence)?.into_inner();
             let status = reply.status.context("a container's status")?;
             if status.state() == cri::ContainerState::ContainerExited {
-                let log =
-                    fs::read_to_string(Path::new(&sandbox.config.log_directory).join(format!("{name}.log")))?;
+                let log = fs::read_to_string(sandbox.logs().join(format!("{name}.log")))?;
                 return Ok((status.exit_code, log));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

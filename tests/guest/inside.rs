@@ -18,7 +18,7 @@ use crate::lab::{REBOOT, RESUME};
 use crate::node;
 use crate::release::{CURRENT, OLD};
 use crate::stories::{ALL, Story};
-use crate::suite::{RECORDS, Record, STORY_LIMIT, read_records};
+use crate::suite::{RECORDS, Record, read_records, story_limit};
 
 /// The second disk: the first holds the root.
 const DISK_DEVICE: &str = "/dev/vdb";
@@ -165,13 +165,14 @@ async fn tell_all(stories: &[&Story]) -> Result<bool> {
 
 /// A story in its own task: a panic or the time limit ends it alone.
 async fn tell(story: &Story, ground: Ground) -> Result<()> {
+    let limit = story_limit()?;
     let mut task = tokio::spawn((story.tell)(ground));
-    match tokio::time::timeout(STORY_LIMIT, &mut task).await {
+    match tokio::time::timeout(limit, &mut task).await {
         Ok(joined) => joined.context("the story panicked")?,
         Err(_) => {
             task.abort();
             let _ = task.await;
-            anyhow::bail!("the story did not end within {} s", STORY_LIMIT.as_secs())
+            anyhow::bail!("the story did not end within {} s", limit.as_secs())
         }
     }
 }

@@ -14,6 +14,10 @@ mod api;
 #[path = "../lab/busybox.rs"]
 mod busybox;
 mod containerd;
+#[path = "../lab/curves.rs"]
+mod curves;
+#[path = "../lab/held.rs"]
+mod held;
 mod host;
 mod igb;
 mod inside;
@@ -27,6 +31,8 @@ mod release;
 mod stories;
 mod suite;
 mod tools;
+#[path = "../lab/watch.rs"]
+mod watch;
 
 use std::process::ExitCode;
 
@@ -34,6 +40,8 @@ use std::process::ExitCode;
 const GUEST_ENV: &str = "SRIOV_DRA_GUEST_STORIES";
 /// Set on the machine: the folder `tests/guest/build` printed.
 const IMAGE_ENV: &str = "SRIOV_DRA_GUEST_IMAGE";
+/// Set on the machine: the agent, if it shall not be the one that cargo built for tests.
+const AGENT_ENV: &str = "SRIOV_DRA_GUEST_AGENT";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

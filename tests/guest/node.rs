@@ -243,6 +243,24 @@ impl Node {
         Ok(Claim { uid, name: name.to_owned() })
     }
 
+    /// The claim is deleted, as the control plane does with a template's when its pod is gone.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn delete_claim(&self, claim: &Claim) -> Result<()> {
+        self.api
+            .delete(&format!("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/{}", claim.name))
+            .await
+    }
+
+    /// The agent's process number.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn agent_pid(&self) -> Result<u32> {
+        Ok(self.agent.as_ref().context("no agent is running")?.id())
+    }
+
     /// NodePrepareResources; the CDI names.
     ///
     /// # Errors

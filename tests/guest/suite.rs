@@ -1,6 +1,7 @@
 //! The half on the machine: one guest for each shape of hardware, side by side, a line for each story.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::GUEST_ENV;
 use crate::lab::{Guest, Shape, hand_in};
-use crate::stories::{ALL, SHAPES, Story};
+use crate::stories::{ALL, SHAPES, Story, soak};
+use crate::watch::{MINUTES, PICTURE, asked};
+use crate::{AGENT_ENV, GUEST_ENV};
 
 /// A story's end as the guest wrote it to the share.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -28,10 +30,18 @@ pub struct Record {
 /// File on the share with a [`Record`] as JSON per line.
 pub const RECORDS: &str = "records";
 
-/// Time for one story in the guest; an emulated processor is 20 to 50 times slower than a real one.
-pub const STORY_LIMIT: Duration = Duration::from_secs(600);
+/// An emulated processor is 20 to 50 times slower than a real one.
+const STORY_LIMIT: Duration = Duration::from_secs(600);
 /// Boot, containerd's start, images.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
+
+/// Time for one story in the guest, on both sides: a soak may be asked to take longer.
+///
+/// # Errors
+/// When what is asked for is no time.
+pub fn story_limit() -> Result<Duration> {
+    Ok(STORY_LIMIT.saturating_add(asked()?.unwrap_or_default()))
+}
 
 /// Runs the stories whose names contain one of the filters (no filter: all), prints what `cargo test` would print.
 ///
@@ -118,12 +128,13 @@ pub type Records = BTreeMap<String, Record>;
 fn try_in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Result<Records, (Records, anyhow::Error)> {
     let none = |error: anyhow::Error| (Records::new(), error);
     let share = tempfile::tempdir().context("no temporary folder").map_err(none)?;
-    let prepare = || -> Result<()> {
+    let prepare = || -> Result<Duration> {
         hand_in(&std::env::current_exe()?, share.path(), "guest-stories")?;
-        hand_in(Path::new(env!("CARGO_BIN_EXE_sriov-dra")), share.path(), "sriov-dra")?;
-        Ok(())
+        let agent = env::var_os(AGENT_ENV).unwrap_or_else(|| env!("CARGO_BIN_EXE_sriov-dra").into());
+        hand_in(Path::new(&agent), share.path(), "sriov-dra")?;
+        story_limit()
     };
-    prepare().map_err(none)?;
+    let limit = prepare().map_err(none)?;
     let names: Vec<&str> = stories.iter().map(|s| s.name).collect();
     // Of a life that is told again.
     let handed_in = |name: &&str| std::env::var(name).is_ok_and(|text| text.parse::<u64>().is_ok());
@@ -133,9 +144,10 @@ fn try_in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Result<Record
         .map(|name| format!("{name}={} ", std::env::var(name).unwrap_or_default()))
         .collect();
     // From the share every page would be fetched one by one.
+    let minutes = env::var(MINUTES).map_or(String::new(), |minutes| format!("{MINUTES}={minutes}"));
     let command = format!(
         "mkdir -p /rw/bin && cp /share/guest-stories /share/sriov-dra /rw/bin/ && \
-         {numbers}{GUEST_ENV}={} exec /rw/bin/guest-stories\n",
+         {numbers}{minutes} {GUEST_ENV}={} exec /rw/bin/guest-stories\n",
         names.join(",")
     );
     let count = u32::try_from(stories.len()).unwrap_or(u32::MAX);
@@ -143,10 +155,19 @@ fn try_in_guest(image: &Path, shape: Shape, stories: &[&Story]) -> Result<Record
         shape,
         image,
         share: share.path(),
-        timeout: BOOT_LIMIT.saturating_add(STORY_LIMIT.saturating_mul(count)),
+        timeout: BOOT_LIMIT.saturating_add(limit.saturating_mul(count)),
     };
     let outcome = guest.run(&command, &mut |line| println!("[{}] {line}", shape.name));
     let records = read_records(&share.path().join(RECORDS));
+    let picture = share.path().join(soak::PICTURE);
+    if let Some(to) = env::var_os(PICTURE)
+        && picture.exists()
+    {
+        match fs::copy(&picture, &to).with_context(|| format!("can't write {}", Path::new(&to).display())) {
+            Ok(_) => {}
+            Err(error) => return Err((records, error)),
+        }
+    }
     match outcome {
         Ok(outcome) => {
             println!(

@@ -1,8 +1,7 @@
 //! Many pods one after the other, on real VFs: what stays behind.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use sriov_dra::DEFAULT_DRIVER_NAME;
 use sriov_dra::demo::stage::{NODE, Running, Stage};
 
+use crate::held::{Held, mib};
 use crate::host::{Vf, facts, netdev, run, wait_as_before};
 use crate::inside::Ground;
 use crate::node::AGENT;
@@ -44,7 +44,7 @@ pub async fn a_hundred_pods_one_after_the_other_leave_nothing_behind(ground: Gro
         if cycle == WARM_UP {
             wait_as_before(&before, Duration::from_secs(20))?;
             reports_written(folder.path()).await?;
-            left = Some((Left::of(&stage, folder.path())?, Instant::now()));
+            left = Some((held(&stage, folder.path())?, Instant::now()));
         }
         let vf = vfs[cycle % vfs.len()];
         one(&stage, vf, cycle).await.with_context(|| {
@@ -60,10 +60,10 @@ pub async fn a_hundred_pods_one_after_the_other_leave_nothing_behind(ground: Gro
     reports_written(folder.path()).await?;
     // A second connection to the API server, opened because one was busy, is kept for a while.
     let until = Instant::now() + IDLE;
-    let mut last = Left::of(&stage, folder.path())?;
+    let mut last = held(&stage, folder.path())?;
     while last.descriptors > first.descriptors && Instant::now() < until {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        last = Left::of(&stage, folder.path())?;
+        last = held(&stage, folder.path())?;
     }
     let files: Vec<_> = last.files.difference(&first.files).collect();
     println!(
@@ -174,52 +174,10 @@ fn link_in(pod: &Running) -> Result<Value> {
 
 /// The agent's own memory: files that are mapped come and go with the machine's need.
 fn memory_kib(stage: &Stage) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", stage.agent_pid()))?;
-    let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let memory = memory.and_then(|words| words.split_whitespace().next()).context("RssAnon of the agent")?;
-    Ok(memory.parse()?)
+    Ok((mib(stage.agent_pid(), "RssAnon")? * 1024.0) as u64)
 }
 
 /// What there is at one moment.
-struct Left {
-    files: BTreeSet<PathBuf>,
-    /// Network namespaces that a process is in, that are mounted, or that the agent holds open.
-    namespaces: BTreeSet<String>,
-    descriptors: usize,
-}
-
-impl Left {
-    fn of(stage: &Stage, folder: &Path) -> Result<Self> {
-        let mut files = BTreeSet::new();
-        let mut folders = ["kubelet", "run", "cdi"].map(|name| folder.join(name)).to_vec();
-        while let Some(next) = folders.pop() {
-            for entry in fs::read_dir(next)? {
-                let path = entry?.path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    files.insert(path);
-                }
-            }
-        }
-        let mut namespaces = BTreeSet::new();
-        for entry in fs::read_dir("/proc")? {
-            // Processes end while they are looked at.
-            if let Ok(netns) = fs::read_link(entry?.path().join("ns/net")) {
-                namespaces.insert(netns.display().to_string());
-            }
-        }
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        namespaces.extend(mounts.split(' ').filter(|word| word.starts_with("net:[")).map(str::to_owned));
-        let agent = Path::new("/proc").join(stage.agent_pid().to_string());
-        let mut descriptors = 0;
-        for entry in fs::read_dir(agent.join("fd"))? {
-            descriptors += 1;
-            if let Ok(target) = fs::read_link(entry?.path()) {
-                let target = target.display().to_string();
-                namespaces.extend(Some(target).filter(|target| target.starts_with("net:[")));
-            }
-        }
-        Ok(Self { files, namespaces, descriptors })
-    }
+fn held(stage: &Stage, folder: &Path) -> Result<Held> {
+    Held::of(stage.agent_pid(), &["kubelet", "run", "cdi"].map(|name| folder.join(name)))
 }

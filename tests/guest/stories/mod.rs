@@ -15,6 +15,7 @@ mod rights;
 mod runtime;
 mod scale;
 mod settings;
+pub mod soak;
 mod vfio;
 
 use std::future::Future;
@@ -87,6 +88,7 @@ stories! {
     PAIR vfio::a_container_reads_its_vfs_configuration_through_vfio_and_the_vf_returns_as_it_was;
     PAIR vfio::a_vf_whose_iommu_group_others_use_is_refused_with_their_names;
     PAIR life::a_random_life_on_real_vfs_leaves_nothing_behind;
+    PAIR soak::a_soak_of_pods_on_containerd_leaves_what_the_agent_holds_flat;
     PAIR reboot::after_a_loss_of_power_pods_start_with_their_vfs_once_these_are_prepared_again;
     FULL ground::four_pfs_with_seven_vfs_each_lie_on_two_numa_nodes;
     FULL scale::all_28_vfs_of_4_pfs_are_in_pods_at_once_and_all_come_back;
