@@ -21,9 +21,8 @@ const ALIVE: usize = 8;
 /// Of the stand-in for the runtime.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(50);
-/// MiB. It goes up and down by more than ten while calls come and go; what one pod in two left behind for good, a KiB
-/// each, would be four in an hour.
-const MEMORY: f64 = 4.0;
+/// MiB. It goes up and down by more than ten; half a KiB that each pod left for good would be more in an hour.
+const MEMORY: f64 = 2.0;
 
 pub fn measure(binary: &Path, table: &mut Table) -> anyhow::Result<()> {
     let time = asked()?.unwrap_or(HOUR);

@@ -13,7 +13,8 @@ const PART: f64 = 0.1;
 pub struct Curve {
     pub name: &'static str,
     pub unit: &'static str,
-    /// What the last tenth may have more than the second, in medians; `None`: anything.
+    /// What the least of the last tenth may be above the least of the second; `None`: anything. What is in use comes and
+    /// goes; what is kept for good raises the least.
     pub growth: Option<f64>,
     values: Vec<f64>,
 }
@@ -23,17 +24,20 @@ impl Curve {
         Self { name, unit, growth, values: Vec::new() }
     }
 
-    /// Medians of the second tenth and of the last.
-    fn ends(&self) -> (f64, f64) {
+    /// Of the second tenth and of the last.
+    fn ends(&self, one: fn(&[f64]) -> f64) -> (f64, f64) {
         let tenth = (self.values.len() as f64 * PART).ceil() as usize;
         let second = self.values.get(tenth..2 * tenth).unwrap_or(&self.values);
         let last = &self.values[self.values.len().saturating_sub(tenth)..];
-        (median(second), median(last))
+        (one(second), one(last))
     }
 
-    /// The same for people.
+    /// Medians, for people.
     pub fn drift(&self) -> String {
-        let (second, last) = self.ends();
+        self.pair(self.ends(median))
+    }
+
+    fn pair(&self, (second, last): (f64, f64)) -> String {
         let number =
             |value: f64| if value.fract() == 0.0 { value.to_string() } else { format!("{value:.2}") };
         format!("{} → {} {}", number(second), number(last), self.unit).trim_end().to_owned()
@@ -45,6 +49,10 @@ pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().min_by(f64::total_cmp).unwrap_or(f64::NAN)
 }
 
 /// Things that are looked at together.
@@ -78,17 +86,18 @@ impl Curves {
             .curves
             .iter()
             .filter_map(|curve| {
-                let (growth, (second, last)) = (curve.growth?, curve.ends());
+                let (growth, (second, last)) = (curve.growth?, curve.ends(least));
                 // Whatever is no number is not flat either.
                 let flat = last <= second + growth;
                 (!flat).then(|| {
-                    format!("{}: {}, {growth} {} more are allowed", curve.name, curve.drift(), curve.unit)
+                    let from_to = curve.pair((second, last));
+                    format!("{}: {from_to}, {growth} {} more are allowed", curve.name, curve.unit)
                 })
             })
             .collect();
         ensure!(
             grown.is_empty(),
-            "from the second tenth of the time to the last, grown: {}",
+            "from the second tenth of the time to the last the least grew of {}",
             grown.join("; ")
         );
         Ok(())

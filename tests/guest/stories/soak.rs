@@ -21,8 +21,8 @@ pub const PICTURE: &str = "soak.svg";
 const SHORT: Duration = Duration::from_secs(40);
 /// Pods that are there at a time.
 const ALIVE: usize = 3;
-/// MiB.
-const MEMORY: f64 = 2.0;
+/// MiB; some 200 pods come in an hour.
+const MEMORY: f64 = 1.0;
 /// An emulated processor takes its time; longer than hyper keeps idle connections (90 s).
 const REST: Duration = Duration::from_secs(100);
 
