@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
@@ -10,6 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
 use serde_json::{Value, json};
 
 use super::faults::{Fault, Logged};
@@ -28,11 +30,17 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[error("connection dropped")]
 pub struct Dropped;
 
-/// Serves one connection to its end.
-pub async fn connection(io: impl Read + Write + Unpin, shared: Arc<Shared>) {
+/// What the real server keeps a connection for that nobody asks on. Clients count on it: kube's never closes one.
+pub const IDLE: Duration = Duration::from_secs(90);
+
+/// Serves one connection to its end, at the latest when nothing was asked for so long.
+pub async fn connection(io: impl Read + Write + Unpin, shared: Arc<Shared>, idle: Duration) {
     let service = service_fn(|request| serve(request, shared.clone()));
-    // An error is a client that went away, or a connection dropped on purpose.
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+    let mut server = hyper::server::conn::http1::Builder::new();
+    // hyper begins to wait for the next request's header when the last answer is out.
+    server.timer(TokioTimer::new()).header_read_timeout(idle);
+    // An error is a client that went away or is silent, or a connection dropped on purpose.
+    let _ = server.serve_connection(io, service).await;
 }
 
 /// Answers one request.
@@ -188,4 +196,37 @@ fn json_answer(code: u16, body: &Value) -> Response<Body> {
 
 fn full(text: String) -> Body {
     Full::new(Bytes::from(text)).boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::faults::Faults;
+    use super::super::store::Store;
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    /// What comes back until the server closes the connection, or for `limit`.
+    async fn until_closed(path: &str, limit: Duration) -> (String, bool) {
+        let (mut client, io) = tokio::io::duplex(1 << 20);
+        let shared = Arc::new(Shared { store: Store::default(), faults: Faults::default() });
+        let server = tokio::spawn(async move { connection(TokioIo::new(io), shared, SHORT).await });
+        let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut said = Vec::new();
+        let closed = tokio::time::timeout(limit, client.read_to_end(&mut said)).await.is_ok();
+        server.abort();
+        (String::from_utf8(said).unwrap(), closed)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_asks_on_is_closed_and_a_watch_is_not() {
+        let (said, closed) = until_closed("/api/v1/nodes", Duration::from_secs(30)).await;
+        assert!(closed && said.starts_with("HTTP/1.1 200"), "{said}");
+        let (said, closed) = until_closed("/api/v1/nodes?watch=true", 10 * SHORT).await;
+        assert!(!closed && said.starts_with("HTTP/1.1 200"), "{said}");
+    }
 }

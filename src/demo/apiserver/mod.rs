@@ -221,10 +221,10 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
             Some(_) = connections.join_next() => {}
             accepted = accepted => match accepted {
                 Ok(Stream::Tcp(stream)) => {
-                    connections.spawn(http::connection(TokioIo::new(stream), shared.clone()));
+                    connections.spawn(http::connection(TokioIo::new(stream), shared.clone(), http::IDLE));
                 }
                 Ok(Stream::Unix(stream)) => {
-                    connections.spawn(http::connection(TokioIo::new(stream), shared.clone()));
+                    connections.spawn(http::connection(TokioIo::new(stream), shared.clone(), http::IDLE));
                 }
                 // Out of descriptors: closing connections free them.
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
