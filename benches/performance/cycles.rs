@@ -60,7 +60,7 @@ async fn cycles(stage: &Stage, folder: &Path, table: &mut Table) -> anyhow::Resu
         after.away(&before) == 0,
     );
     table.aim(format!("{what}, files"), "0", files.to_string(), files == 0);
-    let more = after.held.descriptors.saturating_sub(before.held.descriptors);
+    let more = after.held.descriptors.len().saturating_sub(before.held.descriptors.len());
     table.aim(format!("{what}, descriptors of the agent"), "0", more.to_string(), more == 0);
     table.figure(
         format!("{what}, own memory of the agent"),

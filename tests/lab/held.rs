@@ -15,7 +15,8 @@ pub struct Held {
     /// `VmRSS` in MiB.
     pub resident: f64,
     pub threads: usize,
-    pub descriptors: usize,
+    /// What each is open for.
+    pub descriptors: Vec<String>,
     /// In its folders and below.
     pub files: BTreeSet<PathBuf>,
     /// Network namespaces that a process of the machine is in, that are mounted, or that the agent holds open.
@@ -28,14 +29,17 @@ impl Held {
     pub fn of(pid: u32, folders: &[PathBuf]) -> Result<Self> {
         let process = Path::new("/proc").join(pid.to_string());
         let mut namespaces = BTreeSet::new();
-        let mut descriptors = 0;
+        let tables = ["tcp", "unix"].map(|table| fs::read_to_string(process.join("net").join(table)));
+        let tables: Vec<String> = tables.into_iter().collect::<io::Result<_>>()?;
+        let mut descriptors = Vec::new();
         for entry in fs::read_dir(process.join("fd"))? {
-            descriptors += 1;
-            if let Ok(target) = fs::read_link(entry?.path()) {
-                let target = target.display().to_string();
-                namespaces.extend(Some(target).filter(|target| target.starts_with("net:[")));
-            }
+            // Some are closed while they are looked at.
+            let Ok(target) = fs::read_link(entry?.path()) else { continue };
+            let target = target.display().to_string();
+            namespaces.extend(Some(&target).filter(|target| target.starts_with("net:[")).cloned());
+            descriptors.push(socket(&target, &tables).unwrap_or(target));
         }
+        descriptors.sort();
         for entry in fs::read_dir("/proc")? {
             // Processes end while they are looked at.
             if let Ok(netns) = fs::read_link(entry?.path().join("ns/net")) {
@@ -53,6 +57,14 @@ impl Held {
             namespaces,
         })
     }
+}
+
+/// The line that the kernel has for a socket.
+fn socket(target: &str, tables: &[String]) -> Option<String> {
+    let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?;
+    let mut lines = tables.iter().flat_map(|table| table.lines());
+    let line = lines.find(|line| line.split_whitespace().any(|word| word == inode))?;
+    Some(format!("socket {}", line.trim()))
 }
 
 /// A line of a process's `status` in MiB (proc(5); the file has KiB).

@@ -115,7 +115,7 @@ impl Watch {
         let held = self.held()?;
         let [prepare, run, unprepare] = std::mem::take(&mut self.calls).map(|took| median(&took));
         let (descriptors, threads, files) =
-            (held.descriptors as f64, held.threads as f64, held.files.len() as f64);
+            (held.descriptors.len() as f64, held.threads as f64, held.files.len() as f64);
         let mut values = vec![held.own, held.resident, descriptors, threads, files, prepare, run, unprepare];
         if self.alone {
             values.push(held.namespaces.len() as f64);
