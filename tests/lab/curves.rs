@@ -7,6 +7,8 @@ use anyhow::{Result, ensure};
 
 /// Of the samples. The first tenth is the start: caches fill, and what only a start needs is given back.
 const PART: f64 = 0.1;
+/// Samples; fewer say nothing.
+const LEAST: usize = 3;
 
 /// One thing over time.
 #[derive(Debug, Clone)]
@@ -73,15 +75,23 @@ impl Curves {
         self.curves.iter_mut().zip(values).for_each(|(curve, value)| curve.values.push(value));
     }
 
-    /// A line each.
+    /// Whether they can say something.
+    pub fn enough(&self) -> bool {
+        self.minutes.len() >= LEAST
+    }
+
+    /// A line each; of those that have to be flat also the least.
     pub fn drifts(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.curves.iter().map(|curve| (curve.name, curve.drift()))
+        self.curves.iter().map(|curve| {
+            let least = curve.growth.map(|_| format!(", the least {}", curve.pair(curve.ends(least))));
+            (curve.name, curve.drift() + &least.unwrap_or_default())
+        })
     }
 
     /// # Errors
     /// Names each curve that grew by more than it may.
     pub fn ensure_flat(&self) -> Result<()> {
-        ensure!(self.minutes.len() >= 3, "{} samples say nothing", self.minutes.len());
+        ensure!(self.enough(), "{} samples say nothing", self.minutes.len());
         let grown: Vec<String> = self
             .curves
             .iter()

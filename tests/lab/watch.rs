@@ -78,8 +78,9 @@ impl Watch {
         }
     }
 
+    /// Whether the time is over; on a slow machine not before there is something to say.
     pub fn is_over(&self) -> bool {
-        self.began.elapsed() >= self.time
+        self.began.elapsed() >= self.time && self.curves.enough()
     }
 
     /// A pod runs; Prepare and RunPodSandbox took so long.
