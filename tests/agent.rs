@@ -480,7 +480,9 @@ fn whatever_fails_on_the_way_a_container_starts_with_its_vf_or_not_at_all() {
                         }
                         Err(sentence) => {
                             assert!(!vf_is_there && !inside.contains("net1"), "{case}: {sentence}");
-                            assert!(sentence.contains("0000:3b:00.2"), "{case}: {sentence}");
+                            // On a busy machine the runtime is answered before the agent has looked for long enough.
+                            let named = ["0000:3b:00.2", "still attaching the VFs of pod"];
+                            assert!(named.iter().any(|name| sentence.contains(name)), "{case}: {sentence}");
                         }
                     }
                     drop(elsewhere);

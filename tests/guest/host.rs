@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use sriov_dra::device::PciAddress;
 
+use crate::held::Held;
+
 /// A VF as this harness names it, from sysfs alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Vf {
@@ -273,4 +275,24 @@ fn differences(before: &BTreeMap<PciAddress, Facts>) -> Vec<String> {
         }
     };
     before.iter().filter_map(of).collect()
+}
+
+/// The agent holds no more namespaces and descriptors than at first.
+///
+/// # Errors
+/// What it holds, with names.
+pub fn ensure_no_more(first: &Held, last: &Held) -> Result<()> {
+    ensure!(
+        last.namespaces == first.namespaces,
+        "network namespaces were {:?}, are {:?}",
+        first.namespaces,
+        last.namespaces
+    );
+    ensure!(
+        last.descriptors.len() <= first.descriptors.len(),
+        "the agent had these descriptors: {:#?} and has these: {:#?}",
+        first.descriptors,
+        last.descriptors
+    );
+    Ok(())
 }

@@ -26,7 +26,7 @@ use sriov_dra::prepare::site::Site;
 use crate::host::{Vf, driver, make_vfs, netdev, pfs, run, settings_of, vfs_of};
 use crate::life::asks::Ask;
 use crate::life::ground::double::folder;
-use crate::life::ground::running::{Namespaces, wait_for};
+use crate::life::ground::running::{Namespaces, lacks, wait_for};
 use crate::life::ground::{Born, Ground, Lack, Meddling, Routing};
 use crate::life::node::{VFS, book};
 use crate::life::ops::{Bound, Op};
@@ -155,13 +155,10 @@ impl Igb {
 
 impl Ground for Igb {
     fn lacks(&self) -> Vec<Lack> {
+        let [hosted, rdma] = lacks();
         vec![
-            Lack::op("pods on the host's network: here a life's host is not the machine's", |op| {
-                matches!(op, Op::PlaceOnHost { .. })
-            }),
-            Lack::ask("modes of RDMA devices: there are none", |_, ask| {
-                matches!(ask, Ask::CharDevice | Ask::Umad)
-            }),
+            hosted,
+            rdma,
             Lack::op(
                 "losses of power: the guest would end with its life (stories/reboot.rs has one)",
                 |op| matches!(op, Op::Reboot { .. }),

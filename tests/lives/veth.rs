@@ -17,9 +17,8 @@ use sriov_dra::prepare::functions::{Functions, Life};
 use sriov_dra::prepare::netdevs::Netdevs;
 use sriov_dra::prepare::site::Site;
 
-use crate::life::asks::Ask;
 use crate::life::ground::double::{folder, functions, rebind_by_hand, site_of};
-use crate::life::ground::running::Namespaces;
+use crate::life::ground::running::{Namespaces, lacks};
 use crate::life::ground::{Born, Ground, Lack, Meddling, Routing};
 use crate::life::node::{VFS, book, driver};
 use crate::life::ops::{Bound, Op};
@@ -202,13 +201,10 @@ impl Veths {
 
 impl Ground for Veths {
     fn lacks(&self) -> Vec<Lack> {
+        let [hosted, rdma] = lacks();
         vec![
-            Lack::op("pods on the host's network: here a life's host is not the machine's", |op| {
-                matches!(op, Op::PlaceOnHost { .. })
-            }),
-            Lack::ask("modes of RDMA devices: there are none", |_, ask| {
-                matches!(ask, Ask::CharDevice | Ask::Umad)
-            }),
+            hosted,
+            rdma,
             Lack::op(
                 "aliases that pods give to VFs: a stand-in is told by its alias",
                 |op| matches!(op, Op::Meddle { what, .. } if what % 6 == 5),

@@ -17,12 +17,26 @@ use serde_json::Value;
 use sriov_dra::device::{InstalledRoute, PciAddress, Route, Rule};
 use sriov_dra::host::{Link, Netns, NetnsId};
 
-use super::Routing;
+use super::super::asks::Ask;
+use super::super::ops::Op;
+use super::{Lack, Routing};
 
 /// Where namespaces have their names.
 const NAMES: &str = "/run/netns";
 /// What the kernel owes, on a machine that is busy with other things.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What no kernel that runs has of the double's.
+pub fn lacks() -> [Lack; 2] {
+    [
+        Lack::op("pods on the host's network: the double has them", |op| {
+            matches!(op, Op::PlaceOnHost { .. })
+        }),
+        Lack::ask("modes of RDMA devices: there are none", |_, ask| {
+            matches!(ask, Ask::CharDevice | Ask::Umad)
+        }),
+    ]
+}
 
 /// What `ip` says of one namespace.
 #[derive(Debug, Default)]

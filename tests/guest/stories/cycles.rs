@@ -12,7 +12,7 @@ use sriov_dra::DEFAULT_DRIVER_NAME;
 use sriov_dra::demo::stage::{NODE, Running, Stage};
 
 use crate::held::{Held, mib};
-use crate::host::{Vf, facts, netdev, run, wait_as_before};
+use crate::host::{Vf, ensure_no_more, facts, netdev, run, wait_as_before};
 use crate::inside::Ground;
 use crate::node::AGENT;
 
@@ -78,18 +78,7 @@ pub async fn a_hundred_pods_one_after_the_other_leave_nothing_behind(ground: Gro
         memory.1,
     );
     ensure!(files.is_empty(), "left over: {files:?}");
-    ensure!(
-        last.namespaces == first.namespaces,
-        "network namespaces were {:?}, are {:?}",
-        first.namespaces,
-        last.namespaces
-    );
-    ensure!(
-        last.descriptors.len() <= first.descriptors.len(),
-        "the agent had these descriptors: {:#?} and has these: {:#?}",
-        first.descriptors,
-        last.descriptors
-    );
+    ensure_no_more(&first, &last)?;
     ensure!(
         memory.1 <= memory.0 + MOST_MEMORY_KIB,
         "the agent's memory grew from {} to {} KiB",

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::containerd::{CDI_DIR, PodId, Sandbox};
-use crate::host::{Vf, facts, links_in, netdev, wait_as_before};
+use crate::host::{Vf, ensure_no_more, facts, links_in, netdev, wait_as_before};
 use crate::inside::Ground;
 use crate::kubelet::Claim;
 use crate::node::{KUBELET_DIR, Node, RUN_DIR};
@@ -71,18 +71,7 @@ pub async fn a_soak_of_pods_on_containerd_leaves_what_the_agent_holds_flat(groun
         last.descriptors.len().saturating_sub(first.descriptors.len())
     );
     ensure!(last.files == first.files, "files were {:?}, are {:?}", first.files, last.files);
-    ensure!(
-        last.namespaces == first.namespaces,
-        "network namespaces were {:?}, are {:?}",
-        first.namespaces,
-        last.namespaces
-    );
-    ensure!(
-        last.descriptors.len() <= first.descriptors.len(),
-        "the agent had these descriptors: {:#?} and has these: {:#?}",
-        first.descriptors,
-        last.descriptors
-    );
+    ensure_no_more(&first, &last)?;
     soak.watch.curves.ensure_flat()
 }
 
