@@ -5,6 +5,10 @@ use std::path::Path;
 use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::timeout::TimeoutLayer;
+
+/// What has no budget of its own, such as the beginning of a watch, is asked again after this.
+const UNANSWERED: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Makes the client; nothing is asked yet.
 pub(super) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
@@ -27,5 +31,7 @@ pub(super) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> 
         // Without a CA the client looks for the system's, also for plain HTTP, and an image from scratch has none.
         config.root_cert.get_or_insert_default();
     }
-    Client::try_from(config).context("the API client can't be set up")
+    let client = kube::client::ClientBuilder::try_from(config).context("the API client can't be set up")?;
+    // Until an answer begins: a watch that begins may be quiet for as long as it likes.
+    Ok(client.with_layer(&TimeoutLayer::new(UNANSWERED)).build())
 }

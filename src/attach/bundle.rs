@@ -14,7 +14,8 @@ pub struct Bundle {
     pub env: Vec<String>,
     /// `linux.devices`, the character devices.
     pub devices: Vec<CharDevice>,
-    /// RLIMIT_MEMLOCK of `process.rlimits`, the hard one: bytes.
+    /// RLIMIT_MEMLOCK of `process.rlimits` in bytes, the lesser of soft and hard: the soft one counts for the kernel
+    /// (`ib_umem_get`, drivers/infiniband/core/umem.c).
     pub memlock: Option<u64>,
 }
 
@@ -38,6 +39,8 @@ struct Rlimit {
     kind: String,
     #[serde(default)]
     hard: u64,
+    #[serde(default)]
+    soft: u64,
 }
 
 #[derive(Deserialize)]
@@ -77,7 +80,10 @@ impl Bundle {
                     minor: number(device.minor),
                 })
                 .collect(),
-            memlock: rlimits.iter().find(|limit| limit.kind == "RLIMIT_MEMLOCK").map(|limit| limit.hard),
+            memlock: rlimits
+                .iter()
+                .find(|limit| limit.kind == "RLIMIT_MEMLOCK")
+                .map(|limit| limit.soft.min(limit.hard)),
         })
     }
 
@@ -120,7 +126,7 @@ mod tests {
         let none = bundle.check(vf, &node(0, 192)).unwrap_err().to_string();
         assert!(none.contains("has no such device where"), "{none}");
         let limited = r#"{"process": {"rlimits": [{"type": "RLIMIT_MEMLOCK", "hard": 65536, "soft": 1}]}}"#;
-        assert_eq!(Bundle::parse(limited).unwrap().memlock, Some(65536));
+        assert_eq!(Bundle::parse(limited).unwrap().memlock, Some(1));
         assert!(Bundle::parse("{").is_err());
     }
 }

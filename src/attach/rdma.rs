@@ -305,7 +305,7 @@ impl Attacher {
             return Err(AttachError::NotPrepared { uid: claim_uid.to_owned() });
         };
         let host = self.site.kernel.host();
-        let mut limit = None;
+        let (mut limit, mut demanded) = (None::<Limit>, None);
         for vf in variables::listed(&entry, &bundle.env).filter(|vf| vf.has_interface()) {
             let Some(rdma) = &vf.rdma else { continue };
             let place = match rdma.way {
@@ -315,14 +315,16 @@ impl Attacher {
             for node in self.rdma_nodes(vf.pci, rdma, place)? {
                 bundle.check(vf.pci, &node)?;
             }
-            limit = limit.max(limit_of(rdma.memlock, None));
+            let own = limit_of(rdma.memlock, None);
+            demanded = demanded.max(own.filter(|own| !own.auto).map(|own| own.bytes));
+            limit = limit.max(own);
         }
         // A runtime that has a limit in the configuration sets it after its hooks, whatever they set.
-        match (limit, bundle.memlock) {
-            (Some(limit), Some(set)) if set < limit.bytes && !limit.auto => {
-                Err(AttachError::MemlockSet { wanted: limit.bytes, set })
-            }
-            (limit, set) => Ok(limit.filter(|_| set.is_none())),
+        match (demanded, bundle.memlock) {
+            (Some(wanted), Some(set)) if set < wanted => Err(AttachError::MemlockSet { wanted, set }),
+            // Beside a demand nothing less will do, even where another VF would take it.
+            (_, None) => Ok(limit.map(|limit| Limit { auto: limit.auto && demanded.is_none(), ..limit })),
+            (_, Some(_)) => Ok(None),
         }
     }
 

@@ -9,14 +9,18 @@ use kube::Api;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 
+/// A server that is busy for longer is asked again all the same.
+const LONGEST: Duration = Duration::from_secs(120);
+
 /// Events of a watch.
 pub type Changes<K> = Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
 
 struct Listing<K> {
     api: Api<K>,
     config: watcher::Config,
-    /// For each answer, as long as a list is asked for.
+    /// For each answer, as long as a list is asked for; twice as long after one that took longer.
     budget: Duration,
+    first: Duration,
     events: Option<Changes<K>>,
     lists: bool,
 }
@@ -26,7 +30,7 @@ pub fn watched<K>(api: Api<K>, config: watcher::Config, budget: Duration) -> Cha
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let listing = Listing { api, config, budget, events: None, lists: false };
+    let listing = Listing { api, config, budget, first: budget, events: None, lists: false };
     futures::stream::unfold(listing, |mut listing| async move {
         let event = listing.next().await;
         Some((event, listing))
@@ -51,7 +55,8 @@ where
                 Ok(Some(event)) => {
                     match &event {
                         Ok(Event::Init) => self.lists = true,
-                        Ok(Event::InitDone) | Err(_) => self.lists = false,
+                        Ok(Event::InitDone) => (self.lists, self.budget) = (false, self.first),
+                        Err(_) => self.lists = false,
                         Ok(_) => {}
                     }
                     return event;
@@ -61,6 +66,7 @@ where
                 Err(_) => {
                     (self.events, self.lists) = (None, false);
                     let why = format!("no answer within {} s", self.budget.as_secs());
+                    self.budget = (self.budget * 2).min(LONGEST);
                     return Err(watcher::Error::InitialListFailed(kube::Error::Service(why.into())));
                 }
             }

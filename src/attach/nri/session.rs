@@ -397,7 +397,8 @@ impl From<api::Container> for Container {
             major: number(device.major),
             minor: number(device.minor),
         });
-        let memlock = rlimits.iter().find(|limit| limit.r#type == MEMLOCK).map(|limit| limit.hard);
+        let memlock =
+            rlimits.iter().find(|limit| limit.r#type == MEMLOCK).map(|limit| limit.soft.min(limit.hard));
         Self { id, sandbox_id, name, env, live, devices: devices.collect(), memlock }
     }
 }

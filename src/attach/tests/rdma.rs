@@ -290,7 +290,26 @@ fn a_limit_that_the_runtime_sets_after_the_hook_has_to_be_what_the_claim_demands
     let error = check(Some(65536)).unwrap_err();
     assert!(error.contains("demands 1073741824 bytes") && error.contains("lock 65536 only"), "{error}");
     assert_eq!(check(Some(1 << 30)), Ok(None));
+    let limit = check(None).unwrap().unwrap();
+    assert_eq!((limit.bytes, limit.auto), (1 << 30, false));
     assert_eq!(check(None).unwrap().unwrap().bytes, 1 << 30, "the hook sets it");
+}
+
+#[test]
+fn a_demand_holds_beside_a_device_that_would_take_less() {
+    let lab = lab(RdmaNetnsMode::Exclusive, 2);
+    let demand = WantedRdma { memlock: Memlock::Bytes(1 << 30), ..WantedRdma::default() };
+    let (_, ns, sandbox) = lab.start("c1", "p1", vec![wants(1), with(2, demand)]);
+    lab.attacher.run(&sandbox, soon()).unwrap();
+    let env = lab.container_of("P1", "c1", &["vf1", "vf2"]).env;
+    let check = |memlock| {
+        let bundle = Bundle { env: env.clone(), devices: vec![uverbs(1), uverbs(2), rdma_cm()], memlock };
+        lab.attacher.check_bundle("c1", &bundle, Some(&ns)).map_err(|error| error.sentence())
+    };
+    let error = check(Some(65536)).unwrap_err();
+    assert!(error.contains("demands 1073741824 bytes"), "{error}");
+    let limit = check(None).unwrap().unwrap();
+    assert_eq!((limit.bytes, limit.auto), (UNLIMITED, false));
 }
 
 #[test]

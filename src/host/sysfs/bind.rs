@@ -111,7 +111,8 @@ impl Sysfs {
         self.probe(pci)?;
         match (self.driver(pci), driver) {
             (Some(now), Some(wanted)) if now == wanted => Ok(()),
-            (Some(_), None) => Ok(()),
+            // A module option may have had vfio-pci take it again.
+            (Some(now), None) if !is_userspace(&now) => Ok(()),
             (now, wanted) => Err(SysfsError::NotBound {
                 pci,
                 wanted: wanted
