@@ -6,11 +6,12 @@ use std::rc::Rc;
 use sriov_dra::attach::PodSandbox;
 use sriov_dra::attach::bundle::Bundle;
 use sriov_dra::attach::nri::{Adjustment, Container, Sandbox};
+use sriov_dra::claim::RdmaMode;
 use sriov_dra::device::CharDevice;
 use sriov_dra::prepare::cdi;
-use sriov_dra::prepare::records::Entry;
+use sriov_dra::prepare::records::{Entry, VfEntry};
 
-use super::node::{Agent, Node, soon};
+use super::node::{Agent, Node, number, soon};
 use super::pods::{Pod, Sb};
 
 /// The container's configuration, which the agent may still add to.
@@ -74,9 +75,21 @@ impl Made {
     }
 
     /// What is not as it should be of the RDMA devices that the container was given.
-    pub fn faults(&self, node: &Node, entries: &[Entry], pod: &str) -> Vec<String> {
+    pub fn faults(&self, node: &Node, entries: &[Entry], pod: &Pod) -> Vec<String> {
         let bundle = self.0.borrow();
         let mut faults = Vec::new();
+        for result in pod.claims.iter().flat_map(|claim| &claim.spec.results) {
+            let has_device = || {
+                let name = node.ground.rdma_of(number(result.pci));
+                name.is_some_and(|name| node.ground.rdma_place(&name).is_some())
+            };
+            let is_due = !result.admin_access && !result.bind.vfio && result.rdma.mode != RdmaMode::None;
+            let is_known = |vf: &VfEntry| vf.pci == result.pci && vf.rdma.is_some();
+            if is_due && has_device() && !entries.iter().flat_map(|entry| &entry.vfs).any(is_known) {
+                faults.push(format!("pod {}: nothing of the RDMA device of {}", pod.uid, result.pci));
+            }
+        }
+        let pod = &pod.uid;
         for vf in entries.iter().flat_map(|entry| &entry.vfs) {
             let Some(rdma) = &vf.rdma else { continue };
             for device in &rdma.devices {

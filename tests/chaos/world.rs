@@ -386,7 +386,7 @@ impl World {
         if let (Ended::Well, false) = (&hooked, pod.disturbed) {
             let claims = pod.claims.iter().map(|claim| self.node.ledger.entry(&claim.spec.id.uid));
             let entries: Vec<_> = claims.filter_map(|entry| entry.ok().flatten()).collect();
-            self.seen = made.faults(&self.node, &entries, &pod.uid);
+            self.seen = made.faults(&self.node, &entries, &pod);
         }
         if let (Ended::Well, Some(pod)) = (&hooked, &mut self.slots[at])
             && pod.sandbox.as_ref().is_some_and(|sb| sb.lives)
