@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::PrepareError;
-use super::records::{Attachment, CurrentSandbox, Entry, Ownership, Unclean};
+use super::records::{Entry, Ownership, Unclean};
 use super::sealed::{self, Durability, Existing, Read};
 use crate::address::Book;
 use crate::device::PciAddress;
@@ -24,7 +24,7 @@ use crate::host::disk;
 #[derive(Debug, Clone)]
 pub struct Ledger {
     durable: PathBuf,
-    boot: PathBuf,
+    pub(super) boot: PathBuf,
     /// For looking only: nothing is moved, not even what is damaged.
     read_only: bool,
 }
@@ -42,12 +42,12 @@ pub struct Survey {
     pub unreadable: Vec<String>,
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
     let path = path.to_owned();
     move |source| PrepareError::Ledger { what, path, source }
 }
 
-fn names(folder: &Path) -> Result<Vec<String>, PrepareError> {
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, PrepareError> {
     match fs::read_dir(folder) {
         Ok(entries) => Ok(entries
             .flatten()
@@ -59,7 +59,7 @@ fn names(folder: &Path) -> Result<Vec<String>, PrepareError> {
     }
 }
 
-fn remove(path: &Path) -> Result<(), PrepareError> {
+pub(super) fn remove(path: &Path) -> Result<(), PrepareError> {
     match disk::remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
         _ => Ok(()),
@@ -151,12 +151,15 @@ impl Ledger {
         self.durable.join("vf").join(format!("{vf}.json"))
     }
 
-    fn attachment_path(&self, claim_uid: &str) -> PathBuf {
+    pub(super) fn attachment_path(&self, claim_uid: &str) -> PathBuf {
         self.boot.join("attach").join(format!("{claim_uid}.json"))
     }
 
     /// A damaged file is moved aside once, kept and reported; the rest is served.
-    fn read<T: serde::de::DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, PrepareError> {
+    pub(super) fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &Path,
+    ) -> Result<Option<T>, PrepareError> {
         self.found(path, sealed::read(path))
     }
 
@@ -534,71 +537,5 @@ impl Ledger {
             all.extend(self.read(&self.durable.join("unclean").join(&name))?.map(|unclean| (vf, unclean)));
         }
         Ok(all)
-    }
-
-    /// The pod's current sandbox.
-    ///
-    /// # Errors
-    /// When the file can't be read.
-    pub fn current_sandbox(&self, pod_uid: &str) -> Result<Option<CurrentSandbox>, PrepareError> {
-        self.read(&self.boot.join("pods").join(format!("{pod_uid}.json")))
-    }
-
-    /// Makes a sandbox the pod's current one.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn put_current_sandbox(&self, pod_uid: &str, current: &CurrentSandbox) -> Result<(), PrepareError> {
-        let path = self.boot.join("pods").join(format!("{pod_uid}.json"));
-        sealed::write(&path, current, Existing::Replace, Durability::Process).map_err(failed("write", &path))
-    }
-
-    /// Forgets a pod's sandbox.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn forget_sandbox(&self, pod_uid: &str) -> Result<(), PrepareError> {
-        remove(&self.boot.join("pods").join(format!("{pod_uid}.json")))
-    }
-
-    /// Where a claim's VFs were moved.
-    ///
-    /// # Errors
-    /// When the file can't be read.
-    pub fn attachment(&self, claim_uid: &str) -> Result<Option<Attachment>, PrepareError> {
-        self.read(&self.attachment_path(claim_uid))
-    }
-
-    /// Every claim with VFs in a pod.
-    ///
-    /// # Errors
-    /// When the folder can't be read.
-    pub fn attachments(&self) -> Result<Vec<(String, Attachment)>, PrepareError> {
-        let mut all = Vec::new();
-        for name in names(&self.boot.join("attach"))? {
-            let Some(uid) = name.strip_suffix(".json") else { continue };
-            if let Some(attachment) = self.attachment(uid)? {
-                all.push((uid.to_owned(), attachment));
-            }
-        }
-        Ok(all)
-    }
-
-    /// Notes where a claim's VFs are about to be moved.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn put_attachment(&self, claim_uid: &str, attachment: &Attachment) -> Result<(), PrepareError> {
-        let path = self.attachment_path(claim_uid);
-        sealed::write(&path, attachment, Existing::Replace, Durability::Process)
-            .map_err(failed("write", &path))
-    }
-
-    /// All VFs of the claim are back.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn remove_attachment(&self, claim_uid: &str) -> Result<(), PrepareError> {
-        remove(&self.attachment_path(claim_uid))
     }
 }

@@ -39,6 +39,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod vfio;
+mod whereabouts;
 
 pub use error::PrepareError;
 pub use give_back::{HeldClaim, hold_claim};
