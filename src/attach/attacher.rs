@@ -1,13 +1,13 @@
 //! Attach as a function of ledger entries and sandboxes. The way back is in `detach`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::addressing::{Arrived, address};
 use super::link_in::{bring_up, move_in};
 use super::nri::{Adjustment, Container, Sandbox};
 use super::outbox::Outbox;
-use super::rdma::{RdmaIn, wants_namespace};
+use super::rdma::wants_namespace;
 use super::report::{DeviceReport, Reason, Report, device, failure};
 use super::{AttachError, PodSandbox, variables};
 use crate::claim::{ClaimId, PodRef};
@@ -243,15 +243,6 @@ impl Attacher {
     ) -> Result<Vec<DeviceReport>, AttachError> {
         let mut host = self.site.kernel.enter(self.site.kernel.host())?;
         let mut inside = self.site.kernel.enter(target.netns)?;
-        let mut without_rdma = BTreeMap::new();
-        let mut note = |vf, rdma| {
-            match rdma {
-                RdmaIn::AsItWas => {}
-                RdmaIn::Moved => return true,
-                RdmaIn::LeftOut(device) => drop(without_rdma.insert(vf, device)),
-            }
-            false
-        };
         // By the order of the entry: the link, and whether there is something to do.
         let mut links: Vec<Option<(Link, bool)>> = Vec::new();
         for vf in &mut entry.vfs {
@@ -268,7 +259,7 @@ impl Attacher {
             self.check_rdma_way(vf)?;
             // The interface of InfiniBand is made anew where its RDMA device arrives.
             let rdma_first = clean.hw_addr.as_ref().is_some_and(|address| !address.is_ethernet());
-            if rdma_first && note(pci, self.rdma_in(vf, target)?) {
+            if rdma_first && self.rdma_in(vf, target)? {
                 moved.push(pci);
             }
             let handle = self.handle(pci, Some(&clean));
@@ -315,12 +306,12 @@ impl Attacher {
             .collect();
         let mut checks = address(inside.as_mut(), &arrived, target.deadline)?;
         for vf in entry.vfs.iter_mut().filter(|vf| vf.has_interface()) {
-            note(vf.pci, self.rdma_in(vf, target)?);
+            self.rdma_in(vf, target)?;
         }
         let devices = entry.vfs.iter().zip(&links).map(|(vf, link)| {
             let checks = checks.remove(&vf.pci).unwrap_or_default();
             let report = DeviceReport { checks, ..device(vf, link.as_ref().map(|(link, _)| link)) };
-            self.with_rdma(vf, without_rdma.get(&vf.pci), report)
+            self.with_rdma(vf, report)
         });
         Ok(devices.collect())
     }
@@ -439,7 +430,7 @@ impl Attacher {
                 Some((name, link)) => device(&VfEntry { name, ..vf.clone() }, Some(&link)),
                 None => device(vf, None),
             };
-            devices.push(self.with_rdma(vf, None, DeviceReport { reason: Reason::HostNetwork, ..report }));
+            devices.push(self.with_rdma(vf, DeviceReport { reason: Reason::HostNetwork, ..report }));
         }
         self.report(Report { claim: entry.claim.clone(), devices });
         Ok(())

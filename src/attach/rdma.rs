@@ -24,17 +24,6 @@ fn may_be_left(rdma: &RdmaEntry) -> bool {
     !rdma.asked && rdma.nccl.is_none()
 }
 
-/// What became of a VF's RDMA devices on the way in.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum RdmaIn {
-    /// There is none, or it was there.
-    AsItWas,
-    /// At least one was moved.
-    Moved,
-    /// This one stays on the host.
-    LeftOut(String),
-}
-
 impl Attacher {
     /// In a pod with a network of its own nobody can open a device that is the host's alone.
     pub(super) fn check_rdma_way(&self, vf: &VfEntry) -> Result<(), AttachError> {
@@ -48,16 +37,16 @@ impl Attacher {
         }
     }
 
-    /// The VF's RDMA devices are in the namespace afterwards. Where nothing but `auto` says that
+    /// The VF's RDMA devices are in the namespace afterwards; `true` when one was moved. Where nothing but `auto` says that
     /// they are wanted and their driver can't move them, the VF goes without: nobody in the pod could open them.
-    pub(super) fn rdma_in(&self, vf: &mut VfEntry, target: &Target<'_>) -> Result<RdmaIn, AttachError> {
+    pub(super) fn rdma_in(&self, vf: &mut VfEntry, target: &Target<'_>) -> Result<bool, AttachError> {
         match self.move_rdma(vf, target) {
             Err(AttachError::RdmaImmovable { device, .. }) if vf.rdma.as_ref().is_some_and(may_be_left) => {
                 tracing::warn!(vf = %vf.pci, %device, "the driver of an RDMA device can't move it: the pod goes without");
-                vf.rdma = None;
-                Ok(RdmaIn::LeftOut(device))
+                (vf.rdma, vf.rdma_left) = (None, Some(device));
+                Ok(false)
             }
-            moved => moved.map(|moved| if moved { RdmaIn::Moved } else { RdmaIn::AsItWas }),
+            moved => moved,
         }
     }
 
@@ -258,13 +247,8 @@ impl Attacher {
     }
 
     /// What the claim's status says of it, or of the one that was left out.
-    pub(super) fn with_rdma(
-        &self,
-        vf: &VfEntry,
-        left_out: Option<&String>,
-        mut report: DeviceReport,
-    ) -> DeviceReport {
-        if let Some(device) = left_out {
+    pub(super) fn with_rdma(&self, vf: &VfEntry, mut report: DeviceReport) -> DeviceReport {
+        if let Some(device) = &vf.rdma_left {
             report.message = format!(
                 "{}, without RDMA device {device}: its driver can't move it to the pod's network namespace",
                 report.message

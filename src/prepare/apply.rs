@@ -181,7 +181,9 @@ impl Engine {
                 vf.vfio_group.clone_from(&before.vfio_group);
                 vf.nodes.clone_from(&before.nodes);
                 // While it is in a pod, what can be seen of it here is not all.
-                if vf.rdma.is_none() {
+                if before.rdma_left.is_some() {
+                    (vf.rdma, vf.rdma_left) = (None, before.rdma_left.clone());
+                } else if vf.rdma.is_none() {
                     vf.rdma.clone_from(&before.rdma);
                 } else if let (Some(now), Some(before)) = (&mut vf.rdma, &before.rdma) {
                     now.nodes.clone_from(&before.nodes);

@@ -384,6 +384,7 @@ pub fn plan(spec: &ClaimSpec, situation: &Situation<'_>) -> Result<Plan, PlanErr
             vfio_group: None,
             nodes: Vec::new(),
             rdma: rdma.flatten(),
+            rdma_left: None,
             clean: None,
         });
     }

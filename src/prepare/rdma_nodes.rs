@@ -70,8 +70,9 @@ impl Engine {
                     found.nodes = nodes.map_err(|source| PrepareError::Vf { vf: vf.pci, source })?;
                 }
             }
-            changed |= vf.rdma != found;
-            vf.rdma = found;
+            changed |= vf.rdma != found || vf.rdma_left.is_some();
+            // Whether it can be moved is found out anew.
+            (vf.rdma, vf.rdma_left) = (found, None);
         }
         Ok(changed)
     }

@@ -110,6 +110,9 @@ pub struct VfEntry {
     /// What containers get of its RDMA device; none without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rdma: Option<RdmaEntry>,
+    /// Its RDMA device that stays on the host, because its driver can't move it and nobody insisted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdma_left: Option<String>,
     /// What the VF was, once it was taken: a second copy, for when the file of ownership is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean: Option<CleanFacts>,

@@ -160,9 +160,17 @@ fn without_a_demand_a_device_whose_driver_can_not_move_it_stays_and_the_pod_star
     let container = lab.container_of("P1", "c1", &["vf1", "vf2"]);
     let given = lab.attacher.create_container(&sandbox, &container, soon()).unwrap();
     assert_eq!(given.devices, [rdma_cm(), uverbs(2)]);
-    // Told of the sandbox again, and asked by the hook.
+    // Told of the sandbox again, prepared again by a kubelet that was restarted, and asked by the hook.
     lab.attacher.run(&sandbox, soon()).unwrap();
+    lab.engine.prepare(&spec, soon()).unwrap();
     lab.attacher.guard(&sandbox, "c1", soon()).unwrap();
+    // A second sandbox of the pod is told the same.
+    lab.attacher.stop(&sandbox, soon()).unwrap();
+    let again = Sandbox { id: "again".into(), ..sandbox.clone() };
+    lab.attacher.run(&again, soon()).unwrap();
+    let told = lab.attacher.outbox.waiting().remove(0).1.report.devices;
+    assert!(told[0].message.contains("without RDMA device mlx5_1"), "{}", told[0].message);
+    let sandbox = again;
     lab.attacher.stop(&sandbox, soon()).unwrap();
     lab.unprepare(&spec).unwrap();
     for n in [1, 2] {
