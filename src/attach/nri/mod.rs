@@ -60,7 +60,7 @@ pub struct Container {
     pub live: bool,
     /// Its character devices, those that plugins before this one gave it included.
     pub devices: Vec<CharDevice>,
-    /// Its hard limit RLIMIT_MEMLOCK, bytes, if it has one.
+    /// Bytes that it can lock as it starts (the lower one of RLIMIT_MEMLOCK's two limits), if it has a limit.
     pub memlock: Option<u64>,
 }
 
