@@ -9,7 +9,7 @@ use super::{AttachError, Attacher, DeviceReport, Reason};
 use crate::device::{CharDevice, CleanFacts, PciAddress, RdmaNetnsMode};
 use crate::host::{HostError, Netns, clock};
 use crate::prepare::rdma::{Limit, limit_of};
-use crate::prepare::records::{RdmaEntry, RdmaWay, VfEntry};
+use crate::prepare::records::{Entry, RdmaEntry, RdmaWay, VfEntry};
 
 /// How often a device that is on its way is looked for.
 const POLL: Duration = Duration::from_millis(20);
@@ -278,7 +278,8 @@ impl Attacher {
     /// the container's configuration has. The limit of locked memory that is missing there.
     ///
     /// # Errors
-    /// When a node is missing, or has another device's number, or when less memory may be locked than the claim demands.
+    /// When a node is missing, or has another device's number, or when less memory may be locked than the container's
+    /// claims demand.
     pub fn check_bundle(
         &self,
         claim_uid: &str,
@@ -289,9 +290,7 @@ impl Attacher {
             return Err(AttachError::NotPrepared { uid: claim_uid.to_owned() });
         };
         let host = self.site.kernel.host();
-        let (mut limit, mut demanded) = (None::<Limit>, None);
-        for vf in variables::listed(&entry, &bundle.env).filter(|vf| vf.has_interface()) {
-            let Some(rdma) = &vf.rdma else { continue };
+        for (vf, rdma) in rdma_listed(&entry, bundle) {
             let place = match rdma.way {
                 RdmaWay::Namespace => netns.unwrap_or(host),
                 RdmaWay::CharDevice => host,
@@ -299,9 +298,20 @@ impl Attacher {
             for node in self.rdma_nodes(vf.pci, rdma, place)? {
                 bundle.check(vf.pci, &node)?;
             }
-            let own = limit_of(rdma.memlock, None);
-            demanded = demanded.max(own.filter(|own| !own.auto).map(|own| own.bytes));
-            limit = limit.max(own);
+        }
+        // Of all the container's claims, each of which has a hook: they all set the same, whichever is the last.
+        let (mut limit, mut demanded) = (None::<Limit>, None);
+        for uid in variables::claims_named(&bundle.env) {
+            let Some(other) = self.site.ledger.entry(&uid)? else { continue };
+            // Whoever writes a pod can name another pod's claim.
+            if other.pod.as_ref().map(|pod| &pod.uid) != entry.pod.as_ref().map(|pod| &pod.uid) {
+                continue;
+            }
+            for (_, rdma) in rdma_listed(&other, bundle) {
+                let own = limit_of(rdma.memlock, None);
+                demanded = demanded.max(own.filter(|own| !own.auto).map(|own| own.bytes));
+                limit = limit.max(own);
+            }
         }
         // A runtime that has a limit in the configuration sets it after its hooks, whatever they set.
         match (demanded, bundle.memlock) {
@@ -320,4 +330,13 @@ impl Attacher {
         let entry = self.site.ledger.entry(claim_uid)?;
         Ok(entry.is_some_and(|entry| entry.vfs.iter().any(|vf| vf.rdma.is_some())))
     }
+}
+
+/// RDMA devices that the container gets with interfaces of a claim.
+fn rdma_listed<'e>(
+    entry: &'e Entry,
+    bundle: &'e Bundle,
+) -> impl Iterator<Item = (&'e VfEntry, &'e RdmaEntry)> {
+    let vfs = variables::listed(entry, &bundle.env).filter(|vf| vf.has_interface());
+    vfs.filter_map(|vf| Some((vf, vf.rdma.as_ref()?)))
 }

@@ -18,8 +18,9 @@ pub fn names_a_claim(env: &[String]) -> bool {
 
 /// What a container is told beyond its CDI files, as key and value.
 ///
-/// Corrections: a file was read before a name had to give way, or says a pod's name where the VF stays on the host. Lists
-/// over all requests that the container has, whatever claims they are of: no CDI file can hold these, since the next
+/// Corrections: a file was read before a name had to give way or an RDMA device was left out, or says a pod's name where
+/// the VF stays on the host. What is no longer so is set to nothing: runtimes differ in whether a plugin can take a
+/// variable away (`adjustEnv`, containerd/nri pkg/adaptation/result.go, drops such a wish). Lists over all requests that the container has, whatever claims they are of: no CDI file can hold these, since the next
 /// claim's would replace them. What the user set stays.
 pub(super) fn to_set(entries: &[Entry], env: &[String]) -> Vec<(String, String)> {
     let now = |key: &str| value_of(env, key);
@@ -77,6 +78,28 @@ mod tests {
         })
     }
 
+    /// As its CDI file has them.
+    fn lines_of(entry: &Entry) -> Vec<String> {
+        let told = cdi::variables_of(entry).into_iter().filter(|(_, value)| !value.is_empty());
+        told.map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    #[test]
+    fn an_rdma_device_that_is_left_out_after_the_file_was_read_is_named_no_more() {
+        let mut with_rdma = vf(2, "b");
+        with_rdma["rdma"] = serde_json::json!({"devices": ["mlx5_2"], "way": "namespace", "memlock": "none"});
+        let mut entry = entry("c1", "rails", serde_json::json!([with_rdma]));
+        let env = lines_of(&entry);
+        assert!(env.contains(&"SRIOV_DRA_RAILS_B_RDMA_DEVICES=mlx5_2".to_owned()), "{env:?}");
+        entry.vfs[0].rdma = None;
+        let set = to_set(std::slice::from_ref(&entry), &env);
+        assert!(set.contains(&("SRIOV_DRA_RAILS_B_RDMA_DEVICES".to_owned(), String::new())), "{set:?}");
+        assert!(!set.iter().any(|(key, _)| key == "SRIOV_DRA_RDMA_DEVICES"), "{set:?}");
+        // The other agent of an upgrade, who sees what the first one set, sets nothing again.
+        let seen = [lines_of(&entry), set.into_iter().map(|(key, value)| format!("{key}={value}")).collect()];
+        assert_eq!(to_set(&[entry], &seen.concat()), []);
+    }
+
     #[test]
     fn a_container_is_told_all_its_vfs_as_its_interfaces_count_and_none_of_requests_it_does_not_list() {
         let mut on_vfio = vf(3, "dpdk");
@@ -86,9 +109,8 @@ mod tests {
             entry("c1", "rails", serde_json::json!([vf(2, "b"), vf(4, "c")])),
             entry("c2", "other", serde_json::json!([vf(1, "a"), on_vfio])),
         ];
-        let all: Vec<(String, String)> = entries.iter().flat_map(cdi::variables_of).collect();
-        let listed = all.iter().filter(|(key, _)| !key.contains("RAILS_C"));
-        let env: Vec<String> = listed.map(|(key, value)| format!("{key}={value}")).collect();
+        let all: Vec<String> = entries.iter().flat_map(lines_of).collect();
+        let env: Vec<String> = all.into_iter().filter(|line| !line.contains("RAILS_C")).collect();
         let set = |name: &str, value: &str| (format!("SRIOV_DRA_{name}"), value.to_owned());
         let told = [
             set("PCI_ADDRESSES", "0000:81:00.1,0000:81:00.2,0000:81:00.3"),
@@ -103,8 +125,7 @@ mod tests {
     #[test]
     fn a_name_that_gave_way_is_corrected_where_the_container_has_the_variable() {
         let mut entry = entry("c1", "rails", serde_json::json!([vf(2, "b")]));
-        let env: Vec<String> =
-            cdi::variables_of(&entry).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let env = lines_of(&entry);
         entry.vfs[0].name = crate::device::IfName::new("net7").unwrap();
         let set = to_set(&[entry], &env);
         assert!(set.contains(&("SRIOV_DRA_RAILS_B_INTERFACES".to_owned(), "net7".to_owned())), "{set:?}");

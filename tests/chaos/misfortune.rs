@@ -77,7 +77,8 @@ fn reboot(world: &mut World, lossy: bool) {
         let _ = std::fs::remove_dir_all(world.node.path("durable/pods"));
         for path in world.unsynced.iter().filter(|path| std::path::Path::new(path).exists()) {
             std::fs::write(path, b"").unwrap();
-            world.emptied = true;
+            let (_, name) = path.rsplit_once('/').unwrap();
+            world.emptied.insert(name.to_owned());
         }
     }
     world.unsynced.clear();

@@ -50,8 +50,8 @@ pub struct World {
     pub seen: Vec<String>,
     /// Entries that the loss of power would empty, by path.
     pub unsynced: BTreeSet<String>,
-    /// It did: such a file goes into quarantine, for people.
-    pub emptied: bool,
+    /// Names of those that it did: such a file goes into quarantine, for people.
+    pub emptied: BTreeSet<String>,
     /// The last pod that was placed, as an op.
     pub placed: Option<String>,
     pub made: u32,
@@ -79,7 +79,7 @@ impl World {
             told: Vec::new(),
             seen: Vec::new(),
             unsynced: BTreeSet::new(),
-            emptied: false,
+            emptied: BTreeSet::new(),
             placed: None,
             made: 0,
         };
@@ -493,6 +493,19 @@ impl World {
         }
     }
 
+    /// People look at what is in quarantine: entries that the loss of power emptied, as they are. Anything else stays
+    /// there, and is a fault.
+    fn take_what_was_emptied(&mut self) {
+        let emptied = std::mem::take(&mut self.emptied);
+        for name in self.node.files("durable/quarantine") {
+            let path = self.node.path("durable/quarantine").join(&name);
+            let was = name.split_once('-').is_some_and(|(_, was)| emptied.contains(was));
+            if was && std::fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    }
+
     /// Everybody does what they have to, until nothing is left to do.
     pub fn recover(&mut self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -501,9 +514,7 @@ impl World {
         if let Ended::Refused(error) = self.start(Fault::No) {
             faults.push(format!("an agent does not start: {error}"));
         }
-        if std::mem::take(&mut self.emptied) {
-            let _ = std::fs::remove_dir_all(self.node.path("durable/quarantine"));
-        }
+        self.take_what_was_emptied();
         self.act(Op::Reap.into());
         if let Some(pod) = self.zombies.first() {
             let why = self.told.last().cloned().unwrap_or_default();

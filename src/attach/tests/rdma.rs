@@ -321,6 +321,29 @@ fn a_demand_holds_beside_a_device_that_would_take_less() {
 }
 
 #[test]
+fn each_hook_of_a_container_with_two_claims_sets_the_limit_of_both_and_of_no_other_pods() {
+    let lab = lab(RdmaNetnsMode::Exclusive, 3);
+    let wants = |bytes| WantedRdma { memlock: Memlock::Bytes(bytes), ..WantedRdma::default() };
+    let (_, ns, sandbox) = lab.start("c1", "p1", vec![with(1, wants(1 << 30))]);
+    lab.start("c2", "p1", vec![with(2, wants(1 << 20))]);
+    lab.start("c3", "p2", vec![with(3, wants(1 << 40))]);
+    lab.attacher.run(&sandbox, soon()).unwrap();
+    let env = ["c1", "c2", "c3"].map(|claim| lab.container_of("P1", claim, &["vf1", "vf2", "vf3"]).env);
+    let check = |memlock| {
+        let devices = vec![uverbs(1), uverbs(2), rdma_cm()];
+        let bundle = Bundle { env: env.concat(), devices, memlock };
+        ["c1", "c2"].map(|claim| lab.attacher.check_bundle(claim, &bundle, Some(&ns)))
+    };
+    for (limit, claim) in check(None).into_iter().zip(["c1", "c2"]) {
+        assert_eq!(limit.unwrap().unwrap().bytes, 1 << 30, "{claim}");
+    }
+    for refused in check(Some(1 << 20)) {
+        let error = refused.unwrap_err().sentence();
+        assert!(error.contains("demands 1073741824 bytes"), "{error}");
+    }
+}
+
+#[test]
 fn a_pod_on_the_hosts_network_is_told_of_its_device_and_its_limit_too() {
     let lab = lab(RdmaNetnsMode::Exclusive, 1);
     lab.engine.site.runtime.can_lock(Some(MemlockRoom::Bytes(8 << 20)));
