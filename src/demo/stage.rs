@@ -48,8 +48,8 @@ pub struct Part<'a> {
     pub rails: &'a str,
     /// The cluster's objects; another stage may have the same.
     pub store: Store,
-    /// What the runtime gives its plugins to answer. Runtimes have 2 s, in which a slow machine that plays a whole node
-    /// may not get 16 VFs into a pod.
+    /// What the runtime gives its plugins to answer. Runtimes have 2 s, in which a slow or busy machine that plays a
+    /// whole node may not get a pod's VFs in; a plugin that is late is cut off.
     pub request_timeout: Duration,
 }
 
@@ -59,7 +59,7 @@ impl Default for Part<'_> {
             node: NODE,
             rails: "",
             store: Store::default(),
-            request_timeout: Options::default().request_timeout,
+            request_timeout: Duration::from_secs(10),
         }
     }
 }
