@@ -55,12 +55,7 @@ pub struct Part<'a> {
 
 impl Default for Part<'_> {
     fn default() -> Self {
-        Self {
-            node: NODE,
-            rails: "",
-            store: Store::default(),
-            request_timeout: Duration::from_secs(10),
-        }
+        Self { node: NODE, rails: "", store: Store::default(), request_timeout: Duration::from_secs(10) }
     }
 }
 

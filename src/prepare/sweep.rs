@@ -7,6 +7,7 @@ use super::cdi_file;
 use super::engine::Engine;
 use super::locks::Subject;
 use super::records::Progress;
+use crate::device::PciAddress;
 use crate::host::clock;
 
 impl Engine {
@@ -65,6 +66,7 @@ impl Engine {
             lock.remove_file();
         }
         self.forget_pods_and_locks()?;
+        self.forget_former_lives()?;
         for (vf, owner) in site.ledger.owned()? {
             if known.contains(&owner.claim.uid) {
                 continue;
@@ -82,6 +84,25 @@ impl Engine {
             }
         }
         Ok(put_right)
+    }
+
+    /// What could not be undone to a VF is over when that is made anew, or the node boots. Nobody is withheld for it then,
+    /// and nobody else removes it.
+    fn forget_former_lives(&self) -> Result<(), PrepareError> {
+        let site = &self.site;
+        let unclean = site.ledger.unclean()?;
+        if unclean.is_empty() {
+            return Ok(());
+        }
+        // Whoever has it may be about to note what can't be undone now.
+        let owned: BTreeSet<PciAddress> = site.ledger.owned()?.into_iter().map(|(vf, _)| vf).collect();
+        for (vf, was) in unclean.into_iter().filter(|(vf, _)| !owned.contains(vf)) {
+            let life = site.functions.life(vf);
+            if was.boot_id != site.boot_id || life.is_some_and(|life| life.incarnation != was.incarnation) {
+                site.ledger.mark_clean(vf)?;
+            }
+        }
+        Ok(())
     }
 
     /// A hook that was called while its claim was unprepared leaves the record of its sandbox and files of locks behind.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sriov_dra::prepare::functions::Life;
 use sriov_dra::prepare::records::{Entry, Progress};
 
 use super::ground::Routing;
@@ -144,7 +145,17 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
     faults.extend(places(world, &pods, &entries));
 
     // Free VFs. One may be withheld only where the kernel or the disk refused something.
-    let unclean: BTreeSet<u8> = ledger.unclean().unwrap().into_iter().map(|(vf, _)| number(vf)).collect();
+    let mut unclean = BTreeSet::new();
+    for (vf, note) in ledger.unclean().unwrap() {
+        let n = number(vf);
+        let is_now =
+            |life: Life| life.incarnation == note.incarnation && note.boot_id == world.node.boot_id();
+        if world.node.life(n).is_none_or(is_now) {
+            unclean.insert(n);
+        } else if !owners.contains_key(&n) {
+            faults.push(format!("VF {n} is not the one that was withheld, and this is left: {note:?}"));
+        }
+    }
     if !unclean.is_empty() && !world.refused {
         faults.push(format!("VFs {unclean:?} are withheld, and nothing was refused: {:?}", ledger.unclean()));
     }
@@ -160,7 +171,6 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
     }
     for n in unclean.into_iter().filter(|n| !owners.contains_key(n)) {
         make_anew(world, n);
-        ledger.mark_clean(pci(n)).unwrap();
     }
     (world.refused, world.names_refused) = (false, false);
     faults

@@ -162,6 +162,21 @@ fn a_vf_whose_settings_can_not_be_put_back_is_withheld_and_its_claim_ends() {
     let left = lab.functions.settings_of(pci(1)).each();
     let fresh = FakeFunctions::default().settings_of(pci(1)).each();
     assert_eq!(left.iter().zip(&fresh).filter(|(is, was)| is != was).count(), 1, "{left:?}");
+
+    // Withheld until it is made anew; of what it was in its former life nothing stays.
+    lab.engine.sweep().unwrap();
+    assert_eq!(ledger.unclean().unwrap(), unclean);
+    lab.functions.make_anew(pci(1));
+    lab.engine.prepare(&spec, soon()).unwrap();
+    lab.engine.sweep().unwrap();
+    assert_eq!(ledger.unclean().unwrap(), unclean, "somebody is at work at it");
+    lab.functions.refuse_set(2, Errno::EIO);
+    lab.engine.unprepare(&spec.id, soon()).unwrap();
+    lab.engine.sweep().unwrap();
+    assert_ne!(ledger.unclean().unwrap(), unclean, "of this life");
+    lab.functions.make_anew(pci(1));
+    lab.engine.sweep().unwrap();
+    assert_eq!(ledger.unclean().unwrap(), []);
 }
 
 #[test]
