@@ -19,6 +19,7 @@ use crate::prepare::engine::Engine;
 use crate::prepare::fake::{FakeFunctions, plain_result, site};
 use crate::prepare::site::Site;
 
+mod deaths;
 mod faults;
 mod hook;
 mod nccl;
