@@ -15,6 +15,7 @@ use crate::prepare::steps::{Driver, Step};
 
 mod pools;
 mod rdma;
+mod rivals;
 mod settings;
 mod vfio;
 

@@ -6,12 +6,13 @@ use super::*;
 use crate::device::{
     HwAddr, LinkState, Netdev, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings,
 };
+use crate::host::fate::{Fate, Turn};
 
 fn mac(text: &str) -> HwAddr {
     text.parse().unwrap()
 }
 
-fn everything() -> WantedSettings {
+pub(super) fn everything() -> WantedSettings {
     WantedSettings {
         mac: Some(mac("02:11:22:33:44:55")),
         vlan: Some(Vlan { id: 100, qos: 3, protocol: VlanProtocol::Dot1q }),
@@ -23,12 +24,12 @@ fn everything() -> WantedSettings {
     }
 }
 
-fn set(n: u8, settings: WantedSettings) -> ResultSpec {
+pub(super) fn set(n: u8, settings: WantedSettings) -> ResultSpec {
     ResultSpec { settings, ..wants(n) }
 }
 
 /// What an administrator gave VF 1, which has to be there again in the end.
-fn administered() -> VfSettings {
+pub(super) fn administered() -> VfSettings {
     VfSettings {
         mac: Some(mac("02:00:00:00:00:01")),
         vlan: Some(Vlan { id: 7, qos: 0, protocol: VlanProtocol::Dot1q }),
@@ -110,6 +111,43 @@ fn whichever_setting_is_refused_those_before_it_are_taken_back_and_the_error_nam
         let link = &lab.kernel.links_of(crate::host::Kernel::host(&lab.kernel).id())["ens1v1"].0;
         assert_eq!(link.hw_addr, Some(mac("02:00:00:00:00:01")), "{error}");
     }
+}
+
+/// The second refusal is that of the way back.
+#[test]
+fn a_vf_whose_way_back_was_refused_too_is_nobody_elses_and_its_claims_end_puts_it_back() {
+    let spec = claim("c1", "p1", vec![set(1, everything())]);
+    let told = |fate: &Fate| {
+        let lab = Lab::new(1);
+        lab.functions.say(pci(1), administered());
+        let done = fate.live(|| lab.engine.prepare(&spec, soon())).unwrap();
+        (lab, done)
+    };
+    let well = Fate::default();
+    told(&well).1.unwrap();
+    let mut stuck = 0;
+    for first in (0..well.effects().len()).filter(|k| well.effects()[*k].starts_with("set ")) {
+        for second in first + 1.. {
+            let refused = |fate: Fate, k| fate.at(k, Turn::Fails(Errno::EIO));
+            let fate = refused(refused(Fate::default(), first), second);
+            let (lab, done) = told(&fate);
+            if fate.is_open() {
+                break;
+            }
+            done.unwrap_err();
+            let ledger = &lab.engine.site.ledger;
+            let has = lab.functions.settings_of(pci(1));
+            if has != administered() {
+                stuck += 1;
+                let owner = ledger.ownership(pci(1)).unwrap().map(|owner| owner.claim);
+                assert_eq!(owner.as_ref(), Some(&spec.id), "it is free with {has:?}: {:?}", fate.effects());
+            }
+            lab.engine.unprepare(&spec.id, soon()).unwrap();
+            assert_eq!(lab.functions.settings_of(pci(1)), administered(), "{:?}", fate.effects());
+            assert!(ledger.owned().unwrap().is_empty() && ledger.claims().unwrap().is_empty());
+        }
+    }
+    assert!(stuck > 3, "{stuck}");
 }
 
 #[test]

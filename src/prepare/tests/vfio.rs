@@ -134,9 +134,18 @@ fn a_vf_that_a_process_has_open_is_not_torn_from_vfio_pci_and_its_claim_ends_whe
     assert!(error.contains("VF 0000:81:02.1 can't be taken from driver vfio-pci: a process has"), "{error}");
     assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("vfio-pci"));
     assert_eq!(lab.engine.site.ledger.owned().unwrap().len(), 1, "nobody else gets it");
+    assert_eq!(
+        lab.engine.site.ledger.claims_of_pod("p1").unwrap(),
+        ["c1"],
+        "the pod's as long as it is not back"
+    );
     lab.functions.change(pci(1), |facts| facts.vf.vfio_open = false);
     lab.engine.unprepare(&spec.id, soon()).unwrap();
     assert_eq!(lab.facts(1).vf.driver.as_deref(), Some("igbvf"));
+    let locks = std::fs::read_dir(lab.engine.site.ledger.lock_folder()).unwrap();
+    let left: Vec<_> =
+        locks.flatten().map(|file| file.file_name()).filter(|name| name != "pf-0000:81:00.0").collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
