@@ -49,3 +49,20 @@ fn a_lost_file_of_ownership_is_made_again_by_the_next_agent_and_says_what_the_vf
     lab.unprepare(&spec).unwrap();
     lab.assert_pristine(1);
 }
+
+#[test]
+fn a_sandbox_that_the_runtime_does_not_list_keeps_its_vf_until_no_process_lives_there() {
+    let lab = Lab::new(1);
+    let spec = claim("c1", "p1", vec![wants(1)]);
+    let a = lab.kernel.add_netns("/run/netns/a", 7);
+    lab.engine.prepare(&spec, soon()).unwrap();
+    lab.attacher.run(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
+    lab.attacher.synchronize(&[], soon());
+    assert!(lab.kernel.links_of(a.id()).contains_key("net1"), "taken from where process 7 runs");
+    assert!(lab.engine.site.ledger.attachment("c1").unwrap().is_some_and(|record| record.complete));
+    lab.kernel.kill_users(a.id());
+    lab.attacher.synchronize(&[], soon());
+    lab.assert_pristine(1);
+    assert_eq!(lab.engine.site.ledger.attachment("c1").unwrap(), None);
+    lab.unprepare(&spec).unwrap();
+}

@@ -238,3 +238,26 @@ fn an_address_that_nobody_has_and_a_gateway_that_answers_pass() {
         ]
     );
 }
+
+/// Runtimes use paths again.
+#[test]
+fn the_late_stop_of_a_sandbox_takes_no_route_from_the_pod_whose_namespace_has_its_path_now() {
+    let lab = Lab::new(2);
+    let default = || WantedRouting { source_routing: false, default_route: true, ..by_source() };
+    let specs = [claim("c1", "p1", vec![rail(1, default())]), claim("c2", "p2", vec![rail(2, default())])];
+    let (former, _) = pod(&lab);
+    lab.engine.prepare(&specs[0], soon()).unwrap();
+    lab.attacher.run(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
+    lab.kernel.destroy(former.id());
+    let (netns, _) = pod(&lab);
+    lab.engine.prepare(&specs[1], soon()).unwrap();
+    lab.attacher.run(&sandbox("B", "p2", "/run/netns/a"), soon()).unwrap();
+    let before = shown(&lab, &netns);
+    assert!(before.0.iter().any(|route| route.starts_with("default via 172.16.11.254")), "{before:?}");
+    lab.attacher.stop(&sandbox("A", "p1", "/run/netns/a"), soon()).unwrap();
+    assert_eq!(shown(&lab, &netns), before);
+    lab.unprepare(&specs[0]).unwrap();
+    assert_eq!(shown(&lab, &netns), before);
+    lab.unprepare(&specs[1]).unwrap();
+    lab.assert_pristine(2);
+}
