@@ -65,6 +65,19 @@ fn no_empty_folder_of_a_pod_is_left_after_a_death() {
     });
 }
 
+/// The kubelet was told that the claim is over, and does not ask again.
+#[test]
+fn a_claim_that_was_given_back_is_not_brought_back_by_a_loss_of_power() {
+    holds_at_each(|k| {
+        vec![
+            Place { slot: 0, shared: true, claims: &[&[(3, &[Trust])]] }.into(),
+            Prepare { slot: 0 }.into(),
+            with(Finish { slot: 0, end: Silent }, Die { k }),
+            Reboot { lossy: true }.into(),
+        ]
+    });
+}
+
 /// It went into the pod in its new life, and came back with the pod's name: what was noted was about its former life.
 #[test]
 fn a_vf_made_anew_before_its_pod_starts_comes_back_as_it_was_in_its_new_life() {

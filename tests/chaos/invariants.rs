@@ -128,19 +128,7 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
             faults.push(format!("claim {} is {:?} in {}", entry.claim.uid, entry.progress, entry.boot_id));
         }
     }
-    for pod in pods.iter().filter(|pod| pod.runs && !pod.disturbed && !world.ever_refused) {
-        // A claim that is no pod's has nothing to be told of.
-        let theirs = pod.claims.iter().filter(|claim| claim.spec.pod.is_some());
-        for uid in theirs.map(|claim| &claim.spec.id.uid) {
-            if world.status.get(uid) != Some(&true) {
-                faults.push(format!(
-                    "pod {} runs, and the status of {uid} is {:?}",
-                    pod.uid,
-                    world.status.get(uid)
-                ));
-            }
-        }
-    }
+    faults.extend(statuses(world));
     faults.extend(files(world, &pods, &entries));
     faults.extend(places(world, &pods, &entries));
 
@@ -173,6 +161,22 @@ pub fn at_rest(world: &mut World) -> Vec<String> {
         make_anew(world, n);
     }
     (world.refused, world.names_refused) = (false, false);
+    faults
+}
+
+/// After [`World::write_status`]: claims of pods that run say so.
+pub fn statuses(world: &World) -> Vec<String> {
+    let mut faults = Vec::new();
+    for pod in world.slots.iter().flatten().filter(|pod| pod.runs && !pod.disturbed && !world.ever_refused) {
+        // A claim that is no pod's has nothing to be told of.
+        let theirs = pod.claims.iter().filter(|claim| claim.spec.pod.is_some());
+        for uid in theirs.map(|claim| &claim.spec.id.uid) {
+            let told = world.status.get(uid);
+            if told != Some(&true) {
+                faults.push(format!("pod {} runs, and the status of {uid} is {told:?}", pod.uid));
+            }
+        }
+    }
     faults
 }
 

@@ -5,7 +5,7 @@ use sriov_dra::device::{HwAddr, LinkState, PfLink, Rate, Setting, Vlan};
 use sriov_dra::prepare::steps::{Driver, Step};
 
 use crate::asks::Ask;
-use crate::invariants::{after_each, at_rest};
+use crate::invariants::{after_each, at_rest, statuses};
 use crate::node::pci;
 use crate::ops::{Act, End, Fault, Op, Who, with};
 use crate::world::{Ended, World};
@@ -189,6 +189,8 @@ fn lives_on(mut world: World, act: Act) -> Result<(), Vec<String>> {
         return named(vec!["the pod does not run".into()], "in the end");
     }
     named(after_each(&world), "in the end")?;
+    world.write_status();
+    named(statuses(&world), "in the end")?;
     world.act(Op::Finish { slot: 0, end: End::Told }.into());
     let mut faults = world.recover();
     faults.extend(at_rest(&mut world));
@@ -287,5 +289,16 @@ fn an_entry_that_a_loss_of_power_emptied_is_made_again_or_given_up() {
         if let Err(faults) = lives_on(world, next.into()) {
             panic!("{next:?}:\n{faults:#?}");
         }
+    }
+}
+
+/// The kubelet is told that it is prepared, and does not ask again before the pod starts anew.
+#[test]
+fn what_prepare_wrote_is_whole_after_a_loss_of_power() {
+    let mut world = Scenario::all().world(&LIFE[..1]);
+    world.act(Op::Reboot { lossy: true }.into());
+    assert!(world.emptied.is_empty(), "nobody waited for {:?}", world.emptied);
+    if let Err(faults) = lives_on(world, Op::Start.into()) {
+        panic!("{faults:#?}");
     }
 }

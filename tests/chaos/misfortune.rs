@@ -80,8 +80,12 @@ fn reboot(world: &mut World, lossy: bool) {
             let (_, name) = path.rsplit_once('/').unwrap();
             world.emptied.insert(name.to_owned());
         }
+        for (path, text) in world.undead.iter().filter(|(path, _)| !path.exists()) {
+            std::fs::write(path, text).unwrap();
+        }
     }
     world.unsynced.clear();
+    world.undead.clear();
 }
 
 fn rename(world: &mut World, vf: u8) {

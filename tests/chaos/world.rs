@@ -1,6 +1,7 @@
 //! Kubelet, scheduler and runtime around a node: what they believe, and what they do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use sriov_dra::attach::nri::Sandbox;
@@ -50,7 +51,9 @@ pub struct World {
     pub seen: Vec<String>,
     /// Entries that the loss of power would empty, by path.
     pub unsynced: BTreeSet<String>,
-    /// Names of those that it did: such a file goes into quarantine, for people.
+    /// Entries whose removal nobody waited for, by path, with what was in them: the loss of power would bring them back.
+    pub undead: BTreeMap<PathBuf, Vec<u8>>,
+    /// Names of those that it emptied: such a file goes into quarantine, for people.
     pub emptied: BTreeSet<String>,
     /// The last pod that was placed, as an op.
     pub placed: Option<String>,
@@ -79,6 +82,7 @@ impl World {
             told: Vec::new(),
             seen: Vec::new(),
             unsynced: BTreeSet::new(),
+            undead: BTreeMap::new(),
             emptied: BTreeSet::new(),
             placed: None,
             made: 0,
@@ -124,16 +128,19 @@ impl World {
         if self.disk_full {
             fate.refuse(Kind::Room, nix::errno::Errno::ENOSPC);
         }
+        let entries = self.entries();
         let done = fate.live(|| deed(&process));
         self.effects = fate.effects();
         if !self.effects.is_empty() || matches!(fault, Fault::Beside { .. }) {
             self.node.ground.look_anew();
         }
         let happened = !fate.is_open();
-        self.note_unsynced(match fault {
+        let undone = match fault {
             Fault::Fail { k, .. } | Fault::Die { k } | Fault::Tear { k } if happened => Some(k),
             _ => None,
-        });
+        };
+        self.note_unsynced(undone);
+        self.note_undead(undone, &entries);
         self.ever_refused |= self.refused;
         self.names_refused |=
             happened && matches!(fault, Fault::Fail { errno: nix::errno::Errno::EEXIST, .. });
@@ -167,6 +174,24 @@ impl World {
                 synced = false;
             } else if effect.starts_with("sync ") && effect.ends_with(".tmp") {
                 synced = true;
+            }
+        }
+    }
+
+    fn entries(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let folder = self.node.path("durable/claims");
+        let paths = self.node.files("durable/claims").into_iter().map(|name| folder.join(name));
+        paths.filter_map(|path| Some((path.clone(), std::fs::read(path).ok()?))).collect()
+    }
+
+    /// Entries that were removed by all effects but this one, and whose folder nobody waited for since.
+    fn note_undead(&mut self, but: Option<usize>, before: &BTreeMap<PathBuf, Vec<u8>>) {
+        let folder = self.node.path("durable/claims");
+        for (_, effect) in self.effects.iter().enumerate().filter(|(k, _)| Some(*k) != but) {
+            if let Some(path) = effect.strip_prefix("remove ").map(PathBuf::from) {
+                self.undead.extend(before.get(&path).map(|text| (path, text.clone())));
+            } else if effect.strip_prefix("sync ").is_some_and(|path| folder == *path) {
+                self.undead.clear();
             }
         }
     }
@@ -541,13 +566,17 @@ impl World {
         if let Ended::Refused(error) = self.act(Op::Sweep.into()) {
             faults.push(format!("strays can't be looked for: {error}"));
         }
-        if let Some(agent) = &self.agent {
-            for (file, letter) in agent.attacher.outbox.waiting() {
-                let ready = letter.report.devices.iter().all(|device| device.reason.ready());
-                self.status.insert(letter.report.claim.uid, ready);
-                agent.attacher.outbox.done(&file);
-            }
-        }
+        self.write_status();
         faults
+    }
+
+    /// The agent writes what waits.
+    pub fn write_status(&mut self) {
+        let Some(agent) = &self.agent else { return };
+        for (file, letter) in agent.attacher.outbox.waiting() {
+            let ready = letter.report.devices.iter().all(|device| device.reason.ready());
+            self.status.insert(letter.report.claim.uid, ready);
+            agent.attacher.outbox.done(&file);
+        }
     }
 }
