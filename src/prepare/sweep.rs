@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::PrepareError;
 use super::cdi_file;
-use super::engine::Engine;
+use super::engine::{Engine, SETTLE};
 use super::locks::Subject;
 use super::records::Progress;
 use crate::device::PciAddress;
@@ -72,7 +72,7 @@ impl Engine {
                 continue;
             }
             let claim = format!("{}/{}", owner.claim.namespace, owner.claim.name);
-            match self.release_orphan(vf, &owner.claim) {
+            match self.release_orphan(vf, &owner.claim, clock::now() + SETTLE) {
                 Ok(true) => put_right.push(format!(
                     "VF {vf} was held for claim {claim}, which is not prepared here; it is free"
                 )),
