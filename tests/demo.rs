@@ -89,6 +89,21 @@ fn sixteen_rails_fit_on_a_node_that_has_them_and_not_on_one_that_has_eight() {
     assert_eq!(told(&output)["end"]["left"].as_array().unwrap().len(), 0);
 }
 
+#[test]
+fn on_a_node_of_one_rail_those_examples_run_that_need_no_more_and_get_their_vfs() {
+    let output = demo(&["--rails", "1", "-o", "json"]);
+    let tale = told(&output);
+    assert!(output.status.success(), "{tale:#}");
+    let runs = tale["runs"].as_array().unwrap();
+    let ran = |file: &str| runs.iter().any(|run| run["file"] == format!("examples/{file}.yaml"));
+    for (file, runs_here) in
+        [("one-vf", true), ("rails/1-rail", true), ("two-vfs-distinct-pfs", false), ("rails/8-rails", false)]
+    {
+        assert_eq!(ran(file), runs_here, "{file}");
+    }
+    runs.iter().flat_map(|run| run["pods"].as_array().unwrap()).for_each(assert_pod);
+}
+
 /// The pod has an interface on each rail, each with an address of its own block; the agent's fabric is in the MACs.
 fn assert_rails(pod: &Value, rails: usize) {
     let links = pod["links"].as_array().unwrap().iter().filter(|link| link["name"] != "lo");

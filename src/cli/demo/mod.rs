@@ -38,9 +38,6 @@ struct Example {
 }
 
 macro_rules! example {
-    ($file:literal) => {
-        example!($file, 2)
-    };
     ($file:literal, $rails:literal) => {
         Example {
             name: concat!("examples/", $file),
@@ -53,17 +50,17 @@ macro_rules! example {
 /// The claims that come with the project, without those that replace others' configurations (`examples/seeds`): they name
 /// the ports of certain machines.
 const EXAMPLES: [Example; 16] = [
-    example!("one-vf.yaml"),
-    example!("two-vfs-distinct-pfs.yaml"),
-    example!("by-pf.yaml"),
-    example!("by-numa.yaml"),
-    example!("by-link-type.yaml"),
-    example!("static-address.yaml"),
-    example!("vlan.yaml"),
-    example!("vfio.yaml"),
-    example!("rdma.yaml"),
-    example!("slinky-nodeset.yaml"),
-    example!("rails/1-rail.yaml"),
+    example!("one-vf.yaml", 1),
+    example!("two-vfs-distinct-pfs.yaml", 2),
+    example!("by-pf.yaml", 1),
+    example!("by-numa.yaml", 1),
+    example!("by-link-type.yaml", 1),
+    example!("static-address.yaml", 1),
+    example!("vlan.yaml", 1),
+    example!("vfio.yaml", 1),
+    example!("rdma.yaml", 2),
+    example!("slinky-nodeset.yaml", 1),
+    example!("rails/1-rail.yaml", 1),
     example!("rails/8-rails.yaml", 8),
     example!("rails/8-rails-1.36.yaml", 8),
     example!("rails/8-rails-gpus.yaml", 8),

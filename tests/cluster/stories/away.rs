@@ -137,6 +137,7 @@ pub async fn over_a_death_of_containerd_pods_keep_their_vfs_and_prepared_pods_st
         lab.create(&pod("after", "vf")).await?;
         lab.check_pod("default", "after").await?;
         stages.end(lab).await?;
+        lab.delete_pod("after").await?;
         // A namespace may end long after its pod, and takes the stand-in with it.
         lab.sim.wait_clean(Duration::from_secs(60)).await
     };
