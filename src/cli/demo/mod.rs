@@ -207,7 +207,7 @@ async fn tell(
     folder: &Path,
     printer: &mut Printer,
 ) -> anyhow::Result<Tale> {
-    let mut tale = Tale { ok: true, ..Tale::default() };
+    let mut tale = Tale { format_version: 1, ok: true, ..Tale::default() };
     let world = match shape {
         None => None,
         Some(shape) => {
@@ -240,7 +240,7 @@ async fn tell(
             stage.server.store().delete::<ResourceSlice>("", &name);
         }
     }
-    tale.end = story::end(stage, folder, printer).await?;
+    tale.end = story::end(stage, folder, &tale.runs, printer).await?;
     tale.ok &= tale.end.left.is_empty();
     Ok(tale)
 }

@@ -12,6 +12,8 @@ use crate::observe::wants_colour;
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tale {
+    /// 1; raised when a field changes its meaning.
+    pub format_version: u32,
     /// Every pod got its VFs and gave them back.
     pub ok: bool,
     /// What the node has.

@@ -267,7 +267,12 @@ async fn stop(
 }
 
 /// The agent ends; nothing of any claim may be left.
-pub async fn end(stage: Stage, folder: &Path, printer: &mut Printer) -> anyhow::Result<EndTale> {
+pub async fn end(
+    stage: Stage,
+    folder: &Path,
+    runs: &[Run],
+    printer: &mut Printer,
+) -> anyhow::Result<EndTale> {
     let took = stage.end().await?;
     let durable = folder.join("kubelet/plugins").join(DEFAULT_DRIVER_NAME);
     let places = [
@@ -283,6 +288,14 @@ pub async fn end(stage: Stage, folder: &Path, printer: &mut Printer) -> anyhow::
         left.extend(entries.map(|entry| entry.path().display().to_string()));
     }
     printer.heading("The end");
+    let pods: Vec<_> = runs.iter().flat_map(|run| &run.pods).collect();
+    let refused: Vec<_> =
+        pods.iter().filter(|told| told.error.is_some()).map(|told| told.pod.as_str()).collect();
+    let mut sum = format!("{} of {} got their VFs", pods.len() - refused.len(), pods.len());
+    if !refused.is_empty() {
+        sum.push_str(&format!("; refused: {}", refused.join(", ")));
+    }
+    printer.event("pods", &sum);
     printer.event("stopped", &format!("the agent, after {}", time(took)));
     let what = if left.is_empty() {
         "nothing: no claim, no owned VF, no CDI file".to_owned()

@@ -97,7 +97,7 @@ pub fn answer(given: &Given, driver: &str) -> anyhow::Result<Answer> {
         .iter()
         .map(|place| {
             format!(
-                "{place} was passed over: only ResourceClaim, ResourceClaimTemplate, DeviceClass, ResourceSlice and Pod are read"
+                "{place} was passed over: only ResourceClaim, ResourceClaimTemplate, DeviceClass, ResourceSlice, AddressPool and Pod are read"
             )
         })
         .collect();
@@ -108,7 +108,7 @@ pub fn answer(given: &Given, driver: &str) -> anyhow::Result<Answer> {
         questions(asked, supply, &mut notes).map_err(|error| anyhow!("{error:#}{passed_over}"))?;
     if questions.is_empty() {
         bail!(
-            "the file has no ResourceClaim, no ResourceClaimTemplate and no Pod with claims in it, so there is nothing to explain{passed_over}"
+            "the file has no ResourceClaim, no ResourceClaimTemplate and no Pod with claims in it, so there is nothing to allocate{passed_over}"
         );
     }
     let classes = classes(given, driver, &questions, &mut notes)?;
