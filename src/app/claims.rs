@@ -21,6 +21,9 @@ use crate::prepare::records::Entry;
 
 /// The kubelet gives up after 45 s and comes back a minute later: answer before that.
 const BUDGET: Duration = Duration::from_secs(40);
+/// A Prepare waits no longer for anybody: after that a VF has 5 s to come back from where it was, and what was done has 5 s
+/// to be undone (`prepare::engine`).
+const WAITS: Duration = Duration::from_secs(32);
 /// How long an API server that does not answer is asked again.
 const FETCH_BUDGET: Duration = Duration::from_secs(20);
 /// One request to the API server.
@@ -67,7 +70,7 @@ impl ClaimService for Claims {
     async fn prepare(&self, claim: ClaimRef) -> Result<Vec<PreparedDevice>, String> {
         let started = Instant::now();
         let name = format!("{}/{}", claim.namespace, claim.name);
-        let prepared = self.prepare_inner(&claim, started + BUDGET).await;
+        let prepared = self.prepare_inner(&claim, started + WAITS).await;
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &prepared {
             Ok(devices) => {
@@ -81,6 +84,12 @@ impl ClaimService for Claims {
     }
 
     async fn unprepare(&self, claim: ClaimRef) -> Result<(), String> {
+        self.unprepare_by(claim, Instant::now() + BUDGET).await
+    }
+}
+
+impl Claims {
+    async fn unprepare_by(&self, claim: ClaimRef, deadline: Instant) -> Result<(), String> {
         let started = Instant::now();
         check_uid(&claim.uid)?;
         let (engine, attacher) = (self.engine.clone(), self.attacher.clone());
@@ -88,7 +97,6 @@ impl ClaimService for Claims {
         let done = spawn_blocking({
             let id = id.clone();
             move || {
-                let deadline = started + BUDGET;
                 attacher.release(&id.uid, deadline).map_err(|error| error.sentence())?;
                 engine.unprepare(&id, deadline).map_err(|error| error.sentence())
             }
@@ -104,9 +112,7 @@ impl ClaimService for Claims {
         }
         done
     }
-}
 
-impl Claims {
     async fn prepare_inner(
         &self,
         claim: &ClaimRef,
@@ -141,7 +147,7 @@ impl Claims {
         let first = deadline.min(Instant::now() + HOLDER_BUDGET);
         let entry = match self.on_thread(&spec, &held, first).await? {
             Err(PrepareFailure::Held { holder, .. }) => {
-                self.make_room(holder).await?;
+                self.make_room(holder, deadline).await?;
                 self.on_thread(&spec, &held, deadline).await?
             }
             done => done,
@@ -164,13 +170,13 @@ impl Claims {
 
     /// Unprepares a claim that holds a VF another claim waits for: one that is over, and only where nobody can be using
     /// the VF. A pod that was deleted by force may still run (decision 0005).
-    pub(super) async fn make_room(&self, holder: ClaimId) -> Result<(), String> {
+    pub(super) async fn make_room(&self, holder: ClaimId, deadline: Instant) -> Result<(), String> {
         if self.is_over(&holder).await != Some(true) || !self.nobody_lives(&holder.uid).await {
             return Ok(());
         }
         tracing::warn!(claim = %holder.name, uid = %holder.uid, "a claim that is no more still holds a VF; it is unprepared");
         let ClaimId { uid, namespace, name } = holder;
-        self.unprepare(ClaimRef { uid, namespace, name }).await
+        self.unprepare_by(ClaimRef { uid, namespace, name }, deadline).await
     }
 
     /// No process is where the claim's VFs are, or has one open. `false` too when it can't be told.

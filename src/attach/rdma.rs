@@ -301,7 +301,11 @@ impl Attacher {
         }
         // Of all the container's claims, each of which has a hook: they all set the same, whichever is the last.
         let (mut limit, mut demanded) = (None::<Limit>, None);
-        for uid in variables::claims_named(&bundle.env) {
+        let mut named = variables::claims_named(&bundle.env);
+        if !named.iter().any(|uid| uid == claim_uid) {
+            named.push(claim_uid.to_owned());
+        }
+        for uid in named {
             let Some(other) = self.site.ledger.entry(&uid)? else { continue };
             // Whoever writes a pod can name another pod's claim.
             if other.pod.as_ref().map(|pod| &pod.uid) != entry.pod.as_ref().map(|pod| &pod.uid) {

@@ -19,19 +19,21 @@ pub fn names_a_claim(env: &[String]) -> bool {
 /// What a container is told beyond its CDI files, as key and value.
 ///
 /// Corrections: a file was read before a name had to give way or an RDMA device was left out, or says a pod's name where
-/// the VF stays on the host. What is no longer so is set to nothing: runtimes differ in whether a plugin can take a
-/// variable away (`adjustEnv`, containerd/nri pkg/adaptation/result.go, drops such a wish). Lists over all requests that the container has, whatever claims they are of: no CDI file can hold these, since the next
-/// claim's would replace them. What the user set stays.
+/// the VF stays on the host. The list of a device that was left out is set to nothing: NRI does not pass on a plugin's
+/// wish to remove a variable (`adjustEnv`, pkg/adaptation/result.go). Lists over all requests that the container has,
+/// whatever claims they are of: no CDI file can hold these, since the next claim's would replace them. What the user set
+/// stays.
 pub(super) fn to_set(entries: &[Entry], env: &[String]) -> Vec<(String, String)> {
     let now = |key: &str| value_of(env, key);
     let mut variables = Vec::new();
     let mut vfs = Vec::new();
     for entry in entries {
-        for (key, value) in cdi::variables_of(entry) {
-            if now(&key).is_some_and(|now| now != value) {
-                variables.push((key, value));
-            }
-        }
+        let mut right = cdi::variables_of(entry);
+        let left = entry.vfs.iter().filter(|vf| vf.rdma_left.is_some());
+        let emptied: BTreeSet<String> = left.map(|vf| rdma_devices_of(entry, vf)).collect();
+        let emptied = emptied.into_iter().filter(|key| right.iter().all(|(known, _)| known != key));
+        right.extend(emptied.collect::<Vec<_>>().into_iter().map(|key| (key, String::new())));
+        variables.extend(right.into_iter().filter(|(key, value)| now(key).is_some_and(|now| now != value)));
         vfs.extend(listed(entry, env));
     }
     // As the interfaces of the pod are counted; those that are only watched have no number of their own.
@@ -40,6 +42,10 @@ pub(super) fn to_set(entries: &[Entry], env: &[String]) -> Vec<(String, String)>
     let unset = all.into_iter().map(|(name, value)| (format!("SRIOV_DRA_{name}"), value));
     variables.extend(unset.filter(|(key, _)| now(key).is_none()));
     variables
+}
+
+fn rdma_devices_of(entry: &Entry, vf: &VfEntry) -> String {
+    format!("{}_RDMA_DEVICES", cdi::variable_prefix(&entry.pod_claim_name, vf.top_level_request()))
 }
 
 /// The claim's VFs of requests that the container has.
@@ -80,8 +86,7 @@ mod tests {
 
     /// As its CDI file has them.
     fn lines_of(entry: &Entry) -> Vec<String> {
-        let told = cdi::variables_of(entry).into_iter().filter(|(_, value)| !value.is_empty());
-        told.map(|(key, value)| format!("{key}={value}")).collect()
+        cdi::variables_of(entry).into_iter().map(|(key, value)| format!("{key}={value}")).collect()
     }
 
     #[test]
@@ -91,7 +96,9 @@ mod tests {
         let mut entry = entry("c1", "rails", serde_json::json!([with_rdma]));
         let env = lines_of(&entry);
         assert!(env.contains(&"SRIOV_DRA_RAILS_B_RDMA_DEVICES=mlx5_2".to_owned()), "{env:?}");
-        entry.vfs[0].rdma = None;
+        let own = [lines_of(&entry), vec!["SRIOV_DRA_RAILS_B_VFIO_GROUPS=9".to_owned()]].concat();
+        assert!(!to_set(std::slice::from_ref(&entry), &own).iter().any(|(key, _)| key.contains("_B_")));
+        (entry.vfs[0].rdma, entry.vfs[0].rdma_left) = (None, Some("mlx5_2".to_owned()));
         let set = to_set(std::slice::from_ref(&entry), &env);
         assert!(set.contains(&("SRIOV_DRA_RAILS_B_RDMA_DEVICES".to_owned(), String::new())), "{set:?}");
         assert!(!set.iter().any(|(key, _)| key == "SRIOV_DRA_RDMA_DEVICES"), "{set:?}");

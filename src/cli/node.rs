@@ -50,8 +50,8 @@ pub struct SourceArgs {
     /// How VFs get into pods on this node; published as the attribute attach
     #[arg(long, env = "ATTACH", value_enum, default_value_t)]
     pub attach: Attach,
-    /// On which rail a PF is, published as the attribute rail. Either the number in the names of interfaces, for which n in
-    /// braces stands after what the names begin with, or PFs by name or PCI address, as ens1f0=1,ens1f1=2
+    /// On which rail a PF is, published as the attribute rail: ens1f0=1,ens1f1=2 says it of ports by name or PCI address;
+    /// what a name begins with and then n in braces, as in README.md, takes the number there
     #[arg(long, env = "RAILS", value_name = "RULES", default_value = "")]
     pub rails: String,
 }

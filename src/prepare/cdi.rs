@@ -199,12 +199,11 @@ pub fn lists_of<'a>(vfs: impl Iterator<Item = &'a VfEntry>) -> Vec<(&'static str
     all.map(|all| all.told().collect()).unwrap_or_default()
 }
 
-/// Every variable that the devices of [`spec_of`] can have as key and value, empty where they don't have it now: a
-/// container may have been told before.
+/// Every variable of the devices of [`spec_of`] as key and value.
 pub fn variables_of(entry: &Entry) -> Vec<(String, String)> {
     let of_request = |one: RequestEnv| {
         let prefix = variable_prefix(&entry.pod_claim_name, &one.request);
-        one.lists().map(|(name, value)| (format!("{prefix}_{name}"), value))
+        one.told().map(move |(name, value)| (format!("{prefix}_{name}"), value)).collect::<Vec<_>>()
     };
     joined(&requests(entry)).into_iter().flat_map(of_request).collect()
 }

@@ -48,7 +48,7 @@ impl Engine {
                 own.insert(*vf);
             }
         }
-        let facts = self.read_settled(&all, &wanted - &own, deadline)?;
+        let facts = self.read_settled(&all, &wanted - &own)?;
         let siblings = match &spec.pod {
             Some(pod) => self.siblings(&pod.uid, &spec.id.uid)?,
             None => Vec::new(),
@@ -83,9 +83,8 @@ impl Engine {
         &self,
         all: &BTreeSet<PciAddress>,
         mut unowned: BTreeSet<PciAddress>,
-        deadline: Instant,
     ) -> Result<BTreeMap<PciAddress, Facts>, PrepareError> {
-        let until = deadline.min(clock::now() + SETTLE);
+        let until = clock::now() + SETTLE;
         let mut facts = self.site.functions.facts(all)?;
         loop {
             unowned.retain(|vf| facts.get(vf).is_some_and(|found| found.vf.place == Place::Elsewhere));
@@ -125,7 +124,7 @@ impl Engine {
             while let Some(owner) =
                 self.site.ledger.ownership(*vf)?.filter(|owner| owner.claim.uid != claim.uid)
             {
-                if self.release_orphan(*vf, &owner.claim, deadline)? {
+                if self.release_orphan(*vf, &owner.claim)? {
                     continue;
                 }
                 if clock::now() >= deadline {
@@ -140,12 +139,7 @@ impl Engine {
     /// A file of ownership whose claim has neither entry nor attachment, and nobody at work on it, is left from a
     /// process that was killed, of a removal that a power loss undid, or of an entry that was damaged: what was changed is
     /// taken back as at the claim's end.
-    pub(super) fn release_orphan(
-        &self,
-        vf: PciAddress,
-        holder: &ClaimId,
-        deadline: Instant,
-    ) -> Result<bool, PrepareError> {
+    pub(super) fn release_orphan(&self, vf: PciAddress, holder: &ClaimId) -> Result<bool, PrepareError> {
         let Ok(lock) = self.site.locks.claim(&holder.uid, clock::now()) else { return Ok(false) };
         // Whoever lets go of what a claim holds has the claim's lock: from here on the VF changes hands no more. Before, it
         // may have: another agent or another Prepare may have found the same orphan.
@@ -155,7 +149,7 @@ impl Engine {
             && self.site.ledger.attachment(&holder.uid)?.is_none();
         if orphan {
             tracing::warn!(%vf, claim = %format!("{}/{}", holder.namespace, holder.name), "a VF held for a claim nobody knows is let go");
-            self.give_back(vf, &owner, deadline.min(clock::now() + SETTLE))?;
+            self.give_back(vf, &owner, clock::now() + SETTLE)?;
             lock.remove_file();
         }
         Ok(orphan)

@@ -534,8 +534,22 @@ impl Ledger {
         let mut all = Vec::new();
         for name in names(&self.durable.join("unclean"))? {
             let Some(vf) = name.strip_suffix(".json").and_then(|text| text.parse().ok()) else { continue };
-            all.extend(self.read(&self.durable.join("unclean").join(&name))?.map(|unclean| (vf, unclean)));
+            match self.unclean_of(vf) {
+                Ok(unclean) => all.extend(unclean.map(|unclean| (vf, unclean))),
+                // One file must not hide the others.
+                Err(error) => {
+                    tracing::error!(%vf, error = %error.sentence(), "whether a VF is withheld can't be read");
+                }
+            }
         }
         Ok(all)
+    }
+
+    /// Why the VF could not be made what it was.
+    ///
+    /// # Errors
+    /// When it can't be read, or a newer agent wrote it.
+    pub fn unclean_of(&self, vf: PciAddress) -> Result<Option<Unclean>, PrepareError> {
+        self.read(&self.durable.join("unclean").join(format!("{vf}.json")))
     }
 }

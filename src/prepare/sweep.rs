@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use super::PrepareError;
 use super::cdi_file;
-use super::engine::{Engine, SETTLE};
+use super::engine::Engine;
 use super::locks::Subject;
 use super::records::Progress;
-use crate::device::PciAddress;
 use crate::host::clock;
 
 impl Engine {
@@ -66,13 +65,12 @@ impl Engine {
             lock.remove_file();
         }
         self.forget_pods_and_locks()?;
-        self.forget_former_lives()?;
         for (vf, owner) in site.ledger.owned()? {
             if known.contains(&owner.claim.uid) {
                 continue;
             }
             let claim = format!("{}/{}", owner.claim.namespace, owner.claim.name);
-            match self.release_orphan(vf, &owner.claim, clock::now() + SETTLE) {
+            match self.release_orphan(vf, &owner.claim) {
                 Ok(true) => put_right.push(format!(
                     "VF {vf} was held for claim {claim}, which is not prepared here; it is free"
                 )),
@@ -83,22 +81,21 @@ impl Engine {
                 }
             }
         }
+        self.forget_former_lives()?;
         Ok(put_right)
     }
 
-    /// What could not be undone to a VF is over when that is made anew, or the node boots. Nobody is withheld for it then,
-    /// and nobody else removes it.
+    /// The note that a VF could not be made what it was counts in that life of the VF and that boot; nothing else removes it.
     fn forget_former_lives(&self) -> Result<(), PrepareError> {
         let site = &self.site;
-        let unclean = site.ledger.unclean()?;
-        if unclean.is_empty() {
-            return Ok(());
-        }
-        // Whoever has it may be about to note what can't be undone now.
-        let owned: BTreeSet<PciAddress> = site.ledger.owned()?.into_iter().map(|(vf, _)| vf).collect();
-        for (vf, was) in unclean.into_iter().filter(|(vf, _)| !owned.contains(vf)) {
+        for (vf, was) in site.ledger.unclean()? {
             let life = site.functions.life(vf);
-            if was.boot_id != site.boot_id || life.is_some_and(|life| life.incarnation != was.incarnation) {
+            let over =
+                was.boot_id != site.boot_id || life.is_some_and(|life| life.incarnation != was.incarnation);
+            // Whoever has it may be about to note what can't be undone now, and lets go of it afterwards: the note is read
+            // once more when nobody has it. Nobody takes a VF and gives it back between that and the removal.
+            let is_free = || matches!(site.ledger.ownership(vf), Ok(None));
+            if over && is_free() && site.ledger.unclean_of(vf)?.is_some_and(|now| now == was) {
                 site.ledger.mark_clean(vf)?;
             }
         }

@@ -21,6 +21,10 @@ struct Lab {
     dir: tempfile::TempDir,
 }
 
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
 impl Lab {
     async fn new() -> Self {
         let server = ApiServer::start("127.0.0.1:0").await.unwrap();
@@ -141,15 +145,30 @@ async fn room_for_another_claim_is_never_made_in_a_pod_that_lives_even_where_no_
     let lab = Lab::new().await;
     let claim = lab.prepared(false);
     let ns = lab.attached();
-    lab.strays.claims.make_room(claim.clone()).await.unwrap();
+    lab.strays.claims.make_room(claim.clone(), soon()).await.unwrap();
     assert!(lab.is_prepared(&claim) && lab.kernel.links_of(ns).contains_key("net1"));
     lab.strays.claims.engine.site.ledger.remove_attachment(&claim.uid).unwrap();
-    lab.strays.claims.make_room(claim.clone()).await.unwrap();
+    lab.strays.claims.make_room(claim.clone(), soon()).await.unwrap();
     assert!(lab.is_prepared(&claim) && lab.kernel.links_of(ns).contains_key("net1"));
     lab.kernel.kill_users(ns);
-    lab.strays.claims.make_room(claim.clone()).await.unwrap();
+    lab.strays.claims.make_room(claim.clone(), soon()).await.unwrap();
     assert!(!lab.is_prepared(&claim));
     assert!(lab.kernel.links_of(crate::host::Kernel::host(&lab.kernel).id()).contains_key("ens1v1"));
+}
+
+/// The kubelet gives a Prepare up that goes on after it, and tells nothing but that.
+#[tokio::test]
+async fn making_room_takes_no_longer_than_whoever_needs_it_has() {
+    let lab = Lab::new().await;
+    let claim = lab.prepared(false);
+    let at_work = lab.strays.claims.engine.site.locks.claim(&claim.uid, soon()).unwrap();
+    let short = Instant::now() + Duration::from_millis(300);
+    let room = lab.strays.claims.make_room(claim.clone(), short);
+    let refused = tokio::time::timeout(Duration::from_secs(20), room).await.expect("an answer in time");
+    assert!(refused.is_err() && lab.is_prepared(&claim), "{refused:?}");
+    drop(at_work);
+    lab.strays.claims.make_room(claim.clone(), soon()).await.unwrap();
+    assert!(!lab.is_prepared(&claim));
 }
 
 #[tokio::test]
@@ -186,7 +205,7 @@ async fn a_pod_that_lives_in_a_namespace_with_the_number_of_a_former_one_keeps_n
     let mut record = ledger.attachment(&claim.uid).unwrap().unwrap();
     record.netns = lab.kernel.add_netns("/run/netns/next", 8).id();
     ledger.put_attachment(&claim.uid, &record).unwrap();
-    lab.strays.claims.make_room(claim.clone()).await.unwrap();
+    lab.strays.claims.make_room(claim.clone(), soon()).await.unwrap();
     assert!(!lab.is_prepared(&claim));
 }
 

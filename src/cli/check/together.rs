@@ -80,10 +80,10 @@ fn overlaps(documents: &Documents) -> Vec<Finding> {
         let overlap = found.get(&pool.name).filter(|overlap| !overlap.older.is_empty())?;
         let shared = overlap.place.map(|span| span.to_string()).unwrap_or_default();
         let older: BTreeSet<&str> = overlap.older.iter().map(String::as_str).collect();
-        let within = if older.len() > 1 { "for example in" } else { "in" };
+        let within = if older.len() > 1 { ", for example in" } else { " in" };
         let older = older.into_iter().collect::<Vec<_>>().join(", ");
         let problem = format!(
-            "it overlaps AddressPool {older} {within} {shared}: two pools must not give out the same address, whatever PFs and nodes \
+            "it overlaps AddressPool {older}{within} {shared}: two pools must not give out the same address, whatever PFs and nodes \
              they select"
         );
         Some(place.finding("spec", problem))

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::claim::{ClaimId, ClaimSpec, NameSpec, PodRef, ResultSpec};
 use crate::device::{IfName, LinkType, PciAddress, Pf, Place};
-use crate::host::clock;
 use crate::host::fake::FakeKernel;
 use crate::prepare::PrepareError;
 use crate::prepare::engine::Engine;
@@ -157,17 +156,6 @@ fn a_template_with_the_pfs_name_uses_it_and_one_too_long_is_refused() {
     assert!(long.contains("ens1f0-ens1f0-"), "{long}");
 }
 
-/// The kubelet gives up soon after, and tells nothing but that.
-#[test]
-fn a_vf_that_may_still_come_back_is_not_waited_for_beyond_the_deadline() {
-    let lab = Lab::new(1);
-    lab.functions.change(pci(1), |facts| facts.vf.place = Place::Elsewhere);
-    clock::play();
-    let deadline = clock::now() + Duration::from_secs(1);
-    lab.engine.prepare(&claim("c1", "p1", vec![wants(1)]), deadline).unwrap();
-    assert!(clock::now() < deadline + Duration::from_secs(1), "{:?} late", clock::now() - deadline);
-}
-
 #[test]
 fn a_vf_without_driver_is_bound_for_the_claim_and_is_without_driver_again_afterwards() {
     let lab = Lab::new(1);
@@ -265,7 +253,7 @@ fn an_orphan_that_somebody_else_let_go_of_and_a_claim_took_meanwhile_stays_that_
     let (orphan, next) = (claim("c1", "p1", vec![wants(1)]), claim("c2", "p2", vec![wants(1)]));
     lab.engine.prepare(&next, soon()).unwrap();
     // Found while c1 still held it.
-    assert!(!lab.engine.release_orphan(pci(1), &orphan.id, soon()).unwrap());
+    assert!(!lab.engine.release_orphan(pci(1), &orphan.id).unwrap());
     let owner = lab.engine.site.ledger.ownership(pci(1)).unwrap();
     assert_eq!(owner.map(|owner| owner.claim), Some(next.id));
 }

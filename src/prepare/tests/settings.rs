@@ -4,9 +4,10 @@ use nix::errno::Errno;
 
 use super::*;
 use crate::device::{
-    HwAddr, LinkState, Netdev, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings,
+    HwAddr, Incarnation, LinkState, Netdev, Rate, Setting, VfSettings, Vlan, VlanProtocol, WantedSettings,
 };
 use crate::host::fate::{Fate, Turn};
+use crate::prepare::records::Unclean;
 
 fn mac(text: &str) -> HwAddr {
     text.parse().unwrap()
@@ -215,6 +216,58 @@ fn a_vf_whose_settings_can_not_be_put_back_is_withheld_and_its_claim_ends() {
     lab.functions.make_anew(pci(1));
     lab.engine.sweep().unwrap();
     assert_eq!(ledger.unclean().unwrap(), []);
+}
+
+#[test]
+fn a_note_that_is_written_while_former_ones_are_forgotten_stays() {
+    let lab = Lab::new(2);
+    let ledger = lab.engine.site.ledger.clone();
+    let spec = claim("c2", "p2", vec![set(2, everything())]);
+    for n in [1, 2] {
+        ledger.mark_unclean(pci(n), &note("boot-1", 1)).unwrap();
+        lab.functions.make_anew(pci(n));
+    }
+    lab.engine.prepare(&spec, soon()).unwrap();
+    lab.functions.refuse_set(2, Errno::EIO);
+    let other = (lab.engine.clone(), spec.id.clone());
+    let ends = Turn::Meanwhile(Box::new(move || other.0.unprepare(&other.1, Instant::now()).unwrap()));
+    let fate = Fate::default().at(0, ends);
+    fate.live(|| lab.engine.sweep()).unwrap().unwrap();
+    assert!(!fate.is_open(), "the first note was not removed");
+    let left = ledger.unclean().unwrap();
+    assert_eq!(left.iter().map(|(vf, _)| *vf).collect::<Vec<_>>(), [pci(2)], "{left:?}");
+    assert!(left[0].1.reason.contains("Input/output error"), "{left:?}");
+}
+
+#[test]
+fn a_note_ends_with_the_boot_and_not_with_a_vf_that_is_away_for_a_while() {
+    let lab = Lab::new(1);
+    let ledger = &lab.engine.site.ledger;
+    ledger.mark_unclean(pci(1), &note("an earlier boot", 1)).unwrap();
+    ledger.mark_unclean(pci(7), &note("boot-1", 1)).unwrap();
+    lab.engine.sweep().unwrap();
+    assert_eq!(ledger.unclean().unwrap(), [(pci(7), note("boot-1", 1))]);
+}
+
+#[test]
+fn a_note_that_a_newer_agent_wrote_hides_no_other_and_keeps_no_orphan() {
+    let lab = Lab::new(2);
+    let ledger = &lab.engine.site.ledger;
+    let folder = lab.dir.path().join("durable/unclean");
+    ledger.mark_unclean(pci(1), &note("boot-1", 1)).unwrap();
+    let text = std::fs::read_to_string(folder.join(format!("{}.json", pci(1)))).unwrap();
+    let newer = text.replace("\"minReader\":1", "\"minReader\":99");
+    assert_ne!(newer, text);
+    std::fs::write(folder.join(format!("{}.json", pci(7))), newer).unwrap();
+    lab.engine.prepare(&claim("c1", "p1", vec![wants(2)]), soon()).unwrap();
+    std::fs::remove_file(lab.dir.path().join("durable/claims/c1.json")).unwrap();
+    lab.engine.sweep().unwrap();
+    assert_eq!(ledger.unclean().unwrap(), [(pci(1), note("boot-1", 1))]);
+    assert!(ledger.owned().unwrap().is_empty());
+}
+
+fn note(boot: &str, life: u64) -> Unclean {
+    Unclean { boot_id: boot.into(), incarnation: Incarnation(life), reason: "refused".into() }
 }
 
 #[test]

@@ -25,6 +25,18 @@ const DRIVER: &str = "double.example";
 const NEWER_FIELDS: [&str; 3] =
     ["a taint with a bad effect", "devices and counters", "65 devices with a taint"];
 
+/// Older servers name other fields for these faults.
+const OTHER_FIELDS: [&str; 8] = [
+    "a config of no driver",
+    "two requests of one name",
+    "a constraint without attribute",
+    "no driver",
+    "two devices of one name",
+    "an attribute without value",
+    "an attribute with a bad name",
+    "a class with a config of no driver",
+];
+
 struct Request {
     what: &'static str,
     method: &'static str,
@@ -105,7 +117,7 @@ pub async fn the_embedded_api_server_answers_as_this_one_does(lab: &mut Lab) -> 
         let (code, answer) = double.ask(method, &path, media, &body).await?;
         let mut ours = comparable(code, answer);
         asked += 1;
-        if is_older {
+        if is_older && OTHER_FIELDS.contains(&what) {
             [&mut real.1, &mut ours.1].into_iter().filter_map(Value::as_object_mut).for_each(|answer| {
                 answer.remove("causes");
             });
