@@ -29,10 +29,14 @@ pub(super) fn to_set(entries: &[Entry], env: &[String]) -> Vec<(String, String)>
     let mut vfs = Vec::new();
     for entry in entries {
         let mut right = cdi::variables_of(entry);
-        let left = entry.vfs.iter().filter(|vf| vf.rdma_left.is_some());
-        let emptied: BTreeSet<String> = left.map(|vf| rdma_devices_of(entry, vf)).collect();
-        let emptied = emptied.into_iter().filter(|key| right.iter().all(|(known, _)| known != key));
-        right.extend(emptied.collect::<Vec<_>>().into_iter().map(|key| (key, String::new())));
+        for vf in entry.vfs.iter().filter(|vf| vf.rdma_left.is_some()) {
+            let prefix = cdi::variable_prefix(&entry.pod_claim_name, vf.top_level_request());
+            let key = format!("{prefix}_RDMA_DEVICES");
+            // Other VFs of the request may have theirs.
+            if right.iter().all(|(known, _)| *known != key) {
+                right.push((key, String::new()));
+            }
+        }
         variables.extend(right.into_iter().filter(|(key, value)| now(key).is_some_and(|now| now != value)));
         vfs.extend(listed(entry, env));
     }
@@ -42,10 +46,6 @@ pub(super) fn to_set(entries: &[Entry], env: &[String]) -> Vec<(String, String)>
     let unset = all.into_iter().map(|(name, value)| (format!("SRIOV_DRA_{name}"), value));
     variables.extend(unset.filter(|(key, _)| now(key).is_none()));
     variables
-}
-
-fn rdma_devices_of(entry: &Entry, vf: &VfEntry) -> String {
-    format!("{}_RDMA_DEVICES", cdi::variable_prefix(&entry.pod_claim_name, vf.top_level_request()))
 }
 
 /// The claim's VFs of requests that the container has.

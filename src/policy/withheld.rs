@@ -108,7 +108,7 @@ impl fmt::Display for WithheldReason {
             Self::NewerVersion => {
                 write!(
                     f,
-                    "a newer version of this driver gave it to a claim, and only that version can take it back"
+                    "a newer version of this driver gave it to a claim or could not make it what it was, and only that version can read how"
                 )
             }
             Self::Filtered => write!(f, "the --devices expression is false for it"),

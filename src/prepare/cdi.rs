@@ -47,21 +47,19 @@ impl RequestEnv {
         self.nodes.extend_from_slice(nodes);
     }
 
-    /// Names and values of all variables there can be; empty where the container is not told any.
-    fn lists(&self) -> [(&'static str, String); 4] {
+    /// Names and values of the variables; the addresses always, others where there are any.
+    fn lists(&self) -> Vec<(&'static str, String)> {
         let pci: Vec<String> = self.pci_addresses.iter().map(ToString::to_string).collect();
         let interfaces: Vec<String> = self.interfaces.iter().map(ToString::to_string).collect();
-        [
-            ("PCI_ADDRESSES", pci.join(",")),
-            ("INTERFACES", interfaces.join(",")),
-            ("VFIO_GROUPS", self.vfio_groups.join(",")),
-            ("RDMA_DEVICES", self.rdma.join(",")),
-        ]
-    }
-
-    /// Those that containers have: the addresses always, others where there are any.
-    fn told(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.lists().into_iter().filter(|(name, value)| *name == "PCI_ADDRESSES" || !value.is_empty())
+        let mut lists = vec![("PCI_ADDRESSES", pci.join(","))];
+        for (name, values) in
+            [("INTERFACES", &interfaces), ("VFIO_GROUPS", &self.vfio_groups), ("RDMA_DEVICES", &self.rdma)]
+        {
+            if !values.is_empty() {
+                lists.push((name, values.join(",")));
+            }
+        }
+        lists
     }
 }
 
@@ -123,8 +121,7 @@ pub fn spec_for(
     spec
 }
 
-/// One for each request.
-fn joined(requests: &[RequestEnv]) -> Vec<RequestEnv> {
+fn devices(claim: &ClaimId, pod_claim_name: &str, requests: &[RequestEnv]) -> Vec<Device> {
     let mut joined: Vec<RequestEnv> = Vec::new();
     for one in requests {
         match joined.iter_mut().find(|known| known.request == one.request) {
@@ -132,13 +129,9 @@ fn joined(requests: &[RequestEnv]) -> Vec<RequestEnv> {
             None => joined.push(one.clone()),
         }
     }
-    joined
-}
-
-fn devices(claim: &ClaimId, pod_claim_name: &str, requests: &[RequestEnv]) -> Vec<Device> {
-    let devices = joined(requests).into_iter().map(|one| {
+    let devices = joined.into_iter().map(|one| {
         let prefix = variable_prefix(pod_claim_name, &one.request);
-        let env = one.told().map(|(name, value)| format!("{prefix}_{name}={value}")).collect();
+        let env = one.lists().into_iter().map(|(name, value)| format!("{prefix}_{name}={value}")).collect();
         // VFs of one claim share /dev/vfio/vfio.
         let nodes: BTreeSet<PathBuf> = one.nodes.into_iter().collect();
         let device_nodes = nodes.iter().map(|path| DeviceNode {
@@ -196,16 +189,16 @@ pub fn lists_of<'a>(vfs: impl Iterator<Item = &'a VfEntry>) -> Vec<(&'static str
         all.add(&one);
         all
     });
-    all.map(|all| all.told().collect()).unwrap_or_default()
+    all.map(|all| all.lists()).unwrap_or_default()
 }
 
 /// Every variable of the devices of [`spec_of`] as key and value.
 pub fn variables_of(entry: &Entry) -> Vec<(String, String)> {
-    let of_request = |one: RequestEnv| {
-        let prefix = variable_prefix(&entry.pod_claim_name, &one.request);
-        one.told().map(move |(name, value)| (format!("{prefix}_{name}"), value)).collect::<Vec<_>>()
-    };
-    joined(&requests(entry)).into_iter().flat_map(of_request).collect()
+    let devices = devices(&entry.claim, &entry.pod_claim_name, &requests(entry));
+    let lines = devices.into_iter().flat_map(|device| device.container_edits.env);
+    lines
+        .filter_map(|line| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
+        .collect()
 }
 
 /// The claim UID, if this environment entry (`NAME=value`) is the marker of one of our claims.

@@ -441,7 +441,7 @@ impl Ledger {
         Ok(owned)
     }
 
-    /// VFs of claims that only a newer agent understands.
+    /// VFs of claims that only a newer agent understands, and those that it noted as not made what they were.
     ///
     /// # Errors
     /// When the folder can't be read.
@@ -454,6 +454,12 @@ impl Ledger {
                 other => other.map(drop),
             };
             if matches!(read, Err(PrepareError::Newer { .. })) {
+                kept.push(vf);
+            }
+        }
+        for name in names(&self.durable.join("unclean"))? {
+            let Some(vf) = name.strip_suffix(".json").and_then(|text| text.parse().ok()) else { continue };
+            if !kept.contains(&vf) && matches!(self.unclean_of(vf), Err(PrepareError::Newer { .. })) {
                 kept.push(vf);
             }
         }
@@ -536,9 +542,9 @@ impl Ledger {
             let Some(vf) = name.strip_suffix(".json").and_then(|text| text.parse().ok()) else { continue };
             match self.unclean_of(vf) {
                 Ok(unclean) => all.extend(unclean.map(|unclean| (vf, unclean))),
-                // One file must not hide the others.
+                // One file must not hide the others. `survey` tells of it, once.
                 Err(error) => {
-                    tracing::error!(%vf, error = %error.sentence(), "whether a VF is withheld can't be read");
+                    tracing::debug!(%vf, error = %error.sentence(), "whether a VF is withheld can't be read");
                 }
             }
         }

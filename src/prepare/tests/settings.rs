@@ -263,6 +263,7 @@ fn a_note_that_a_newer_agent_wrote_hides_no_other_and_keeps_no_orphan() {
     std::fs::remove_file(lab.dir.path().join("durable/claims/c1.json")).unwrap();
     lab.engine.sweep().unwrap();
     assert_eq!(ledger.unclean().unwrap(), [(pci(1), note("boot-1", 1))]);
+    assert_eq!(ledger.kept_by_newer().unwrap(), [pci(7)], "not to be offered");
     assert!(ledger.owned().unwrap().is_empty());
 }
 
